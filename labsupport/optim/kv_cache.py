@@ -1,0 +1,44 @@
+"""Caches of keys and values, so that a decode step computes one token and not the whole text again."""
+
+from __future__ import annotations
+
+import torch
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+class DynamicCache:
+    """Grows by one concatenation a step: the simplest cache, and the one to beat.
+
+    Keys and values are (batch, heads, length, head_dim), a pair for each decoder layer. Cross-attention's pair is
+    computed once for each window.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0  # tokens that every layer holds
+        self.own: dict[int, KeysValues] = {}
+        self.cross: dict[int, KeysValues] = {}
+
+    def update(self, layer: int, new: KeysValues) -> KeysValues:
+        """Appends a step's keys and values to `layer`; gives all that it holds."""
+        if layer in self.own:
+            new = tuple(torch.cat([old, row], dim=2) for old, row in zip(self.own[layer], new, strict=True))
+        self.own[layer] = new
+        return new
+
+    def advance(self, tokens: int) -> None:
+        """Says that every layer has now seen `tokens` more."""
+        self.length += tokens
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Row i goes on from the text of row `rows[i]`. Cross-attention stays: a beam never leaves its window."""
+        self.own = select_rows(self.own, rows)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Keeps or repeats rows of the batch, cross-attention and all: texts that end, windows that become beams."""
+        self.own, self.cross = select_rows(self.own, rows), select_rows(self.cross, rows)
+
+
+def select_rows(pairs: dict[int, KeysValues], rows: torch.Tensor) -> dict[int, KeysValues]:
+    """The given rows of the batch of every layer's keys and values."""
+    return {layer: (k.index_select(0, rows), v.index_select(0, rows)) for layer, (k, v) in pairs.items()}

@@ -1,0 +1,110 @@
+"""Speech to text: the pieces on one line, audio.read -> log_mel -> Encoder -> Decoder(cache) -> decode -> text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import checkpoints, hardware
+from ..audio import windows
+from ..errors import LabError
+from ..text import Segment, Tokenizer, Transcript
+from . import decode, features
+
+
+class BackendWithoutModel(LabError):
+    """No Whisper is written for this backend yet."""
+
+
+@dataclass
+class Recogniser:
+    """A model with all that turns sound into text.
+
+    model: `torch_model.Whisper` or its MindSpore twin; label: the checkpoint's name, as result rows give it.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    rules: decode.Rules
+    label: str
+
+    def transcribe(
+        self,
+        samples: np.ndarray,
+        language: str | None = None,
+        task: str = "transcribe",
+        timestamps: bool = True,
+        beams: int = 1,
+        batch: int = 1,
+    ) -> Transcript:
+        """Sound of any length to text.
+
+        Args:
+            samples: (n,) float32, mono, 16 kHz.
+            language: a code such as "en"; None lets a multilingual model listen for it.
+            task: "transcribe", or "translate" into English (multilingual models).
+            timestamps: let the model write times. Without them every window is one segment.
+            beams: 1 is greedy.
+            batch: 1 moves window by window along the model's own timestamps. More decodes that many windows of 30 s
+                at once; faster, but a word on a border may be lost. Without timestamps windows are always cut so.
+
+        Raises:
+            LanguageError: the model does not know the language.
+        """
+        mel = features.log_mel(samples, self.model.config.mels)
+        language = decode.choose_language(self.model, self.tokenizer, language, mel)
+        rules = replace(self.rules, timestamps=timestamps)
+        prompt = decode.make_prompt(self.tokenizer, language, task, timestamps)
+        if batch == 1 and timestamps:
+            frames = max(1, len(samples) // features.HOP)
+            segments = decode.decode_long(self.model, mel, frames, prompt, rules, self.tokenizer, beams)
+        else:
+            segments = self._decode_batches(samples, prompt, rules, beams, batch)
+        text = "".join(segment.text for segment in segments).strip()
+        return Transcript(text, [replace(s, text=s.text.strip()) for s in segments], language or "en")
+
+    def _decode_batches(self, samples, prompt, rules, beams: int, batch: int) -> list[Segment]:
+        """Windows of 30 s, `batch` at a time."""
+        parts, segments, seek = windows(samples), [], 0
+        for first in range(0, len(parts), batch):
+            group = parts[first : first + batch]
+            mels = [features.log_mel(part, self.model.config.mels) for part in group]
+            texts = decode.search(self.model, self.model.encode(np.stack(mels)), prompt, rules, beams)
+            for part, text in zip(group, texts, strict=True):
+                frames = max(1, len(part) // features.HOP)
+                cut, _ = decode.cut_segments(text.tokens, rules, frames)
+                if not decode.is_silence(text):
+                    segments += decode.place_segments(cut, seek, self.tokenizer, rules)
+                seek += frames
+        return segments
+
+
+def load(
+    name: str = checkpoints.DEFAULT, backend: str | None = None, device: str | None = None, **pieces
+) -> Recogniser:
+    """Loads a model ready to transcribe.
+
+    Args:
+        name: a packaged model ("tiny.en", "base"), a local folder, or a hub id.
+        backend: "torch" or "mindspore"; by default what `hardware.backend` chooses.
+        device: for example "cuda"; by default the accelerator, where there is one.
+        pieces: what to replace, see `torch_model.Pieces`: attention, conv1d, cache.
+
+    Raises:
+        CheckpointError: no such model, or it is damaged.
+        BackendWithoutModel: the course has no Whisper for this backend.
+    """
+    if (chosen := hardware.backend(backend)) != "torch":
+        raise BackendWithoutModel(f"The readable Whisper is not written for {chosen} yet.", hint="Use --backend torch.")
+    import torch
+
+    from . import torch_model
+
+    checkpoint = checkpoints.resolve(name)
+    tokenizer = Tokenizer(checkpoint.folder)
+    rules = decode.Rules.from_folder(checkpoint.folder, tokenizer)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = torch_model.load_model(checkpoint, torch_model.Pieces(**pieces), device)
+    return Recogniser(model, tokenizer, rules, checkpoint.label)

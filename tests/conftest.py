@@ -1,0 +1,67 @@
+"""Real models and real speech, loaded once for all tests."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests start other processes
+
+
+@pytest.fixture(autouse=True)
+def own_lab_home(tmp_path_factory, monkeypatch):
+    """Results and progress of tests never mix with a learner's."""
+    monkeypatch.setenv("LAB_HOME", str(tmp_path_factory.mktemp("lab")))
+
+
+@dataclass
+class Pair:
+    """The same weights twice: ours, and transformers' as the independent reference."""
+
+    ours: object
+    theirs: object
+    processor: object
+
+
+def load_pair(name: str) -> Pair:
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    from labsupport import checkpoints, whisper
+
+    folder = checkpoints.resolve(name).folder
+    theirs = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    return Pair(whisper.load(name, backend="torch"), theirs, WhisperProcessor.from_pretrained(folder))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Pair:
+    return load_pair("tiny.en")
+
+
+@pytest.fixture(scope="session")
+def base() -> Pair:
+    return load_pair("base")
+
+
+@pytest.fixture(params=["tiny.en", "base"])
+def pair(request) -> Pair:
+    return request.getfixturevalue({"tiny.en": "tiny", "base": "base"}[request.param])
+
+
+def read_clip(name: str):
+    from labsupport import audio
+
+    return audio.read(audio.clip(name).path)
+
+
+@pytest.fixture(scope="session")
+def jfk():
+    return read_clip("jfk")
+
+
+@pytest.fixture(scope="session")
+def narration():
+    return read_clip("narration")
