@@ -84,8 +84,8 @@ def to_png(drawn: Figure) -> bytes:
 
 
 def to_svg(drawn: Figure) -> bytes:
-    """The figure as an SVG, the same bytes for the same figure."""
-    return _rendered(drawn, "svg", metadata={"Date": None})
+    """The figure as an SVG, the same bytes for the same figure, without matplotlib's address in it."""
+    return _rendered(drawn, "svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 
 def _rendered(drawn: Figure, form: str, **options) -> bytes:

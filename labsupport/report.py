@@ -1,0 +1,252 @@
+"""What was run and measured so far: one self-contained HTML page, and the generated parts of README.md."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labsupport import __version__, claims, notebook_format, outcomes, plots, rows
+from labsupport.claims import Claim, Verdict
+from labsupport.errors import LabError
+from labsupport.hardware import Machine, format_bytes
+from labsupport.outcomes import Outcome
+from labsupport.paths import NOTEBOOKS, ROOT, atomic_write, lab_dir
+from labsupport.rows import Row
+
+README = ROOT / "README.md"
+VERDICTS = (claims.REPRODUCED, claims.PARTLY, claims.NOT_HERE, claims.CORRECTED, claims.WAITS, claims.OPEN)
+GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+
+
+class ReadmeError(LabError):
+    """README.md asks for a table that nobody generates, or lacks one."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A notebook as the map shows it."""
+
+    name: str
+    title: str
+    promise: str
+    minutes: float
+    needs: list[str]
+    articles: list[str]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Variants of one piece of work, measured together: name -> its latest row, in the order of measuring."""
+
+    topic: str
+    model: str | None
+    clip: str | None
+    machine: str
+    backend: str
+    steps: dict[str, Row] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> str:
+        """Where and with what it was measured."""
+        return ", ".join(filter(None, [self.model, self.clip, self.backend, self.machine]))
+
+
+def lessons(folder: Path = NOTEBOOKS) -> list[Lesson]:
+    """The course's notebooks, in order."""
+    return [_lesson(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def _lesson(path: Path) -> Lesson:
+    notebook = notebook_format.parse(path.read_text(encoding="utf-8"))
+    lab = notebook["metadata"]["lab"]
+    facts = (lab[key] for key in ("promise", "minutes", "needs", "articles"))
+    return Lesson(path.stem, notebook_format.title(notebook), *facts)
+
+
+def ladders(results: Iterable[Row]) -> list[Ladder]:
+    """Groups the rows that `Comparison.record` wrote ("topic: variant", in seconds) by topic and setting.
+
+    A variant that was measured again counts with its latest row.
+    """
+    found: dict[tuple, Ladder] = {}
+    for row in results:
+        topic, separator, variant = row.what.partition(": ")
+        if separator and row.unit == "s" and row.claim is None and row.value is not None:
+            key = (topic, row.model, row.clip, row.machine, row.backend)
+            found.setdefault(key, Ladder(*key)).steps[variant] = row
+    return list(found.values())
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write() -> Path:
+    """Gathers what is known and writes `report.html` into the learner's own folder; its path."""
+    from labsupport import hardware
+
+    machine, results = hardware.describe(), rows.read_rows()
+    verdicts = [claims.verdict(claim, results, machine.name) for claim in claims.load()]
+    html = page(lessons(), outcomes.last_outcomes(), results, verdicts, machine)
+    path = lab_dir() / "report.html"
+    with atomic_write(path) as part:
+        part.write_text(html, encoding="utf-8")
+    return path
+
+
+def page(
+    course: Sequence[Lesson],
+    outcomes: Sequence[Outcome],
+    results: Sequence[Row],
+    verdicts: Sequence[Verdict],
+    machine: Machine,
+) -> str:
+    """The report as HTML that needs nothing from outside itself."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html.j2").render(
+        version=__version__,
+        date=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        facts=machine.facts(),
+        lessons=[(lesson, [outcome for outcome in outcomes if outcome.notebook == lesson.name]) for lesson in course],
+        counts=Counter(outcome.status for outcome in outcomes),
+        ladders=[(ladder, ladder_plot(ladder), _step_rows(ladder)) for ladder in ladders(results)],
+        verdict_plot=verdict_plot(verdicts),
+        verdict_counts=_verdict_counts(verdicts),
+        statuses=VERDICTS,
+        articles={article: _of_article(verdicts, article) for article in claims.ARTICLES},
+        article_names=claims.ARTICLES,
+    )
+
+
+def ladder_plot(ladder: Ladder) -> str:
+    """Bars of the variants' median seconds, as an `<img>` with alt text."""
+    values = {name: row.value for name, row in ladder.steps.items()}
+    spreads = {name: row.spread or 0.0 for name, row in ladder.steps.items()}
+    told = "; ".join(f"{name} {value:.3g} s" for name, value in values.items())
+    drawn = plots.bars(values, "seconds (median; line: interquartile range)", ladder.topic, spreads)
+    return _svg(drawn, f"Bars of the median seconds of {ladder.topic} ({ladder.setting}): {told}.")
+
+
+def _step_rows(ladder: Ladder) -> list[tuple[str, ...]]:
+    """Table rows: variant, seconds, spread, how much faster than the first, peak memory, date."""
+    first = next(iter(ladder.steps.values())).value
+    return [
+        (
+            name,
+            f"{row.value:.4g} s",
+            "" if row.spread is None else f"{row.spread:.2g} s",
+            f"{first / row.value:.2f}x",
+            "" if row.peak_bytes is None else format_bytes(row.peak_bytes),
+            row.date[:10],
+        )
+        for name, row in ladder.steps.items()
+    ]
+
+
+def verdict_plot(verdicts: Sequence[Verdict]) -> str:
+    """Stacked bars of the verdicts per article, as an `<img>` with alt text."""
+    drawn, axes = plots.figure(height=2.8)
+    names = [f"{article}: {name}" for article, name in claims.ARTICLES.items()]
+    left = [0] * len(names)
+    for status, colour in zip(VERDICTS, (*plots.COLOURS[:5], "#BBBBBB"), strict=True):
+        counts = [_verdict_counts(_of_article(verdicts, article))[status] for article in claims.ARTICLES]
+        axes.barh(names, counts, left=left, label=status, color=colour)
+        left = [start + count for start, count in zip(left, counts, strict=True)]
+    axes.invert_yaxis()
+    axes.set(xlabel="claims", title="Claims of the articles against measurements")
+    drawn.legend(loc="outside lower center", ncols=3, frameon=False)
+    told = "; ".join(f"{status} {count}" for status, count in _verdict_counts(verdicts).items())
+    return _svg(drawn, f"Stacked bars of the verdicts on each article's claims. Over all articles: {told}.")
+
+
+def _svg(drawn, alt: str) -> str:
+    return plots.image_tag(plots.to_svg(drawn), alt, "image/svg+xml")
+
+
+def _verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.status for verdict in verdicts)
+    return {status: counts[status] for status in VERDICTS}
+
+
+def _of_article(verdicts: Iterable[Verdict], article: str) -> list[Verdict]:
+    return [verdict for verdict in verdicts if verdict.claim.article == article]
+
+
+# --- README.md --------------------------------------------------------------------------------------------------------
+
+
+def update_readme(path: Path = README) -> Path:
+    """Rewrites the generated parts of README.md from the repository alone: notebooks, ledger, reference rows."""
+    filled = fill(path.read_text(encoding="utf-8"), readme_tables())
+    with atomic_write(path) as part:
+        part.write_text(filled, encoding="utf-8", newline="\n")
+    return path
+
+
+def readme_tables() -> dict[str, str]:
+    """Name of a generated part -> its Markdown."""
+    reference = rows.read_rows(rows.REFERENCE)
+    return {
+        "map": map_table(lessons()),
+        "results": results_table(ladders(reference)),
+        "verdicts": verdicts_table(claims.load(), reference),
+    }
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """The text with each `<!-- generated: NAME -->` ... `<!-- /generated -->` holding that table.
+
+    Raises:
+        ReadmeError: when the text asks for an unknown table, or has no place for a known one.
+    """
+    asked = {match[2] for match in GENERATED.finditer(text)}
+    if wrong := sorted(asked ^ set(tables)):
+        hint = f"the generated parts are {', '.join(sorted(tables))}"
+        raise ReadmeError(f"The text and the generated parts do not agree about {wrong[0]!r}.", hint=hint)
+    return GENERATED.sub(lambda match: f"{match[1]}{tables[match[2]]}\n{match[3]}", text)
+
+
+def map_table(course: Sequence[Lesson]) -> str:
+    """The course map."""
+    lines = [
+        f"[{lesson.name[:2]} {lesson.title}](notebooks/{lesson.name}.ipynb) | {lesson.promise} | {lesson.minutes:g} | "
+        f"{', '.join(lesson.needs) or '-'} | {', '.join(lesson.articles) or '-'}"
+        for lesson in course
+    ]
+    return _table("Notebook | You will | Minutes | Needs | Tests article", lines)
+
+
+def results_table(measured: Sequence[Ladder]) -> str:
+    """One line for each ladder of the reference rows: its first step, its fastest, and what lies between."""
+    if not measured:
+        return "No reference results are stored yet."
+    return _table("What | Start | Fastest | Gain | Measured with", map(_result_line, measured))
+
+
+def _result_line(ladder: Ladder) -> str:
+    steps = [(name, row.value) for name, row in ladder.steps.items()]
+    (first, slow), (best, quick) = steps[0], min(steps, key=lambda step: step[1])
+    gain = f"{slow / quick:.2f}x" if best != first else "-"
+    return f"{ladder.topic} | {first}: {slow:.3g} s | {best}: {quick:.3g} s | {gain} | {ladder.setting}"
+
+
+def verdicts_table(ledger: Sequence[Claim], reference: Sequence[Row]) -> str:
+    """How many claims of each article have which verdict, by the reference rows."""
+    verdicts = [claims.verdict(claim, reference, machine="reference") for claim in ledger]
+    counts = {article: _verdict_counts(_of_article(verdicts, article)) for article in claims.ARTICLES}
+    lines = [
+        " | ".join([f"{article}: {claims.ARTICLES[article]}", str(sum(found.values())), *map(str, found.values())])
+        for article, found in counts.items()
+    ]
+    return _table(" | ".join(["Article", "Claims", *VERDICTS]), lines)
+
+
+def _table(head: str, lines: Iterable[str]) -> str:
+    rule = " | ".join(["---"] * (head.count(" | ") + 1))
+    return "\n".join(f"| {line} |" for line in [head, rule, *lines])
