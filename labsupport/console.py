@@ -86,15 +86,13 @@ def summarise(summary: Summary) -> str:
     return f"{counts}; {parts} parts skipped inside notebooks{kept}; {seconds:.1f} s"
 
 
-def check_table(checks: Iterable[Check]) -> Table:
-    """The doctor's findings."""
-    from rich.table import Table
-
-    table = Table("", "what", "here", "what it would take", box=None, pad_edge=False)
+def check_lines(checks: Iterable[Check]) -> Iterator[str]:
+    """The doctor's findings: a line for each, and a second one where something is missing or could be better."""
     for check in checks:
-        mark = "[green]yes[/]" if check.here else "[red]NO[/]" if check.required else "[yellow]no[/]"
-        table.add_row(mark, check.name, _plain(check.found), "" if check.here else _plain(check.remedy))
-    return table
+        mark = "[green]yes[/]" if check.here else "[red] NO[/]" if check.required else "[yellow] no[/]"
+        yield f"{mark}  {check.name}: {_plain(check.found)}"
+        if check.remedy and not check.here:
+            yield f"     it would take: {_plain(check.remedy)}"
 
 
 def progress_table(progress: dict[str, list[tuple[Exercise, bool]]]) -> Table:
@@ -102,6 +100,7 @@ def progress_table(progress: dict[str, list[tuple[Exercise, bool]]]) -> Table:
     from rich.table import Table
 
     table = Table("notebook", "exercise", "title", "solved", box=None, pad_edge=False)
+    table.columns[2].overflow = "fold"
     for notebook, exercises in progress.items():
         for exercise, done in exercises:
             table.add_row(notebook, exercise.id, exercise.title, "[green]yes[/]" if done else "-")

@@ -55,10 +55,9 @@ def missing(need: str) -> str | None:
 
 
 def check_python() -> Check:
-    version = platform.python_version()
-    ok = sys.version_info[:2] in {(3, 10), (3, 11)}
-    remedy = "Python 3.10 or 3.11; MindSpore has no wheel for newer ones, the rest of the lab runs on 3.12 too"
-    return Check("Python", sys.version_info >= (3, 10), version, "" if ok else remedy, required=True)
+    newest = sys.version_info >= (3, 12)
+    found = platform.python_version() + ("; MindSpore has no wheel for it, the rest of the lab runs" if newest else "")
+    return Check("Python", sys.version_info >= (3, 10), found, "Python 3.10 or 3.11", required=True)
 
 
 def check_torch() -> Check:

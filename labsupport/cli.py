@@ -1,0 +1,237 @@
+"""The commands of the lab. Each is thin: what it does lies in the module it calls."""
+
+from __future__ import annotations
+
+import enum
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from labsupport import __version__
+from labsupport.errors import LabError
+from labsupport.paths import NOTEBOOKS, ROOT
+
+app = typer.Typer(
+    help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+NBVAL = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
+NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
+SLOW = ("test_notebooks",)
+
+
+class Backend(str, enum.Enum):
+    """The two frameworks of the course."""
+
+    torch = "torch"
+    mindspore = "mindspore"
+
+
+class Form(str, enum.Enum):
+    """How a transcript is written."""
+
+    text = "text"
+    json = "json"
+    srt = "srt"
+    vtt = "vtt"
+
+
+def main() -> None:
+    """Runs a command. A LabError is printed without a traceback, exit code 1; a wrong usage gives exit code 2."""
+    try:
+        app()
+    except LabError as error:
+        _print_error(error)
+        sys.exit(1)
+
+
+def _print_error(error: LabError) -> None:
+    errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"Speech Inference Lab {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def lab(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Make Whisper and Bark fast and small, and measure every step on your own machine."""
+
+
+@app.command()
+def run(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="names or numbers; all when none is given")] = None,
+    backend: Annotated[Backend | None, typer.Option(help="the framework to compute with")] = None,
+    fast: Annotated[bool, typer.Option("--fast/--full", help="a short run, or the one whose numbers count")] = True,
+    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
+    clip: Annotated[str | None, typer.Option(help="a clip's name")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="seconds that a notebook may take")] = 1800,
+    cell_timeout: Annotated[float, typer.Option(min=1, help="seconds that a cell may take")] = 600,
+    fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an interrupted run finished")] = False,
+    save: Annotated[bool, typer.Option("--save", help="authors: execute and save the notebook in place")] = False,
+) -> None:
+    """Execute notebooks, then write the report. An interrupted run continues where it stopped."""
+    from labsupport import console, report, runner
+
+    if save:
+        for path in runner.find_notebooks(notebooks or ()):
+            runner.execute_in_place(path, cell_timeout=cell_timeout)
+            out.print(f"saved {path.name}", highlight=False)
+        return
+    named = {"fast": fast, "model": model, "clip": clip}
+    summary = runner.run(
+        notebooks or (),
+        backend=backend and backend.value,
+        parameters={name: value for name, value in named.items() if value is not None},
+        timeout=timeout,
+        cell_timeout=cell_timeout,
+        fresh=fresh,
+        console=out,
+    )
+    out.print(console.summarise(summary), highlight=False)
+    out.print(f"report: {report.write()}", highlight=False)
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Check the style, then run all tests and every notebook. Further arguments go to pytest."""
+    style = [_python("ruff", "check", "."), _python("ruff", "format", "--check", ".")]
+    with tempfile.TemporaryDirectory() as home:
+        # A test's results are nobody's results: they must not land among the learner's own.
+        tests = _python("pytest", *_test_targets(context.args), environment={"LAB_HOME": home})
+    if any([*style, tests]):
+        raise typer.Exit(1)
+
+
+def _python(module: str, *arguments: str, environment: dict[str, str] | None = None) -> int:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | (environment or {}), check=False).returncode
+
+
+def _test_targets(arguments: list[str]) -> list[str]:
+    """pytest's arguments: one session over tests and notebooks, the slow ones last, unless `arguments` names paths."""
+    if any((ROOT / argument.partition("::")[0]).exists() for argument in arguments):
+        return [*NBVAL, *arguments]
+    tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda path: (path.stem in SLOW, path))
+    return [*(str(path.relative_to(ROOT)) for path in [*tests, *_comparable_notebooks()]), *NBVAL, *arguments]
+
+
+def _comparable_notebooks() -> Iterator[Path]:
+    """The notebooks that can run here; says which are left out, and why."""
+    from labsupport import runner
+
+    for path in runner.find_notebooks():
+        _, reason = runner.choose_backend(runner.read(path))
+        if reason:
+            out.print(f"not compared with its stored output: {path.name}: {reason}", highlight=False, markup=False)
+        else:
+            yield path
+
+
+@app.command(name="open")
+def open_lab(
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open a browser window")] = True,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8888,
+) -> None:
+    """Start JupyterLab on this machine alone, on the first notebook; the printed address holds its token."""
+    from labsupport import runner
+
+    first = runner.find_notebooks()[0]
+    options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={NOTEBOOKS}"]
+    # JupyterLab would ask the web for its news and for updates.
+    options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    options += [f"--LabApp.default_url=/lab/tree/{first.name}"] + ([] if browser else ["--no-browser"])
+    raise typer.Exit(_python("jupyterlab", *options))
+
+
+@app.command()
+def doctor(
+    online: Annotated[bool, typer.Option("--online", help="also ask whether the model hub answers")] = False,
+) -> None:
+    """Say what is here, what works, and what each missing thing would take."""
+    from labsupport import console
+    from labsupport.doctor import examine
+
+    checks = examine(online)
+    for line in console.check_lines(checks):
+        out.print(line, highlight=False)
+    lacking = [check.name for check in checks if check.required and not check.here]
+    out.print(f"The lab cannot run without: {', '.join(lacking)}." if lacking else "The lab can run here.")
+    if lacking:
+        raise typer.Exit(1)
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(help="wav, flac, mp3 or ogg")],
+    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
+    backend: Annotated[Backend | None, typer.Option(help="the framework to compute with")] = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="print each segment's time")] = False,
+    form: Annotated[Form, typer.Option("--format")] = Form.text,
+    language: Annotated[str | None, typer.Option(help="such as en; detected when it is not given")] = None,
+    beams: Annotated[int, typer.Option(min=1, help="1 is greedy")] = 1,
+) -> None:
+    """Write down what is said in audio files. A file that cannot be read does not stop the others."""
+    from labsupport import audio, checkpoints, whisper
+
+    loaded = whisper.load(model or checkpoints.DEFAULT, backend=backend and backend.value)
+    failed = False
+    for file in files:
+        try:
+            samples = audio.read(file)
+            timed = timestamps or form is not Form.text
+            transcript = loaded.transcribe(samples, language=language, timestamps=timed, beams=beams)
+        except LabError as error:
+            _print_error(error)
+            failed = True
+        else:
+            print(_rendered(transcript, form, timestamps))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _rendered(transcript, form: Form, timestamps: bool) -> str:
+    from labsupport import text
+
+    if form is Form.text and timestamps:
+        return "\n".join(f"[{part.start:7.2f} - {part.end:7.2f}]  {part.text.strip()}" for part in transcript.segments)
+    return transcript.text.strip() if form is Form.text else text.render(transcript.segments, form.value)
+
+
+@app.command()
+def report(
+    readme: Annotated[bool, typer.Option("--readme", help="rewrite the generated parts of README.md")] = False,
+) -> None:
+    """Write the report of what was run and measured so far, one HTML file."""
+    from labsupport import report as pages
+
+    path = pages.update_readme() if readme else pages.write()
+    out.print(f"{'rewrote' if readme else 'report'}: {path}", highlight=False)
+
+
+@app.command()
+def progress() -> None:
+    """List the exercises, and which of them you have solved."""
+    from labsupport import console, exercises
+
+    everything = exercises.progress()
+    out.print(console.progress_table(everything))
+    done = [solved for items in everything.values() for _, solved in items]
+    out.print(f"{sum(done)} of {len(done)} exercises solved", highlight=False)

@@ -1,0 +1,70 @@
+"""The gate that compares notebooks with their stored outputs must be able to fail."""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from labsupport.cli import NBVAL
+
+SHOW = """
+from IPython.display import display
+html = '<img alt="ALT" src="data:image/png;base64,BBBB">'
+display({"text/html": html, "text/plain": "x"}, raw=True)
+"""
+STORED = {"text/html": '<img alt="a bar" src="data:image/png;base64,AAAA">', "text/plain": "x"}
+
+
+def printed(text):
+    return nbformat.v4.new_output("stream", name="stdout", text=text)
+
+
+def picture(alt):
+    return SHOW.replace("ALT", alt), nbformat.v4.new_output("display_data", data=STORED), []
+
+
+# Name -> source, stored output, tags. One notebook holds them all: nbval goes on after a cell that failed.
+RIGHT = {
+    "the stored output": ("print(1 + 1)", printed("2\n"), []),
+    "a measured output": ("import time; print(time.time())", printed("1.0\n"), ["nbval-ignore-output"]),
+    "a picture drawn anew": picture("a bar"),
+}
+FAULTS = {
+    "a wrong output": ("print(1 + 1)", printed("3\n"), []),
+    "a missing output": ("print(1 + 1)", None, []),
+    "a picture with another text": picture("two bars"),
+    "a warning": ("import sys; print('x', file=sys.stderr)", None, []),
+    "an error in a measured cell": ("1 / 0", None, ["nbval-ignore-output"]),
+    "leaving early": ("raise SystemExit(0)", None, ["nbval-ignore-output"]),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Name of each cell -> PASSED or FAILED, by nbval as `lab test` calls it; and the exit code."""
+    notebook = nbformat.v4.new_notebook()
+    cells = RIGHT | FAULTS
+    for number, (source, stored, tags) in enumerate(cells.values(), 1):
+        cell = nbformat.v4.new_code_cell(source, execution_count=number, metadata={"tags": tags})
+        cell.outputs = [stored] if stored else []
+        notebook.cells.append(cell)
+    folder = tmp_path_factory.mktemp("gate")
+    nbformat.write(notebook, folder / "01_a.ipynb")
+    command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "--rootdir=.", *NBVAL, "01_a.ipynb"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    told = re.findall(r"^(PASSED|FAILED) 01_a.ipynb::Cell (\d+)", done.stdout, re.MULTILINE)
+    found = {int(number): word for word, number in told}
+    return {name: found[number] for number, name in enumerate(cells)} | {"exit code": done.returncode}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_cell_passes(results, name):
+    assert results[name] == "PASSED"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_fails_its_cell_and_the_session(results, name):
+    assert results[name] == "FAILED"
+    assert results["exit code"] == 1
