@@ -1,0 +1,597 @@
+"""`lab`, the bootstrap: what it decides, what it would run, and what it says when something is wrong.
+
+Nothing is installed here: interpreters are scripts that answer as installed ones would, and the installing steps are
+replaced by small ones. The real installation is what `.ci/run` does first.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from labsupport.paths import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins for interpreters are shell scripts")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def load_lab(folder: Path):
+    loader = SourceFileLoader("lab_under_test", str(folder / "lab"))
+    module = module_from_spec(spec_from_loader("lab_under_test", loader))
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """The bootstrap as a module, over a copy of the repository's settings where nothing is installed."""
+    for name in ("lab", "pyproject.toml", "uv.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "lab").chmod(0o755)
+    for name in ("LAB_ENV", "LAB_PYTHON", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = load_lab(tmp_path)
+    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
+    return module
+
+
+def script(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def wish_for(lab, *argv: str) -> dict:
+    return lab.split_options(list(argv), {})[0]
+
+
+def plant_env(lab, env: Path, with_mindspore: bool = True, **instead: str | None) -> Path:
+    """An interpreter that says it has the expected versions, or those given `instead`, and echoes what it is to run."""
+    versions = {**lab.expected_versions(with_mindspore), **instead}
+    answer = json.dumps({"python": versions.pop("python", "3.11"), **versions})
+    return script(env / "bin/python", f'if [ "$1" = -m ]; then echo "$PYTHONPATH|$*"; exit 7; fi; echo \'{answer}\'')
+
+
+def plant_venv(lab, wish: dict, **instead: str | None) -> None:
+    plant_env(lab, lab.VENV, wish["mindspore"], **instead)
+    lab.write_stamp({**wish, "complete": True, "python": "3.11"})
+
+
+def stub_steps(lab, monkeypatch, **steps) -> list[str]:
+    """Replaces the installing steps by ones that only note their names; returns the notes."""
+    done = []
+
+    def note(name):
+        return lambda wish: (done.append(name), steps.get(name, lambda wish: None)(wish))
+
+    names = ("make_venv", "install_uv", "sync_packages", "install_torch", "check_environment")
+    monkeypatch.setattr(lab, "STEPS", [(name, note(name)) for name in names])
+    return done
+
+
+# What is asked for
+
+
+def test_it_is_written_for_an_old_python_and_the_standard_library_alone():
+    tree = ast.parse((ROOT / "lab").read_text(encoding="utf-8"), feature_version=(3, 8))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= set(sys.stdlib_module_names)
+    assert os.access(ROOT / "lab", os.X_OK)
+
+
+def test_versions_are_those_of_pyproject(lab):
+    assert {name: lab.read_pin(name) for name in ("uv", "torch")} == PROJECT["tool"]["lab"]
+    listed = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["mindspore"]
+    assert all(f"{name}=={lab.read_pin(name)}" in listed for name in ("numpy", "transformers", "mindspore"))
+    allowed = SpecifierSet(PROJECT["project"]["requires-python"])
+    assert {v for v in ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14") if v in allowed} == set(lab.SUITABLE)
+
+
+def test_the_fingerprint_follows_what_is_installed_and_nothing_else(lab):
+    pyproject, before = lab.ROOT / "pyproject.toml", lab.hash_inputs()
+    text = pyproject.read_text()
+    pyproject.write_text(text.replace("line-length = 120", "line-length = 99"))
+    assert lab.hash_inputs() == before
+    pyproject.write_text(text.replace('torch = "', 'torch = "9.'))
+    assert lab.hash_inputs() != before
+    pyproject.write_text(text)
+    (lab.ROOT / "uv.lock").write_text("version = 1")
+    assert lab.hash_inputs() != before
+
+
+@pytest.mark.parametrize(
+    ("argv", "remembered", "mindspore", "accelerator", "rest"),
+    [
+        ([], {}, True, "cpu", []),
+        (["run", "--fast"], {}, True, "cpu", ["run", "--fast"]),
+        (["--without", "mindspore", "run"], {}, False, "cpu", ["run"]),
+        (["--without=mindspore", "--accelerator=cuda", "run", "00"], {}, False, "cuda", ["run", "00"]),
+        (["run", "--accelerator", "cuda"], {}, True, "cpu", ["run", "--accelerator", "cuda"]),
+        (["run"], {"mindspore": False, "accelerator": "cuda"}, False, "cuda", ["run"]),
+        (["--with", "mindspore", "run"], {"mindspore": False}, True, "cpu", ["run"]),
+        (["--accelerator", "cpu", "run"], {"accelerator": "cuda"}, True, "cpu", ["run"]),
+    ],
+)
+def test_options_stand_before_the_command_and_are_remembered(lab, argv, remembered, mindspore, accelerator, rest):
+    wish, left = lab.split_options(argv, remembered)
+    assert (wish["mindspore"], wish["accelerator"], left) == (mindspore, accelerator, rest)
+
+
+@pytest.mark.parametrize("argv", [["--without", "torch"], ["--without"], ["--accelerator", "tpu", "run"]])
+def test_an_unknown_option_is_refused_by_name(lab, argv):
+    with pytest.raises(lab.SetupError, match="no option") as told:
+        lab.split_options(argv, {})
+    assert "--accelerator cuda" in str(told.value)
+
+
+# What is here
+
+
+def test_a_finished_environment_is_ready(lab):
+    for argv in ([], ["--without", "mindspore"], ["--accelerator", "cuda"]):
+        plant_venv(lab, wish_for(lab, *argv))
+        assert lab.judge_venv(wish_for(lab, *argv)) == "ready"
+
+
+@pytest.mark.parametrize("instead", [{"torch": "2.0.0"}, {"torch": None}, {"numpy": "2.3.0"}, {"mindspore": None}])
+def test_a_wrong_or_missing_version_is_brought_up_to_date(lab, instead):
+    plant_venv(lab, wish_for(lab), **instead)
+    assert lab.judge_venv(wish_for(lab)) == "outdated"
+
+
+def test_a_new_lock_or_a_wish_for_more_is_brought_up_to_date(lab):
+    plant_venv(lab, wish_for(lab, "--without", "mindspore"))
+    assert lab.judge_venv(wish_for(lab)) == "outdated"
+    plant_venv(lab, {**wish_for(lab), "inputs": "of an older lock"})
+    assert lab.judge_venv(wish_for(lab)) == "outdated"
+
+
+def test_an_environment_made_by_hand_is_adopted(lab):
+    plant_venv(lab, wish_for(lab))
+    lab.STAMP.unlink()
+    assert lab.judge_venv(wish_for(lab)) == "outdated"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"complete": False}, {"root": "/elsewhere"}, {"accelerator": "cuda"}, {"python": "3.10"}],
+    ids=["half made", "moved", "other accelerator", "python upgraded away"],
+)
+def test_what_cannot_be_trusted_is_made_anew(lab, change):
+    plant_venv(lab, wish_for(lab))
+    lab.write_stamp({**lab.read_stamp(), **change})
+    assert lab.judge_venv(wish_for(lab)) == "unusable"
+
+
+def test_leaving_mindspore_out_makes_the_environment_anew(lab):
+    plant_venv(lab, wish_for(lab))
+    assert lab.judge_venv(wish_for(lab, "--without", "mindspore")) == "unusable"
+
+
+def test_a_broken_interpreter_or_a_torn_stamp_is_noticed(lab):
+    assert lab.judge_venv(wish_for(lab)) == "unusable"  # no .venv at all
+    plant_venv(lab, wish_for(lab))
+    (lab.VENV / "bin/python").unlink()
+    assert lab.judge_venv(wish_for(lab)) == "unusable"
+    script(lab.VENV / "bin/python", "echo no such library >&2; exit 1")
+    assert lab.judge_venv(wish_for(lab)) == "unusable"
+    plant_venv(lab, wish_for(lab))
+    lab.STAMP.write_text('{"complete": tr')
+    assert lab.judge_venv(wish_for(lab)) == "unusable"
+
+
+def test_a_real_interpreter_tells_its_versions(lab):
+    import numpy
+
+    seen = lab.ask(Path(sys.executable), lab.LOOK, "numpy", "no-such-package")
+    assert seen == {"python": "{}.{}".format(*sys.version_info), "numpy": numpy.__version__, "no-such-package": None}
+    with pytest.raises(lab.BrokenEnvironment, match="No module named 'no_such_package'"):
+        lab.ask(Path(sys.executable), lab.IMPORT, "no_such_package")
+
+
+# Finding a Python
+
+
+def plant_pythons(lab, monkeypatch, folder: Path, **bodies: str) -> None:
+    """A PATH that holds only these scripts, and no Python anywhere else."""
+    for name, body in bodies.items():
+        script(folder / name.replace("_", "."), body)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("PYENV_ROOT", str(folder / "pyenv"))
+    monkeypatch.setattr(
+        lab.sys, "_base_executable", str(script(folder / "old", "echo '[\"3.8\", true]'")), raising=False
+    )
+
+
+def test_the_first_suitable_python_is_taken(lab, monkeypatch, tmp_path):
+    folder = tmp_path / "bin"
+    plant_pythons(lab, monkeypatch, folder, python3_11="exit 127", python3_10="echo '[\"3.10\", true]'")
+    assert lab.find_python() == [str(folder / "python3.10")]
+    pyenv = script(folder / "pyenv/versions/3.11.7/bin/python", "echo '[\"3.11\", true]'")
+    assert lab.find_python() == [str(pyenv)]
+
+
+def test_lab_python_is_the_only_one_tried_when_set(lab, monkeypatch, tmp_path):
+    plant_pythons(lab, monkeypatch, tmp_path / "bin", python3_11="echo '[\"3.11\", true]'")
+    monkeypatch.setenv("LAB_PYTHON", str(tmp_path / "bin/old"))
+    with pytest.raises(lab.NoPython, match=r"old is 3\.8"):
+        lab.find_python()
+
+
+def test_no_suitable_python_lists_what_was_tried_and_how_to_get_one(lab, monkeypatch, tmp_path):
+    plant_pythons(
+        lab, monkeypatch, tmp_path / "bin",
+        python3_11="echo '[\"3.11\", true]'; exit 1", python3_10="echo '[\"3.10\", false]'",
+    )  # fmt: skip
+    with pytest.raises(lab.NoPython) as told:
+        lab.find_python()
+    text = str(told.value)
+    assert "old is 3.8" in text
+    assert "python3.11 lacks venv or ensurepip (Debian: apt install python3.11-venv)" in text
+    assert "python3.10 is 3.10 (32-bit)" in text
+    assert "LAB_PYTHON=" in text
+
+
+def test_too_little_disk_says_how_much_is_needed(lab, monkeypatch):
+    lab.VENV.mkdir()
+    monkeypatch.setattr(lab.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4e9}))
+    lab.check_disk(wish_for(lab, "--without", "mindspore"))
+    with pytest.raises(lab.TooLittleDisk, match=r"4\.0 GB free, about 6 GB(.|\n)*--without mindspore"):
+        lab.check_disk(wish_for(lab))
+    with pytest.raises(lab.TooLittleDisk, match="about 12 GB"):
+        lab.check_disk(wish_for(lab, "--accelerator", "cuda"))
+
+
+@pytest.mark.parametrize("here", [("Windows", "ARM64"), ("Linux", "ppc64le"), ("FreeBSD", "x86_64")])
+def test_a_platform_without_mindspore_is_told_before_anything_is_done(lab, monkeypatch, here):
+    monkeypatch.setattr(lab.platform, "system", lambda: here[0])
+    monkeypatch.setattr(lab.platform, "machine", lambda: here[1])
+    done = stub_steps(lab, monkeypatch)
+    with pytest.raises(lab.InstallFailed, match="--without mindspore"):
+        lab.set_up(wish_for(lab), thorough=False)
+    assert done == []
+
+
+def test_mindspore_platforms_are_those_of_the_lock(lab):
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    (mindspore,) = [package for package in lock["package"] if package["name"] == "mindspore"]
+    names = " ".join(wheel["url"] for wheel in mindspore["wheels"])
+    tags = {"Linux": "manylinux1_{}", "Darwin": "macosx_1[01]_1?[05]_{}", "Windows": "win_{}"}
+    import re
+
+    for system, machines in lab.MINDSPORE_WHEELS.items():
+        for machine in set(machines) - {"aarch64"}:  # its wheel is the one that is tagged `none-any`
+            assert re.search(tags[system].format(machine.lower()), names), (system, machine)
+
+
+# What is run
+
+
+def test_traps_of_uv_are_avoided(lab, monkeypatch):
+    plant_venv(lab, wish_for(lab))
+    ran = []
+    monkeypatch.setattr(lab, "run", lambda command, env=None: ran.append((command, env)))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mirror.invalid/simple")
+    monkeypatch.setenv("VIRTUAL_ENV", "/some/other")
+    lab.sync_packages(wish_for(lab))
+    lab.install_torch(wish_for(lab))
+    (sync, env), (torch, _) = ran
+    assert {"--locked", "--inexact", "--extra"} <= set(sync)
+    assert env["UV_PROJECT_ENVIRONMENT"] == str(lab.VENV)
+    assert not {"UV_DEFAULT_INDEX", "VIRTUAL_ENV"} & set(env)
+    assert "--no-config" in torch
+    lab.sync_packages(wish_for(lab, "--without", "mindspore"))
+    assert "--extra" not in ran[-1][0]
+
+
+def test_certificates_that_pip_uses_reach_uv(lab, monkeypatch):
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CERT", "/company.pem")
+    assert lab.clean_env()["SSL_CERT_FILE"] == "/company.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", "/mine.pem")
+    assert lab.clean_env()["SSL_CERT_FILE"] == "/mine.pem"
+
+
+def test_torch_comes_from_pips_folder_then_the_cpu_index_then_the_plain_one(lab, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", "/one /two")
+    links = lab.find_links(Path(sys.executable))
+    assert links == ["--find-links", "/one", "--find-links", "/two"]
+    assert lab.torch_sources(links, "cpu", "2.0") == [
+        [*links, "torch==2.0+cpu"], ["--torch-backend", "cpu", "torch==2.0"], [*links, "torch==2.0"]
+    ]  # fmt: skip
+    assert lab.torch_sources([], "cpu", "2.0") == [["--torch-backend", "cpu", "torch==2.0"], ["torch==2.0"]]
+
+
+def test_torch_for_cuda_asks_the_driver_where_there_is_one(lab, monkeypatch):
+    monkeypatch.setattr(lab.shutil, "which", lambda name: None)
+    assert lab.torch_sources([], "cuda", "2.0") == [["torch==2.0"]]
+    monkeypatch.setattr(lab.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert lab.torch_sources([], "cuda", "2.0") == [["--torch-backend", "auto", "torch==2.0"], ["torch==2.0"]]
+
+
+def test_a_source_that_fails_is_followed_by_the_next_but_a_full_disk_is_the_end(lab, monkeypatch, capsys):
+    plant_venv(lab, wish_for(lab))
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
+    errors = [lab.InstallFailed("no such wheel"), lab.NoNetwork("no CPU index"), None]
+    ran = []
+
+    def run(command, env=None):
+        ran.append(command)
+        if errors[len(ran) - 1]:
+            raise errors[len(ran) - 1]
+
+    monkeypatch.setattr(lab, "run", run)
+    lab.install_torch(wish_for(lab))
+    assert len(ran) == 3
+    assert capsys.readouterr().err.count("trying the next source") == 2
+    ran.clear()
+    errors[0] = lab.TooLittleDisk("full")
+    with pytest.raises(lab.TooLittleDisk):
+        lab.install_torch(wish_for(lab))
+    assert len(ran) == 1
+
+
+# What uv 0.13 and pip 23 really say.
+SAID = {
+    "NoNetwork": [
+        "error: Failed to fetch: https://index/simple/six/\n  cause: error sending request for url (https://index/)\n"
+        "  cause: client error (Connect)\n  cause: tcp connect error\n  cause: Connection refused (os error 111)",
+        "  cause: dns error\n  cause: failed to lookup address information: Name or service not known",
+        "WARNING: Retrying (Retry(total=1)) after connection broken by 'ProxyError('Cannot connect to proxy.')'\n"
+        "ERROR: Could not find a version that satisfies the requirement uv==0.13.8 (from versions: none)",
+        "  cause: invalid peer certificate: UnknownIssuer",
+    ],
+    "TooLittleDisk": ["error: Failed to extract archive\n  cause: No space left on device (os error 28)"],
+    "InstallFailed": [
+        "error: No solution found when resolving dependencies\n  cause: Because torch==2.13.0 has no wheels with a "
+        "matching platform tag (e.g., `macosx_13_0_x86_64`) and you require torch==2.13.0",
+        "error: The lockfile at `uv.lock` needs to be updated, but `--locked` was provided.",
+        "",
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "said"), [(kind, said) for kind, texts in SAID.items() for said in texts])
+def test_a_failed_command_becomes_the_error_that_its_words_point_to(lab, tmp_path, kind, said):
+    (tmp_path / "said").write_text(said)
+    with pytest.raises(lab.SetupError) as told:
+        lab.run([str(script(tmp_path / "uv", f"cat {tmp_path}/said; exit 2"))])
+    assert type(told.value).__name__ == kind
+
+
+def test_output_is_shown_but_for_the_long_list_of_packages(lab, tmp_path, capsys):
+    lab.run([str(script(tmp_path / "uv", "echo Downloading torch; echo ' + numpy==1.26.4'; echo Installed >&2"))])
+    shown = capsys.readouterr().err
+    assert "Downloading torch" in shown
+    assert "Installed" in shown
+    assert "numpy" not in shown
+
+
+# The steps together
+
+
+def test_versions_after_the_installation_are_asserted(lab):
+    plant_venv(lab, wish_for(lab), torch="2.13.1")
+    with pytest.raises(lab.WrongVersion, match=r"torch is 2\.13\.1, not"):
+        lab.check_environment(wish_for(lab))
+
+
+def test_torch_and_mindspore_are_imported_in_processes_of_their_own(lab, monkeypatch):
+    asked = []
+
+    def ask(python, code, *names):
+        asked.append(names)
+        return {"python": "3.11", **lab.expected_versions(True)}
+
+    plant_venv(lab, wish_for(lab))
+    monkeypatch.setattr(lab, "ask", ask)
+    lab.check_environment(wish_for(lab))
+    imports = asked[1:]
+    assert any("torch" in names for names in imports)
+    assert any("mindspore" in names for names in imports)
+    assert not any({"torch", "mindspore"} <= set(names) for names in imports)
+
+
+def test_cuda_that_came_as_cpu_is_refused(lab, monkeypatch):
+    wish = wish_for(lab, "--accelerator", "cuda")
+    plant_venv(lab, wish)
+    expected = lab.expected_versions(True)
+    monkeypatch.setattr(lab, "ask", lambda python, code, *names: None if code == lab.CUDA else expected)
+    with pytest.raises(lab.WrongVersion, match="without CUDA"):
+        lab.check_environment(wish)
+
+
+def test_a_damaged_environment_is_made_anew_once(lab, monkeypatch):
+    plant_venv(lab, wish_for(lab))
+    failures = [lab.BrokenEnvironment("torch does not import")]
+
+    def check(wish):
+        if failures:
+            raise failures.pop()
+
+    done = stub_steps(
+        lab, monkeypatch, check_environment=check, make_venv=lambda wish: lab.write_stamp({"complete": False})
+    )
+    lab.set_up(wish_for(lab), thorough=True)
+    assert done.count("make_venv") == 2
+    assert lab.judge_venv(wish_for(lab)) == "ready"
+
+
+def test_a_new_environment_that_does_not_work_is_an_error_not_a_loop(lab, monkeypatch):
+    def check(wish):
+        raise lab.BrokenEnvironment("torch does not import")
+
+    done = stub_steps(lab, monkeypatch, check_environment=check)
+    with pytest.raises(lab.BrokenEnvironment):
+        lab.set_up(wish_for(lab), thorough=False)
+    assert done.count("make_venv") == 1
+    assert not lab.read_stamp().get("complete")
+
+
+def test_emptying_keeps_the_stamp_and_takes_the_rest(lab, monkeypatch, tmp_path):
+    plant_venv(lab, {**wish_for(lab), "root": "/elsewhere"})
+    (lab.VENV / "lib").mkdir()
+    (lab.VENV / "link").symlink_to(tmp_path / "uv.lock")
+    monkeypatch.setattr(lab, "find_python", lambda: ["python3.11"])
+    monkeypatch.setattr(lab, "check_disk", lambda wish: None)
+    monkeypatch.setattr(lab, "run", lambda command: None)
+    lab.make_venv(wish_for(lab))
+    assert [entry.name for entry in lab.VENV.iterdir()] == [lab.STAMP.name]
+    assert lab.read_stamp()["complete"] is False
+    assert (tmp_path / "uv.lock").exists()
+
+
+# A driver for a process of its own: the real venv step and lock, with a slow second step in place of uv.
+DRIVER = """
+import sys, time
+sys.path.insert(0, {tests!r}); sys.dont_write_bytecode = True
+from test_bootstrap import load_lab, Path
+lab = load_lab(Path({root!r}))
+lab.expected_versions = lambda mindspore: {{}}
+lab.find_python = lambda: [sys.executable]
+lab.SUITABLE = ("%d.%d" % sys.version_info[:2],)
+def slow(wish):
+    (lab.VENV / "half-written").write_text("x"); time.sleep(float(sys.argv[1])); (lab.VENV / "half-written").unlink()
+make = lab.make_venv
+lab.run = lambda command: lab.subprocess.run([*command, "--without-pip"], check=True)
+lab.STEPS = [("venv", make), ("slow", slow)]
+lab.check_platform = lambda: None
+lab.check_disk = lambda wish: None
+sys.exit(lab.main(["setup"] if len(sys.argv) < 3 else sys.argv[2:]))
+"""
+
+
+def start_driver(lab, tmp_path, seconds: float) -> subprocess.Popen:
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(tests=str(Path(__file__).parent), root=str(tmp_path)))
+    command = [sys.executable, str(driver), str(seconds)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_what_a_kill_left_is_repaired_by_the_next_call(lab, tmp_path):
+    first = start_driver(lab, tmp_path, 60)
+    wait_for(lab.VENV / "half-written", first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert lab.read_stamp()["complete"] is False
+    second = start_driver(lab, tmp_path, 0)
+    told = second.communicate(timeout=30)[1]
+    assert second.returncode == 0, told
+    assert lab.read_stamp()["complete"] is True
+    assert not (lab.VENV / "half-written").exists()
+    assert subprocess.run([lab.VENV / "bin/python", "-c", ""]).returncode == 0
+
+
+def test_a_second_call_waits_for_the_first(lab, tmp_path):
+    first = start_driver(lab, tmp_path, 1.5)
+    wait_for(lab.VENV / "half-written", first)
+    second = start_driver(lab, tmp_path, 0)
+    told = second.communicate(timeout=30)[1]
+    assert first.wait(timeout=0) == 0, "the second finished while the first was at work"
+    assert (second.returncode, "waiting for it" in told) == (0, True)
+    first.communicate()
+
+
+# Handing over
+
+
+def call_lab(lab, *argv: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, lab.ROOT / "lab", *argv], capture_output=True, text=True, env={**os.environ, **env}
+    )
+
+
+def test_a_ready_environment_is_handed_over_to_within_a_second(lab):
+    plant_venv(lab, wish_for(lab, "--without", "mindspore"))
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = call_lab(lab, "run", "00", "--fast")
+        seconds.append(time.monotonic() - start)
+    assert done.stdout.strip().endswith("|-m labsupport run 00 --fast")
+    assert done.returncode == 7
+    assert min(seconds) < 1
+
+
+def test_asking_for_help_installs_nothing(lab):
+    done = call_lab(lab, "--help")
+    assert (done.returncode, "./lab setup" in done.stdout, lab.VENV.exists()) == (0, True, False)
+
+
+def test_a_prepared_environment_is_used_as_it_is(lab, tmp_path):
+    plant_env(lab, tmp_path / "mine", torch="2.11.0", mindspore="2.6.0")
+    done = call_lab(lab, "doctor", LAB_ENV=str(tmp_path / "mine"))
+    assert done.stdout.startswith(str(tmp_path))  # labsupport is found through PYTHONPATH
+    assert done.stdout.strip().endswith("|-m labsupport doctor")
+    assert "torch 2.11.0" in done.stderr
+    assert "mindspore 2.6.0" in done.stderr
+    assert not lab.VENV.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "instead", "told"),
+    [
+        (["doctor"], {"transformers": None}, "LAB_ENV needs"),
+        (["doctor"], {"torch": None, "mindspore": None}, "LAB_ENV needs"),
+        (["doctor"], {"numpy": "2.3.0"}, "numpy 2"),
+        (["--without", "mindspore", "doctor"], {}, "used as it is"),
+    ],
+)
+def test_a_prepared_environment_that_cannot_work_is_refused(lab, tmp_path, argv, instead, told):
+    plant_env(lab, tmp_path / "mine", **instead)
+    done = call_lab(lab, *argv, LAB_ENV=str(tmp_path / "mine"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_mindspore_alone_is_enough_for_a_prepared_environment(lab, tmp_path):
+    plant_env(lab, tmp_path / "mine", torch=None)
+    assert call_lab(lab, "doctor", LAB_ENV=str(tmp_path / "mine")).returncode == 7
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_for_people(lab, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(lab.VENV))
+
+    monkeypatch.setattr(lab.Path, "mkdir", refuse)
+    assert lab.main(["setup"]) == 1
+    assert f"Permission denied\n  where: {lab.VENV}" in capsys.readouterr().err
+
+
+def test_stopping_it_says_that_the_next_call_goes_on(lab, monkeypatch, capsys):
+    def interrupt(wish):
+        raise KeyboardInterrupt
+
+    stub_steps(lab, monkeypatch, make_venv=interrupt)
+    assert lab.main(["setup"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
