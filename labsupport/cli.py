@@ -88,12 +88,14 @@ def run(
     """Execute notebooks, then write the report. An interrupted run continues where it stopped."""
     from labsupport import console, report, runner
 
+    named = {"fast": fast, "model": model, "clip": clip}
     if save:
+        if backend or named != {"fast": True, "model": None, "clip": None}:
+            raise typer.BadParameter("--save takes a notebook's own parameters: the committed page shows the defaults")
         for path in runner.find_notebooks(notebooks or ()):
             runner.execute_in_place(path, cell_timeout=cell_timeout)
             out.print(f"saved {path.name}", highlight=False)
         return
-    named = {"fast": fast, "model": model, "clip": clip}
     summary = runner.run(
         notebooks or (),
         backend=backend and backend.value,

@@ -11,11 +11,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labsupport import hardware
+from labsupport import hardware, system
 from labsupport.paths import ROOT, cache_dir, lab_dir
 
 GIB = 2**30
@@ -99,7 +99,7 @@ def check_weights() -> Check:
 
 
 def check_memory() -> Check:
-    size = hardware.usable_memory()
+    size = system.usable_memory()
     remedy = "close other programs, or stay with tiny.en; 4 GB are comfortable"
     return Check("memory", size >= 3e9, f"{size / 1e9:.1f} GB usable", remedy)
 
@@ -114,9 +114,9 @@ def check_disk() -> Check:
 
 
 def check_cpu() -> Check:
-    cpu, flags = hardware.read_cpu()
+    cpu, flags = system.read_cpu()
     features = [name for name, spellings in hardware.CPU_FEATURES.items() if spellings & flags]
-    text = f"{cpu}, {hardware.usable_cores()} usable cores; {', '.join(features) or 'features unknown'}"
+    text = f"{cpu}, {system.usable_cores()} usable cores; {', '.join(features) or 'features unknown'}"
     return Check("CPU", True, text)
 
 
@@ -135,9 +135,23 @@ def check_ascend() -> Check:
 
 
 def check_python310() -> Check:
-    path = sys.executable if sys.version_info[:2] == (3, 10) else shutil.which("python3.10")
     remedy = "TPU-MLIR, the compiler of the notebooks on BM1684X, needs Python 3.10 (`uv python install 3.10`)"
-    return Check("Python 3.10", bool(path), "found" if path else "not on the path", remedy)
+    found = any(map(_runs, _python310_candidates()))
+    return Check("Python 3.10", found, "found" if found else "not found", remedy)
+
+
+def _python310_candidates() -> Iterator[str]:
+    if sys.version_info[:2] == (3, 10):
+        yield sys.executable
+    if on_path := shutil.which("python3.10"):
+        yield on_path
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, pyenv.glob("versions/3.10.*/bin/python3.10"))
+
+
+def _runs(python: str) -> bool:
+    """Whether this is an interpreter; pyenv puts a `python3.10` on the path that only says where to look."""
+    return subprocess.run([python, "-c", "pass"], capture_output=True, timeout=30, check=False).returncode == 0
 
 
 def check_flite() -> Check:

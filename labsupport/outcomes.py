@@ -134,8 +134,8 @@ def only_run() -> Iterator[None]:
 def begin(fresh: bool) -> str:
     """The id of the interrupted run that this one continues, else a new one."""
     path = runs_dir() / "run.json"
-    earlier = json.loads(path.read_text()) if path.exists() and not fresh else {"finished": True}
-    run_id = secrets.token_hex(4) if earlier["finished"] else earlier["id"]
+    earlier = _read_json(path) if path.exists() and not fresh else {}
+    run_id = earlier["id"] if earlier.get("finished") is False else secrets.token_hex(4)
     _write_json(path, {"id": run_id, "finished": False})
     return run_id
 
@@ -164,13 +164,17 @@ def _outcome_path(name: str, backend: str) -> Path:
 
 
 def _read_outcome(path: Path) -> Outcome:
+    fields = _read_json(path)
+    failure = fields.pop("failure")
+    return Outcome(**fields, failure=Failure(**failure) if failure else None)
+
+
+def _read_json(path: Path) -> dict:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        failure = fields.pop("failure")
-        return Outcome(**fields, failure=Failure(**failure) if failure else None)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         hint = "delete this folder; the next run fills it again"
-        raise RunError("The record of an earlier run cannot be read.", where=path, hint=hint) from error
+        raise RunError("The record of an earlier run is damaged.", where=path, hint=hint) from error
 
 
 def _write_json(path: Path, value: dict) -> None:

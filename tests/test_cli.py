@@ -90,6 +90,7 @@ def test_run_save_executes_in_place(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "find_notebooks", lambda names: [tmp_path / f"{name}.ipynb" for name in names])
     monkeypatch.setattr(runner, "execute_in_place", lambda path, cell_timeout: saved.append(path.stem))
     assert invoke("run", "01_a", "--save").exit_code == 0
+    assert invoke("run", "01_a", "--save", "--model", "base").exit_code == 2
     assert saved == ["01_a"]
 
 
@@ -209,6 +210,16 @@ def test_doctor_fails_without_the_weights(monkeypatch):
     done = invoke("doctor")
     assert done.exit_code == 1
     assert "cannot run without: Whisper weights" in done.output
+
+
+def test_doctor_does_not_take_a_shim_that_runs_nothing_for_a_python(monkeypatch, tmp_path):
+    shim = tmp_path / "python3.10"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setattr(doctor, "_python310_candidates", lambda: [str(shim)])
+    assert not doctor.check_python310().here
+    monkeypatch.setattr(doctor, "_python310_candidates", lambda: [str(shim), sys.executable])
+    assert doctor.check_python310().here
 
 
 def test_doctor_asks_the_hub_only_when_told_and_not_for_long(monkeypatch):
