@@ -151,6 +151,7 @@ def _comparable_notebooks() -> Iterator[Path]:
 def open_lab(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open a browser window")] = True,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8888,
+    allow_root: Annotated[bool, typer.Option("--allow-root", help="in a container whose only user is root")] = False,
 ) -> None:
     """Start JupyterLab on this machine alone, on the first notebook; the printed address holds its token."""
     from labsupport import runner
@@ -159,7 +160,8 @@ def open_lab(
     options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={NOTEBOOKS}"]
     # JupyterLab would ask the web for its news and for updates.
     options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    options += [f"--LabApp.default_url=/lab/tree/{first.name}"] + ([] if browser else ["--no-browser"])
+    options += [f"--LabApp.default_url=/lab/tree/{first.name}", f"--ServerApp.open_browser={browser}"]
+    options += [f"--ServerApp.allow_root={allow_root}"]
     raise typer.Exit(_python("jupyterlab", *options))
 
 

@@ -240,7 +240,7 @@ def test_every_need_of_a_notebook_is_here_or_has_a_reason(monkeypatch):
 
 
 def test_open_serves_this_machine_alone_and_asks_for_the_token():
-    command = [sys.executable, "-m", "labsupport", "open", "--no-browser", "--port", "18889"]
+    command = [sys.executable, "-m", "labsupport", "open", "--no-browser", "--allow-root", "--port", "18889"]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         address = next(found for line in server.stderr if (found := re.search(r"http://\S+token=\w+", line)))[0]
