@@ -129,7 +129,7 @@ def _python(module: str, *arguments: str, environment: dict[str, str] | None = N
 
 def _test_targets(arguments: list[str]) -> list[str]:
     """pytest's arguments: one session over tests and notebooks, the slow ones last, unless `arguments` names paths."""
-    if any((ROOT / argument.partition("::")[0]).exists() for argument in arguments):
+    if any(Path(argument).parts[:1] in {("tests",), ("notebooks",)} for argument in arguments):
         return [*NBVAL, *arguments]
     tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda path: (path.stem in SLOW, path))
     return [*(str(path.relative_to(ROOT)) for path in [*tests, *_comparable_notebooks()]), *NBVAL, *arguments]

@@ -110,13 +110,13 @@ def commands(monkeypatch):
 def test_test_is_one_session_over_the_tests_then_the_slow_ones_then_the_notebooks(commands, monkeypatch):
     monkeypatch.setattr(runner, "find_notebooks", lambda: [ROOT / "notebooks" / "01_a.ipynb"])
     monkeypatch.setattr(runner, "read", lambda path: {"metadata": {}})
-    assert invoke("test", "-x", "-k", "audio").exit_code == 0
+    assert invoke("test", "-x", "-k", "data").exit_code == 0
     arguments, environment = commands["pytest"]
     slow = arguments.index(os.path.join("tests", "test_notebooks.py"))
     assert arguments[slow + 1] == os.path.join("notebooks", "01_a.ipynb")
     assert all(argument.startswith("tests") for argument in arguments[: slow + 1])
     assert {"--nbval", "--nbval-current-env"} <= set(arguments)
-    assert arguments[-3:] == ["-x", "-k", "audio"]
+    assert arguments[-3:] == ["-x", "-k", "data"]
     assert environment["LAB_HOME"] != os.environ["LAB_HOME"]
 
 
