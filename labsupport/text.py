@@ -161,7 +161,7 @@ def _load_tokenizer(file: Path):
     try:
         content = file.read_text(encoding="utf-8")
         json.loads(content)  # tokenizers answers damaged JSON with a bare Exception
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         hint = "Give the folder of a converted or downloaded model."
         raise BadTokenizer("There is no tokenizer here.", where=file, hint=hint) from error
     except ValueError as error:
@@ -196,7 +196,7 @@ def _render_json(segments: Sequence[Segment]) -> str:
 def _render_srt(segments: Sequence[Segment]) -> str:
     """SubRip has no escapes: an arrow inside the words, which would read as a time line, is shortened."""
     cues = enumerate(_find_cues(segments, ","), 1)
-    return "".join(f"{number}\n{times}\n{words.replace('-->', '->')}\n\n" for number, (times, words) in cues)
+    return "".join(f"{number}\n{times}\n{re.sub('-{2,}>', '->', words)}\n\n" for number, (times, words) in cues)
 
 
 def _render_vtt(segments: Sequence[Segment]) -> str:
