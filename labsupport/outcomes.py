@@ -24,7 +24,10 @@ FAILURE_KINDS = (
     ("timeout", r"CellTimeoutError|A cell timed out|took longer than"),
     ("memory", r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|Unable to allocate|bad_alloc"),
     ("network", r"ConnectionError|ConnectTimeout|ReadTimeout|MaxRetryError|NameResolutionError|SSLError|ProxyError"),
-    ("network", r"LocalEntryNotFoundError|URLError|Temporary failure in name resolution|Network is unreachable"),
+    (
+        "network",
+        r"HubUnreachable|LocalEntryNotFoundError|URLError|Temporary failure in name resolution|Network is unreachable",
+    ),
     ("dependency", r"ModuleNotFoundError|ImportError|DLL load failed|cannot open shared object file|VersionConflict"),
     ("assertion", r"AssertionError"),
     ("crash", r"DeadKernelError|Kernel died|Segmentation fault"),

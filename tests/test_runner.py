@@ -234,6 +234,7 @@ LOGS = {
         "and we cannot find the requested files in the local cache. Please check your connection and try again",
         "requests.exceptions.ConnectionError: HTTPConnectionPool(host='127.0.0.1', port=9): Max retries exceeded with "
         "url: / (Caused by NewConnectionError: Failed to establish a new connection: [Errno 111] Connection refused)",
+        "HubUnreachable: The model hub did not answer.",
         "urllib.error.URLError: <urlopen error [Errno -2] Name or service not known>",
     ],
     "dependency": [
