@@ -140,8 +140,9 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`; timestamps count as special. A leading space stays, as Whisper means it."""
-        kept = [int(each) for each in ids if not skip_special or each < self.timestamp_begin]
-        return self._tokenizer.decode(kept, skip_special_tokens=skip_special)
+        text = self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=skip_special)
+        # timestamps are ordinary tokens to the library
+        return re.sub(r"<\|\d+\.\d\d\|>", "", text) if skip_special else text
 
     def _find(self, *names: str) -> int:
         for name in names:
