@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labsupport import text
+from labsupport.paths import DATA
 from labsupport.text import Segment
 
 PACKAGED = {  # English-only and multilingual vocabularies, as CTranslate2 ships them: without timestamps
@@ -327,3 +328,16 @@ def test_no_segments_are_no_error():
 def test_an_unknown_form_has_an_error_that_names_the_known_ones():
     with pytest.raises(text.UnknownForm, match="text, json, srt, vtt"):
         text.render([], "docx")
+
+
+# --- the glossary ------------------------------------------------------------------------------------------------
+
+
+def test_the_glossary_is_alphabetical_and_each_entry_is_short():
+    paragraphs = (DATA / "glossary.md").read_text(encoding="utf-8").strip().split("\n\n")[2:]
+    entries = [re.fullmatch(r"\*\*(.+?)\*\*: (.+)", paragraph) for paragraph in paragraphs]
+    assert all(entries), [p for p, e in zip(paragraphs, entries, strict=True) if not e]
+    terms = [entry[1] for entry in entries]
+    assert len(terms) >= 20
+    assert terms == sorted(set(terms), key=str.casefold)
+    assert all(len(re.findall(r"[.?](?:\s|$)", entry[2])) <= 2 for entry in entries)
