@@ -201,7 +201,9 @@ def find_weights(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         raise refuse_pickle(folder, [path.name for path in folder.iterdir()])
-    shards = [folder / file for file in sorted(set(read_json(index)["weight_map"].values()))]
+    shards = [folder / file for file in sorted(set(read_json(index).get("weight_map", {}).values()))]
+    if not shards:
+        raise NotACheckpoint("The index of the weights names none.", where=index)
     for shard in shards:
         if not shard.is_file():
             raise NotACheckpoint(f"A part of the weights is missing: {shard.name}.", where=folder)
@@ -271,7 +273,7 @@ def download(hub_id: str) -> Path:
         files = [entry.rfilename for entry in info.siblings or ()]
         if not any(file.endswith(".safetensors") for file in files):
             raise refuse_pickle(hub_id, files)
-        return take_snapshot(hub_id, endpoint=endpoint, revision=info.sha)
+        return take_snapshot(hub_id, endpoint=endpoint)
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise UnknownModel(f"The hub has no model {hub_id!r}.", where=endpoint, hint=alternatives()) from error
     except network_errors() as error:
