@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from labsupport import checkpoints, ctranslate2, random_weights
+from labsupport.paths import ROOT
 from labsupport.whisper.config import SIZES, Config
 
 SMALL = Config(d_model=16, encoder_layers=1, decoder_layers=2, heads=2, vocab_size=99, audio_positions=30)
@@ -25,7 +26,8 @@ def run_python(code: str, **env: str) -> subprocess.Popen:
     """Another process that sees this checkout, with its output kept."""
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(Path(checkpoints.__file__).parents[1])} | env,
+        cwd=ROOT,
+        env=os.environ | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from labsupport import checkpoints, random_weights
+from labsupport import random_weights
+from labsupport.paths import ROOT
 from labsupport.whisper.config import Config
 
 SMALL = Config(d_model=16, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=99, audio_positions=30)
@@ -24,7 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The three requests that huggingface_hub makes: what a model holds, and the head and body of a file."""
+    """What huggingface_hub asks for: a model's listing (since version 1 also as a tree), head and body of a file."""
 
     models: dict[str, dict[str, bytes]]  # id -> file -> content
     asked: list[str]
@@ -33,17 +34,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.asked.append(self.path)
         parts = self.path.strip("/").split("/")
         if parts[0] == "api":
-            self.answer_listing("/".join(parts[2:4]))
+            self.answer_listing("/".join(parts[2:4]), tree="tree" in parts)
         else:
             self.answer_file("/".join(parts[:2]), parts[-1])
 
     do_HEAD = do_GET
 
-    def answer_listing(self, name: str):
+    def answer_listing(self, name: str, tree: bool):
         if name not in self.models:
             return self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        siblings = [{"rfilename": file} for file in self.models[name]]
-        return self.reply(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), {})
+        sizes = {file: len(body) for file, body in self.models[name].items()}
+        siblings = [{"rfilename": file} for file in sizes]
+        files = [{"type": "file", "path": file, "size": size, "oid": COMMIT} for file, size in sizes.items()]
+        listing = files if tree else {"id": name, "sha": COMMIT, "siblings": siblings}
+        return self.reply(200, json.dumps(listing).encode(), {})
 
     def answer_file(self, name: str, file: str):
         body = self.models[name][file]
@@ -91,9 +95,8 @@ except errors.LabError as error:
     print(type(error).__name__, error)
 """
     env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline, "NO_PROXY": "127.0.0.1"}
-    path = {"PYTHONPATH": str(Path(checkpoints.__file__).parents[1])}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | env | path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     kind, _, text = done.stdout.partition(" ")
