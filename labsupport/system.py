@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def read_cpu() -> tuple[str, set[str]]:
@@ -57,14 +58,17 @@ def usable_memory() -> int:
     return min([psutil.virtual_memory().total, *(int(limit) for (limit,) in limits if limit != "max")])
 
 
-def read_cgroup(limit: str, controller: str = "", root: Path = CGROUPS) -> list[list[str]]:
+def read_cgroup(
+    limit: str, controller: str = "", root: Path = CGROUPS, membership: Path = OWN_CGROUPS
+) -> list[list[str]]:
     """The words of the file `limit` in this process's control group and in each group above it, where it exists.
 
     Args:
         controller: empty for the unified hierarchy (v2), else the name of the old one ("cpu", "memory").
+        root: where the hierarchies are mounted.
+        membership: the file that says which groups the process is in.
     """
-    own = Path("/proc/self/cgroup")
-    lines = own.read_text().splitlines() if own.exists() else []
+    lines = membership.read_text().splitlines() if membership.exists() else []
     groups = (line.split(":", 2) for line in lines)
     path = next((path for _, names, path in groups if controller in names.split(",")), "/")
     base = root / controller
