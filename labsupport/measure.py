@@ -360,9 +360,8 @@ def reset_high_water() -> bool:
 
 @contextlib.contextmanager
 def watch_high_water() -> Iterator[list[int]]:
-    """As `watch_device`, for resident memory, from the kernel's high-water mark."""
+    """As `watch_device`, for resident memory, from the kernel's high-water mark, which was just reset."""
     start, peak = read_status("VmRSS"), []
-    reset_high_water()
     yield peak
     peak.append(read_status("VmHWM") - start)
 

@@ -143,8 +143,8 @@ def test_drift_hits_both_variants_alike(clock):
 
 
 def test_gain_smaller_than_the_spread_is_none():
-    baseline = tuple(1.0 + 0.2 * (i % 2) for i in range(100))  # very many pairs: the mean is known to a hair
-    other = tuple(0.99 + 0.2 * (i // 2 % 2) for i in range(100))
+    baseline = tuple(1.0 + 0.2 * (i % 2) for i in range(10_000))  # so many pairs that the mean is known to a hair
+    other = tuple(0.99 + 0.2 * (i // 2 % 2) for i in range(10_000))
     assert paired_ratio(baseline, other).within_noise
 
 
@@ -239,8 +239,12 @@ def test_compare_gives_each_variant_its_own_peak():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator keeps freed blocks; others are not so tested")
 def test_memory_that_an_earlier_run_freed_counts_again():
+    pins = []  # a block that stays at the heap's end keeps the C library from giving back what is free below
+
     def many_small_blocks():
-        return len([bytearray(MEGABYTE) for _ in range(100)])
+        blocks = [bytearray(50_000) for _ in range(2000)]
+        pins.append(bytearray(50_000))
+        return len(blocks)
 
     peaks = [peak_memory(many_small_blocks)[1] for _ in range(3)]
     assert peaks == pytest.approx([100 * MEGABYTE] * 3, rel=0.15)
