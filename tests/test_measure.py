@@ -284,8 +284,8 @@ def test_recorded_row_is_read_back_with_all_that_it_needs(monkeypatch, tmp_path)
     machine = hardware.describe().name
     assert rows.read_rows(tmp_path) == [row]
     assert (tmp_path / machine / "01_measure_a_baseline.jsonl").is_file()
-    assert (row.value, row.machine, row.backend) == (0.5, machine, "torch")
-    assert row.versions["torch"]
+    assert (row.value, row.machine, row.backend) == (0.5, machine, hardware.backend())
+    assert row.versions[hardware.backend()]
 
 
 def test_own_results_go_to_the_labs_folder(monkeypatch, tmp_path):
