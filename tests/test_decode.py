@@ -21,6 +21,12 @@ RULES = decode.Rules(
 )
 
 
+@pytest.fixture(scope="module")
+def heard(tiny, base, narration) -> dict:
+    """Both models' transcripts of the narration, made once."""
+    return {name: pair.ours.transcribe(narration) for name, pair in (("tiny.en", tiny), ("base", base))}
+
+
 def their_windows(pair, samples, **options) -> list[int]:
     """transformers' tokens for one window, prompt, end and padding left out."""
     mel = torch.from_numpy(features.log_mel(samples))[None]
@@ -54,16 +60,16 @@ def test_beam_search_tokens_equal_transformers(tiny, jfk, narration, timestamps,
         assert our_windows(tiny, samples, timestamps, beams).tokens == theirs
 
 
-def test_long_form_tokens_equal_transformers(pair, narration):
-    ours = pair.ours
-    language = "en" if ours.model.config.multilingual else None
+@pytest.mark.parametrize("name", ["tiny.en", "base"])
+def test_long_form_segments_equal_transformers(request, heard, narration, name):
+    pair = request.getfixturevalue(name.removesuffix(".en"))
+    ours, found = pair.ours, heard[name]
     inputs = pair.processor(
         narration, sampling_rate=16_000, return_tensors="pt", truncation=False, padding="longest",
         return_attention_mask=True,
     )  # fmt: skip
-    options = {"language": "en"} if language else {}
+    options = {"language": "en"} if ours.model.config.multilingual else {}
     theirs = pair.theirs.generate(**inputs, return_timestamps=True, return_segments=True, **options)["segments"][0]
-    found = ours.transcribe(narration, language=language)
     words = [ours.tokenizer.decode([t for t in s["tokens"].tolist() if t < ours.rules.eot]).strip() for s in theirs]
     assert [segment.text for segment in found.segments] == words
     assert [segment.start for segment in found.segments] == pytest.approx(
@@ -92,10 +98,9 @@ def test_base_hears_english(base, jfk, narration):
         assert probability > 0.9
 
 
-@pytest.mark.parametrize(("name", "most"), [("tiny", 0.08), ("base", 0.04)])
-def test_word_error_rate_of_the_narration(request, narration, name, most):
-    found = request.getfixturevalue(name).ours.transcribe(narration)
-    assert text.wer(audio.clip("narration").text, found.text) <= most
+@pytest.mark.parametrize(("name", "most"), [("tiny.en", 0.08), ("base", 0.04)])
+def test_word_error_rate_of_the_narration(heard, name, most):
+    assert text.wer(audio.clip("narration").text, heard[name].text) <= most
 
 
 def test_jfk_is_heard_word_for_word(pair, jfk):
@@ -104,7 +109,7 @@ def test_jfk_is_heard_word_for_word(pair, jfk):
 
 def test_batched_windows_lose_little(tiny, narration):
     found = tiny.ours.transcribe(narration, batch=4)
-    assert text.wer(audio.clip("narration").text, found.text) < 0.15
+    assert text.wer(audio.clip("narration").text, found.text) < 0.1
     starts = [segment.start for segment in found.segments]
     assert starts == sorted(starts)
     assert found.segments[-1].end > 85

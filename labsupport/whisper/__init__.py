@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import checkpoints, hardware
+from .. import hardware
 from ..audio import windows
 from ..errors import LabError
 from ..text import Segment, Tokenizer, Transcript
@@ -45,21 +45,24 @@ class Recogniser:
             samples: (n,) float32, mono, 16 kHz.
             language: a code such as "en"; None lets a multilingual model listen for it.
             task: "transcribe", or "translate" into English (multilingual models).
-            timestamps: let the model write times. Without them every window is one segment.
+            timestamps: let the model write times. Without them every window of 30 s is one segment.
             beams: 1 is greedy.
-            batch: 1 moves window by window along the model's own timestamps. More decodes that many windows of 30 s
-                at once; faster, but a word on a border may be lost. Without timestamps windows are always cut so.
+            batch: 1 goes from window to window along the model's own timestamps. More decodes that many windows of
+                30 s at once, and without timestamps: asked for them, the model leaves a window's unfinished last
+                sentence out, and nobody reads it again.
 
         Raises:
             LanguageError: the model does not know the language.
         """
         mel = features.log_mel(samples, self.model.config.mels)
-        language = decode.choose_language(self.model, self.tokenizer, language, mel)
+        encoded = decode.encode_windows(self.model, mel)
+        language = decode.choose_language(self.model, self.tokenizer, language, encoded)
+        timestamps = timestamps and batch == 1
         rules = replace(self.rules, timestamps=timestamps)
         prompt = decode.make_prompt(self.tokenizer, language, task, timestamps)
-        if batch == 1 and timestamps:
+        if timestamps:
             frames = max(1, len(samples) // features.HOP)
-            segments = decode.decode_long(self.model, mel, frames, prompt, rules, self.tokenizer, beams)
+            segments = decode.decode_long(self.model, encoded, frames, prompt, rules, self.tokenizer, beams)
         else:
             segments = self._decode_batches(samples, prompt, rules, beams, batch)
         text = "".join(segment.text for segment in segments).strip()
@@ -74,20 +77,18 @@ class Recogniser:
             texts = decode.search(self.model, self.model.encode(np.stack(mels)), prompt, rules, beams)
             for part, text in zip(group, texts, strict=True):
                 frames = max(1, len(part) // features.HOP)
-                cut, _ = decode.cut_segments(text.tokens, rules, frames)
                 if not decode.is_silence(text):
+                    cut, _ = decode.cut_segments(text.tokens, rules, frames)
                     segments += decode.place_segments(cut, seek, self.tokenizer, rules)
                 seek += frames
         return segments
 
 
-def load(
-    name: str = checkpoints.DEFAULT, backend: str | None = None, device: str | None = None, **pieces
-) -> Recogniser:
+def load(name: str | None = None, backend: str | None = None, device: str | None = None, **pieces) -> Recogniser:
     """Loads a model ready to transcribe.
 
     Args:
-        name: a packaged model ("tiny.en", "base"), a local folder, or a hub id.
+        name: a packaged model ("tiny.en", "base"), a local folder, or a hub id; by default `checkpoints.DEFAULT`.
         backend: "torch" or "mindspore"; by default what `hardware.backend` chooses.
         device: for example "cuda"; by default the accelerator, where there is one.
         pieces: what to replace, see `torch_model.Pieces`: attention, conv1d, cache.
@@ -100,9 +101,10 @@ def load(
         raise BackendWithoutModel(f"The readable Whisper is not written for {chosen} yet.", hint="Use --backend torch.")
     import torch
 
+    from .. import checkpoints  # which itself reads this package's shapes
     from . import torch_model
 
-    checkpoint = checkpoints.resolve(name)
+    checkpoint = checkpoints.resolve(name or checkpoints.DEFAULT)
     tokenizer = Tokenizer(checkpoint.folder)
     rules = decode.Rules.from_folder(checkpoint.folder, tokenizer)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

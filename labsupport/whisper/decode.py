@@ -5,7 +5,9 @@ Everything here is NumPy and works on any model with `encode`, `step`, `reorder`
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,11 +244,18 @@ def detect_language(model, audio, tokenizer: Tokenizer) -> list[tuple[str, float
     return [(codes[row.argmax()], float(row.max())) for row in scores]
 
 
-def choose_language(model, tokenizer: Tokenizer, language: str | None, mel: np.ndarray) -> str | None:
+def encode_windows(model, mel: np.ndarray) -> Callable:
+    """seek -> the encoded window that begins at that frame; the last one is kept, so that the first window is encoded
+    once for both its language and its text.
+    """
+    return functools.lru_cache(maxsize=1)(lambda seek: model.encode(window(mel, seek)[None]))
+
+
+def choose_language(model, tokenizer: Tokenizer, language: str | None, encoded: Callable) -> str | None:
     """The language for the prompt: None for an English-only model, else the one given, else the one heard.
 
     Args:
-        mel: (mels, frames) log-mel of the recording; listened to, its first 30 s, only if it must be.
+        encoded: see `encode_windows`; the first window is listened to only if it must be.
 
     Raises:
         LanguageError: the model does not know `language`.
@@ -256,14 +265,17 @@ def choose_language(model, tokenizer: Tokenizer, language: str | None, mel: np.n
             raise LanguageError(f"This model knows English alone, not {language!r}.", hint="Use the model base.")
         return None
     if language is None:
-        return detect_language(model, model.encode(window(mel, 0)[None]), tokenizer)[0][0]
+        return detect_language(model, encoded(0), tokenizer)[0][0]
     if language not in tokenizer.languages:
         known = ", ".join(sorted(tokenizer.languages))
         raise LanguageError(f"Whisper does not know the language {language!r}.", hint=f"It knows {known}.")
     return language
 
 
-def cut_segments(tokens: list[int], rules: Rules, frames: int) -> tuple[list[tuple[int, int, list[int]]], int]:
+Cut = tuple[int, int, list[int]]  # a segment: start and end in timestamp tokens from the window's beginning, tokens
+
+
+def cut_segments(tokens: list[int], rules: Rules, frames: int) -> tuple[list[Cut], int]:
     """Cuts one window's text where two timestamps meet.
 
     Args:
@@ -271,8 +283,8 @@ def cut_segments(tokens: list[int], rules: Rules, frames: int) -> tuple[list[tup
         frames: log-mel frames of sound in the window.
 
     Returns:
-        segments as (start, end, tokens), start and end counted in timestamp tokens from the window's beginning; and
-        how many frames the next window lies ahead: up to the last complete segment, for what follows may be cut off.
+        the complete segments; and how many frames the next window lies ahead: it begins where the last of them ends,
+        for what follows may be cut off.
 
     Source: Radford et al. 2022, section 3.8 (openai-whisper, transcribe.py).
     """
@@ -301,7 +313,7 @@ def search(model, audio, prompt: list[int], rules: Rules, beams: int) -> list[Te
     return beam_search(model, audio, prompt, rules, beams)
 
 
-def place_segments(segments: list, seek: int, tokenizer: Tokenizer, rules: Rules) -> list[Segment]:
+def place_segments(segments: list[Cut], seek: int, tokenizer: Tokenizer, rules: Rules) -> list[Segment]:
     """Turns (start, end, tokens) of the window that begins at frame `seek` into seconds and words."""
     offset = seek * FRAME_SECONDS
     return [
@@ -314,17 +326,16 @@ def place_segments(segments: list, seek: int, tokenizer: Tokenizer, rules: Rules
     ]
 
 
-def decode_long(model, mel: np.ndarray, frames: int, prompt, rules, tokenizer, beams=1) -> list[Segment]:
+def decode_long(model, encoded: Callable, frames: int, prompt, rules, tokenizer, beams=1) -> list[Segment]:
     """Window by window: each begins where the last complete segment of the one before ended.
 
     Args:
-        mel: (mels, at least `frames`) log-mel of the whole recording.
-        frames: those of them that hold sound.
+        encoded: see `encode_windows`.
+        frames: log-mel frames of the recording that hold sound.
     """
     segments, seek = [], 0
     while seek < frames:
-        audio = model.encode(window(mel, seek)[None])
-        text = search(model, audio, prompt, rules, beams)[0]
+        text = search(model, encoded(seek), prompt, rules, beams)[0]
         here = min(WINDOW_FRAMES, frames - seek)
         cut, ahead = cut_segments(text.tokens, rules, here)
         if not is_silence(text):
