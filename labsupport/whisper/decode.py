@@ -302,8 +302,11 @@ def cut_segments(tokens: list[int], rules: Rules, frames: int) -> tuple[list[Cut
 
 
 def is_silence(text: Text) -> bool:
-    """openai-whisper's rule: probably nobody spoke, and the model does not believe its own words either."""
-    return text.no_speech > 0.6 and text.logprob < -1.0
+    """Probably nobody spoke, and the model does not quite believe its own words either.
+
+    openai-whisper's rule, with -0.5 for its -1.0: the small models answer pure silence with "you", at about -0.7.
+    """
+    return text.no_speech > 0.6 and text.logprob < -0.5
 
 
 def search(model, audio, prompt: list[int], rules: Rules, beams: int) -> list[Text]:
