@@ -247,10 +247,10 @@ def test_open_serves_this_machine_alone_and_asks_for_the_token():
         assert address.startswith("http://127.0.0.1:")
         assert "/lab/tree/00_start_here.ipynb" in address
         site, token = re.match(r"(http://[^/]+)/.*token=(\w+)", address).groups()
-        with urllib.request.urlopen(f"{site}/api/contents?token={token}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{site}/api/contents?token={token}", timeout=60) as answer:
             assert "00_start_here.ipynb" in answer.read().decode()
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"{site}/api/contents", timeout=10)
+            urllib.request.urlopen(f"{site}/api/contents", timeout=60)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)
+        server.wait(timeout=60)

@@ -160,6 +160,9 @@ def test_cut_segments_equals_transformers(said, half_frames):
     assert len(segments) == len(theirs)
     for (start, end, tokens), segment in zip(segments, theirs, strict=True):
         assert 0.02 * start == pytest.approx(float(segment["start"]))
-        assert 0.02 * end == pytest.approx(float(segment["end"]))
+        # transformers derives an end without a timestamp in floating point, and may lose one step of 0.02 s
+        stamps = [token for token in said if token >= 61]
+        slack = 1e-6 if stamps and stamps[-1] > 61 else 0.0201
+        assert 0.02 * end == pytest.approx(float(segment["end"]), abs=slack)
         words = [token for token in segment["tokens"].tolist() if token < 61]
         assert [token for token in tokens if token < 61] == words

@@ -291,8 +291,8 @@ def cut_segments(tokens: list[int], rules: Rules, frames: int) -> tuple[list[Cut
     stamp = [token - rules.timestamp_begin for token in tokens]
     cuts = [i for i in range(1, len(tokens)) if stamp[i - 1] >= 0 and stamp[i] >= 0]
     if not cuts:
-        times = [time for time in stamp if time > 0]
-        end = times[-1] if times else frames // FRAMES_PER_TIMESTAMP
+        times = [time for time in stamp if time >= 0]
+        end = times[-1] if times and times[-1] > 0 else frames // FRAMES_PER_TIMESTAMP
         return [(0, end, tokens)], frames
     complete = len(tokens) >= 2 and stamp[-1] >= 0 and stamp[-2] < 0  # ends on one timestamp: nothing follows
     ends = [*cuts, len(tokens)] if complete else cuts
