@@ -239,6 +239,19 @@ def test_every_need_of_a_notebook_is_here_or_has_a_reason(monkeypatch):
     assert "NVIDIA" in doctor.missing("cuda")
 
 
+def read_when_up(url: str, seconds: float = 60) -> str:
+    """JupyterLab prints its address a moment before it listens there."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                return answer.read().decode()
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
 def test_open_serves_this_machine_alone_and_asks_for_the_token():
     command = [sys.executable, "-m", "labsupport", "open", "--no-browser", "--allow-root", "--port", "18889"]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -247,8 +260,7 @@ def test_open_serves_this_machine_alone_and_asks_for_the_token():
         assert address.startswith("http://127.0.0.1:")
         assert "/lab/tree/00_start_here.ipynb" in address
         site, token = re.match(r"(http://[^/]+)/.*token=(\w+)", address).groups()
-        with urllib.request.urlopen(f"{site}/api/contents?token={token}", timeout=60) as answer:
-            assert "00_start_here.ipynb" in answer.read().decode()
+        assert "00_start_here.ipynb" in read_when_up(f"{site}/api/contents?token={token}")
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{site}/api/contents", timeout=60)
     finally:
