@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
+from ..audio import SAMPLE_RATE
+
 HOP = 160  # samples: one frame each 10 ms
 FFT = 400  # samples: each frame looks at 25 ms
 WINDOW_FRAMES = 3000  # 30 s, the only length that the encoder takes
