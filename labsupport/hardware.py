@@ -50,12 +50,13 @@ class RooflineError(LabError):
 
 
 def backend(chosen: str | None = None) -> str:
-    """The framework of this process: `chosen`, else `LAB_BACKEND`, else what is installed, torch first.
+    """The framework of this process: `chosen`, else `LAB_BACKEND`, else the one loaded already, else the one installed,
+    torch first.
 
     Raises:
         BackendError: the name is unknown, or its framework is not installed.
     """
-    name = chosen or os.environ.get("LAB_BACKEND") or next(filter(is_installed, FRAMEWORKS), None)
+    name = chosen or os.environ.get("LAB_BACKEND") or loaded() or next(filter(is_installed, FRAMEWORKS), None)
     if name is None:
         raise BackendError("Neither torch nor mindspore is installed.", hint="`./lab run` makes the environment.")
     if name not in FRAMEWORKS:
@@ -63,6 +64,11 @@ def backend(chosen: str | None = None) -> str:
     if not is_installed(name):
         raise BackendError(f"The backend {name!r} is not installed here.", hint=f"Install {name}, or take the other.")
     return name
+
+
+def loaded() -> str | None:
+    """The framework that this process has imported. mindnlp puts a `torch` of its own beside mindspore."""
+    return next((name for name in reversed(FRAMEWORKS) if name in sys.modules), None)
 
 
 def is_installed(package: str) -> bool:

@@ -45,6 +45,7 @@ def test_backend_takes_the_argument_then_the_variable_then_what_is_there(
 ):
     monkeypatch.setenv("LAB_BACKEND", variable)
     monkeypatch.setattr(hardware, "is_installed", installed.__contains__)
+    monkeypatch.setattr(hardware, "loaded", lambda: None)
     assert hardware.backend(chosen) == expected
 
 
@@ -55,6 +56,7 @@ def test_backend_takes_the_argument_then_the_variable_then_what_is_there(
 def test_backend_that_cannot_be_had_is_a_clear_error(monkeypatch, chosen, installed, message):
     monkeypatch.delenv("LAB_BACKEND", raising=False)
     monkeypatch.setattr(hardware, "is_installed", installed.__contains__)
+    monkeypatch.setattr(hardware, "loaded", lambda: None)
     with pytest.raises(BackendError, match=message):
         hardware.backend(chosen)
 

@@ -90,13 +90,13 @@ def test_attention_equals_float64(name, queries, keys, causal):
     q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (queries, keys, keys))
     mask = torch.rand(2, 1, 1, keys, generator=generator) < 0.7
     mask[..., 0] = True
-    visible = mask & (causal_mask(queries, keys) if causal else torch.tensor(True))
+    visible = mask & (causal_mask(queries, keys, q) if causal else torch.tensor(True))
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=visible)
     assert (get_attention(name)(q, k, v, mask=mask, causal=causal) - expected).abs().max() < 1e-5
 
 
 def test_causal_mask_lets_each_query_see_up_to_its_own_place():
-    assert causal_mask(2, 4).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert causal_mask(2, 4, torch.ones(1)).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def test_unknown_attention_names_the_modes():

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
-
+from ..arrays import xp
 from ..errors import LabError
 
 
@@ -18,27 +16,38 @@ class UnknownAttention(LabError):
     """No attention mode has this name."""
 
 
-def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> torch.Tensor:
-    """(queries, keys) bool: the queries are the last `queries` places of `keys`."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+class AttentionNotHere(LabError):
+    """The mode needs hardware or a package that is not here."""
+
+
+def causal_mask(queries: int, keys: int, like):
+    """(queries, keys) bool: the queries are the last `queries` places of `keys`. On the device of the tensor `like`."""
+    places = xp.indices(keys, like)
+    return places[None, :] <= places[keys - queries :, None]
+
+
+def visible(q, k, mask, causal: bool):
+    """The mask and the causal rule in one (None if every query sees every key)."""
+    if not causal:
+        return mask
+    triangle = causal_mask(q.shape[2], k.shape[2], q)
+    return triangle if mask is None else mask & triangle
 
 
 def eager(q, k, v, mask=None, causal=False):
     """The formula as it is printed: softmax(q k^T / sqrt(d)) v, the whole matrix in memory (Vaswani et al. 2017)."""
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if causal:
-        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -math.inf)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1) @ v
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    seen = visible(q, k, mask, causal)
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -math.inf)
+    return xp.softmax(scores, axis=-1) @ v
 
 
 def sdpa(q, k, v, mask=None, causal=False):
     """torch's fused attention: no matrix of scores in memory."""
     if causal and q.shape[2] != k.shape[2]:  # torch's own flag aligns the first query with the first key
-        visible = causal_mask(q.shape[2], k.shape[2], q.device)
-        mask, causal = visible if mask is None else mask & visible, False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        mask, causal = visible(q, k, mask, causal), False
+    return xp.scaled_dot_product_attention(q, k, v, mask, causal)
 
 
 MODES = {"eager": eager, "sdpa": sdpa}
@@ -49,7 +58,10 @@ def get_attention(name: str):
 
     Raises:
         UnknownAttention: there is none; the message lists those there are.
+        AttentionNotHere: it needs what is not here; the message says what, and what to use instead.
     """
     if name not in MODES:
         raise UnknownAttention(f"There is no attention mode {name!r}.", hint=f"Choose one of {', '.join(MODES)}.")
+    if name == "sdpa" and xp.name != "torch":
+        raise AttentionNotHere("MindSpore has no scaled_dot_product_attention.", hint='Use "eager" here.')
     return MODES[name]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-KeysValues = tuple[torch.Tensor, torch.Tensor]
+from ..arrays import xp
+
+KeysValues = tuple[Any, Any]
 
 
 class DynamicCache:
@@ -22,7 +24,7 @@ class DynamicCache:
     def update(self, layer: int, new: KeysValues) -> KeysValues:
         """Appends a step's keys and values to `layer`; gives all that it holds."""
         if layer in self.own:
-            new = tuple(torch.cat([old, row], dim=2) for old, row in zip(self.own[layer], new, strict=True))
+            new = tuple(xp.concat([old, row], axis=2) for old, row in zip(self.own[layer], new, strict=True))
         self.own[layer] = new
         return new
 
@@ -30,15 +32,15 @@ class DynamicCache:
         """Says that every layer has now seen `tokens` more."""
         self.length += tokens
 
-    def reorder(self, rows: torch.Tensor) -> None:
+    def reorder(self, rows) -> None:
         """Row i goes on from the text of row `rows[i]`. Cross-attention stays: a beam never leaves its window."""
         self.own = select_rows(self.own, rows)
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows) -> None:
         """Keeps or repeats rows of the batch, cross-attention and all: texts that end, windows that become beams."""
         self.own, self.cross = select_rows(self.own, rows), select_rows(self.cross, rows)
 
 
-def select_rows(pairs: dict[int, KeysValues], rows: torch.Tensor) -> dict[int, KeysValues]:
+def select_rows(pairs: dict[int, KeysValues], rows) -> dict[int, KeysValues]:
     """The given rows of the batch of every layer's keys and values."""
-    return {layer: (k.index_select(0, rows), v.index_select(0, rows)) for layer, (k, v) in pairs.items()}
+    return {layer: (xp.take(k, rows), xp.take(v, rows)) for layer, (k, v) in pairs.items()}

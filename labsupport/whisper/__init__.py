@@ -14,8 +14,8 @@ from ..text import Segment, Tokenizer, Transcript
 from . import decode, features
 
 
-class BackendWithoutModel(LabError):
-    """No Whisper is written for this backend yet."""
+class WrongBackend(LabError):
+    """This process has begun with the other framework."""
 
 
 @dataclass
@@ -84,29 +84,51 @@ class Recogniser:
         return segments
 
 
-def load(name: str | None = None, backend: str | None = None, device: str | None = None, **pieces) -> Recogniser:
+def load(
+    name: str | None = None,
+    backend: str | None = None,
+    device: str | None = None,
+    attn_implementation: str | None = None,
+    **pieces,
+) -> Recogniser:
     """Loads a model ready to transcribe.
 
     Args:
         name: a packaged model ("tiny.en", "base"), a local folder, or a hub id; by default `checkpoints.DEFAULT`.
         backend: "torch" or "mindspore"; by default what `hardware.backend` chooses.
-        device: for example "cuda"; by default the accelerator, where there is one.
+        device: for example "cuda"; by default the accelerator, where there is one. MindSpore has its own context.
+        attn_implementation: an attention mode by its name, as transformers calls the argument; see `optim.attention`.
         pieces: what to replace, see `torch_model.Pieces`: attention, conv1d, cache.
 
     Raises:
         CheckpointError: no such model, or it is damaged.
-        BackendWithoutModel: the course has no Whisper for this backend.
+        WrongBackend: this process has begun with the other framework.
+        AttentionNotHere: the attention mode needs what is not here.
     """
-    if (chosen := hardware.backend(backend)) != "torch":
-        raise BackendWithoutModel(f"The readable Whisper is not written for {chosen} yet.", hint="Use --backend torch.")
-    import torch
+    from ..arrays import xp
 
+    if (chosen := hardware.backend(backend)) != xp.name:
+        raise WrongBackend(f"This process computes with {xp.name}, not {chosen}.", hint="Start a new one (a kernel).")
     from .. import checkpoints  # which itself reads this package's shapes
-    from . import torch_model
+    from ..optim.attention import get_attention
 
+    if attn_implementation:
+        pieces["attention"] = get_attention(attn_implementation)
     checkpoint = checkpoints.resolve(name or checkpoints.DEFAULT)
     tokenizer = Tokenizer(checkpoint.folder)
     rules = decode.Rules.from_folder(checkpoint.folder, tokenizer)
+    return Recogniser(load_model(checkpoint, device, **pieces), tokenizer, rules, checkpoint.label)
+
+
+def load_model(checkpoint, device: str | None = None, **pieces):
+    """The readable Whisper of this process's backend, with a checkpoint's weights; arguments as for `load`."""
+    if hardware.backend() == "mindspore":
+        from . import mindspore_model
+
+        return mindspore_model.load_model(checkpoint, mindspore_model.Pieces(**pieces))
+    import torch
+
+    from . import torch_model
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = torch_model.load_model(checkpoint, torch_model.Pieces(**pieces), device)
-    return Recogniser(model, tokenizer, rules, checkpoint.label)
+    return torch_model.load_model(checkpoint, torch_model.Pieces(**pieces), device)

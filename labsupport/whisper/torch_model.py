@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..optim.attention import sdpa
+from ..optim.conv1d import native
 from ..optim.kv_cache import DynamicCache
 from .config import Config
 
@@ -32,7 +33,7 @@ class Pieces:
     """
 
     attention: Callable = sdpa
-    conv1d: Callable = F.conv1d
+    conv1d: Callable = native
     cache: Callable = DynamicCache
 
 

@@ -1,0 +1,17 @@
+"""The array functions in which optimisations are written once, for torch and for MindSpore.
+
+    from labsupport.arrays import xp
+    weights = xp.softmax(scores, axis=-1)
+
+Names and meanings follow the Python array API standard where it has them. Tensors' own operators and methods that both
+frameworks share (`@`, `reshape`, `swapaxes`, slices) need no function here. A process has one backend, so `xp` is the
+module `on_torch` or `on_mindspore`, chosen at import: a plain module, which MindSpore's graph compiler can read.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .. import hardware
+
+xp = import_module(f"{__name__}.on_{hardware.backend()}")

@@ -1,0 +1,79 @@
+"""`xp` on MindSpore; its twin is `on_torch`. Written on `ops`: much of `mint` has no CPU kernels in 2.7."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore import dtype as mstype
+from mindspore.ops import exp, maximum, where
+
+__all__ = ["exp", "maximum", "where"]
+
+name = "mindspore"
+
+
+def asarray(array: np.ndarray, like: Tensor | None = None) -> Tensor:
+    """A tensor of the same numbers; MindSpore has one device a process, so `like` says nothing new."""
+    return Tensor(np.ascontiguousarray(array))
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    return x.asnumpy()
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """`dtype` by name: "float32", "float16", "int64"."""
+    return x.astype(getattr(mstype, dtype))
+
+
+def indices(stop: int, like: Tensor) -> Tensor:
+    """0 .. stop - 1 as int64."""
+    return ops.arange(stop)
+
+
+def full(shape: tuple[int, ...], value: float, like: Tensor) -> Tensor:
+    """Of `like`'s dtype."""
+    return ops.full(shape, value, dtype=like.dtype)
+
+
+def softmax(x: Tensor, axis: int) -> Tensor:
+    return ops.softmax(x, axis)
+
+
+def max(x: Tensor, axis: int) -> Tensor:
+    """The largest along `axis`, which stays, with length 1."""
+    return ops.amax(x, axis, True)
+
+
+def sum(x: Tensor, axis: int) -> Tensor:
+    """The sum along `axis`, which stays, with length 1."""
+    return ops.sum(x, axis, True)
+
+
+def concat(arrays: list[Tensor], axis: int) -> Tensor:
+    return ops.cat(arrays, axis)
+
+
+def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
+    """The given rows (int64) along `axis`, in their order."""
+    return ops.gather(x, rows, axis)
+
+
+def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """A copy of `x` in which row `rows[i]` of the first axis is `values[i]`."""
+    return ops.tensor_scatter_update(x, rows.expand_dims(-1), values)
+
+
+def pad(x: Tensor, before: int, after: int) -> Tensor:
+    """Zeros around the last axis."""
+    return ops.pad(x, (before, after))
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """(batch, channels, height, width), (out, channels, kernel height, kernel width), zeros around both axes."""
+    return ops.conv2d(x, weight, stride=stride, pad_mode="pad", padding=padding)
+
+
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    """(batch, channels, frames), (out, channels, kernel), (out,), zeros around both ends."""
+    return ops.conv1d(x, weight, bias, stride=stride, pad_mode="pad", padding=padding)

@@ -1,0 +1,85 @@
+"""`xp` on torch; its twin is `on_mindspore`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, exp, maximum, where
+
+__all__ = ["exp", "maximum", "where"]
+
+name = "torch"
+
+
+def asarray(array: np.ndarray, like: Tensor | None = None) -> Tensor:
+    """A tensor of the same numbers, where `like` is; without `like` on the CPU."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor if like is None else tensor.to(like.device)
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """`dtype` by name: "float32", "float16", "int64"."""
+    return x.to(getattr(torch, dtype))
+
+
+def indices(stop: int, like: Tensor) -> Tensor:
+    """0 .. stop - 1 as int64, where `like` is."""
+    return torch.arange(stop, device=like.device)
+
+
+def full(shape: tuple[int, ...], value: float, like: Tensor) -> Tensor:
+    """Of `like`'s dtype, where `like` is."""
+    return torch.full(shape, value, dtype=like.dtype, device=like.device)
+
+
+def softmax(x: Tensor, axis: int) -> Tensor:
+    return x.softmax(axis)
+
+
+def max(x: Tensor, axis: int) -> Tensor:
+    """The largest along `axis`, which stays, with length 1."""
+    return x.amax(axis, keepdim=True)
+
+
+def sum(x: Tensor, axis: int) -> Tensor:
+    """The sum along `axis`, which stays, with length 1."""
+    return x.sum(axis, keepdim=True)
+
+
+def concat(arrays: list[Tensor], axis: int) -> Tensor:
+    return torch.cat(arrays, dim=axis)
+
+
+def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
+    """The given rows (int64) along `axis`, in their order."""
+    return x.index_select(axis, rows)
+
+
+def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """A copy of `x` in which row `rows[i]` of the first axis is `values[i]`."""
+    return x.index_copy(0, rows, values)
+
+
+def pad(x: Tensor, before: int, after: int) -> Tensor:
+    """Zeros around the last axis."""
+    return F.pad(x, (before, after))
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """(batch, channels, height, width), (out, channels, kernel height, kernel width), zeros around both axes."""
+    return F.conv2d(x, weight, stride=stride, padding=padding)
+
+
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    """(batch, channels, frames), (out, channels, kernel), (out,), zeros around both ends."""
+    return F.conv1d(x, weight, bias, stride=stride, padding=padding)
+
+
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """torch's own, on whichever kernel it chooses; `causal` aligns the first query with the first key."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -1,0 +1,229 @@
+"""The readable Whisper in MindSpore, the twin of `torch_model.py`: same classes, same names, same order.
+
+What differs, and why: `nn.Cell` computes in `construct`; LayerNorm has names (gamma, beta) and an epsilon of its own;
+GELU is written with `erf`, which takes half the time of MindSpore's GELU on a CPU; and the encoder, whose shapes never
+change, is compiled to a graph on its first use.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ..checkpoints import Checkpoint, CheckpointError
+from ..optim.attention import eager
+from ..optim.conv1d import native
+from ..optim.kv_cache import DynamicCache
+from .config import Config
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What an optimisation may replace.
+
+    attention: (q, k, v, mask, causal) -> (batch, heads, queries, head_dim)
+    conv1d: (x, weight, bias, stride, padding) -> (batch, channels, frames)
+    cache: () -> an empty cache for one batch of texts
+    """
+
+    attention: Callable = eager
+    conv1d: Callable = native
+    cache: Callable = DynamicCache
+
+
+def gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + ops.erf(x / math.sqrt(2)))
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm((width,), epsilon=1e-5)  # torch's; MindSpore's own is 1e-7
+
+
+class Weights(nn.Cell):
+    """Numbers under a checkpoint's name, used as they are: a table of embeddings, a convolution's weight and bias."""
+
+    def __init__(self, shape: tuple[int, ...], bias: int | None = None):
+        super().__init__()
+        self.weight = Parameter(Tensor(shape=shape, dtype=ms.float32, init=ms.common.initializer.Zero()))
+        if bias is not None:
+            self.bias = Parameter(Tensor(np.zeros(bias, np.float32)))
+
+
+class MultiHeadAttention(nn.Cell):
+    """Projects to heads, attends, projects back. Keys and values come from outside, fresh or out of a cache."""
+
+    def __init__(self, config: Config, pieces: Pieces):
+        super().__init__()
+        self.heads, self.attend = config.heads, pieces.attention
+        self.k_proj = nn.Dense(config.d_model, config.d_model, has_bias=False)
+        self.v_proj = nn.Dense(config.d_model, config.d_model)
+        self.q_proj = nn.Dense(config.d_model, config.d_model)
+        self.out_proj = nn.Dense(config.d_model, config.d_model)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, length, d_model) -> (batch, heads, length, head_dim)"""
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).swapaxes(1, 2)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        return self.split(self.k_proj(x)), self.split(self.v_proj(x))
+
+    def construct(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        k, v = keys_values
+        out = self.attend(self.split(self.q_proj(x)), k, v, mask, causal)
+        return self.out_proj(out.swapaxes(1, 2).reshape(x.shape))
+
+
+class Layer(nn.Cell):
+    """What encoder and decoder layers share: self-attention and a feed-forward net, each on a residual path."""
+
+    def __init__(self, config: Config, pieces: Pieces):
+        super().__init__()
+        self.self_attn = MultiHeadAttention(config, pieces)
+        self.self_attn_layer_norm = layer_norm(config.d_model)
+        self.fc1 = nn.Dense(config.d_model, config.ffn_dim)
+        self.fc2 = nn.Dense(config.ffn_dim, config.d_model)
+        self.final_layer_norm = layer_norm(config.d_model)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(gelu(self.fc1(self.final_layer_norm(x))))
+
+
+class EncoderLayer(Layer):
+    def construct(self, x: Tensor) -> Tensor:
+        h = self.self_attn_layer_norm(x)
+        x = x + self.self_attn(h, self.self_attn.keys_values(h))
+        return self.feed_forward(x)
+
+
+class Encoder(nn.Cell):
+    """Two convolutions halve the frames; then every frame sees every other."""
+
+    def __init__(self, config: Config, pieces: Pieces):
+        super().__init__()
+        self.conv1d = pieces.conv1d
+        self.conv1 = Weights((config.d_model, config.mels, 3), config.d_model)
+        self.conv2 = Weights((config.d_model, config.d_model, 3), config.d_model)
+        self.embed_positions = Weights((config.audio_positions, config.d_model))
+        self.layers = nn.CellList([EncoderLayer(config, pieces) for _ in range(config.encoder_layers)])
+        self.layer_norm = layer_norm(config.d_model)
+
+    def construct(self, mel: Tensor) -> Tensor:
+        """(batch, mels, 3000) -> (batch, 1500, d_model)"""
+        x = gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, 1, 1))
+        x = gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, 2, 1))
+        x = x.swapaxes(1, 2) + self.embed_positions.weight
+        for layer in self.layers:
+            x = layer(x)
+        return self.layer_norm(x)
+
+
+class DecoderLayer(Layer):
+    def __init__(self, config: Config, pieces: Pieces):
+        super().__init__(config, pieces)
+        self.encoder_attn = MultiHeadAttention(config, pieces)
+        self.encoder_attn_layer_norm = layer_norm(config.d_model)
+
+    def construct(self, x: Tensor, audio: Tensor, cache: DynamicCache, number: int) -> Tensor:
+        h = self.self_attn_layer_norm(x)
+        keys_values = cache.update(number, self.self_attn.keys_values(h))
+        x = x + self.self_attn(h, keys_values, causal=x.shape[1] > 1)
+        if number not in cache.cross:
+            cache.cross[number] = self.encoder_attn.keys_values(audio)
+        x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), cache.cross[number])
+        return self.feed_forward(x)
+
+
+class Decoder(nn.Cell):
+    """Reads the text so far and the encoded sound; scores every token of the vocabulary as the next one."""
+
+    def __init__(self, config: Config, pieces: Pieces):
+        super().__init__()
+        self.embed_tokens = Weights((config.vocab_size, config.d_model))
+        self.embed_positions = Weights((config.text_positions, config.d_model))
+        self.layers = nn.CellList([DecoderLayer(config, pieces) for _ in range(config.decoder_layers)])
+        self.layer_norm = layer_norm(config.d_model)
+
+    def construct(self, tokens: Tensor, audio: Tensor, cache: DynamicCache) -> Tensor:
+        """(batch, new) tokens that follow those in the cache -> (batch, new, vocab) logits"""
+        positions = self.embed_positions.weight[cache.length : cache.length + tokens.shape[1]]
+        x = ops.gather(self.embed_tokens.weight, tokens, 0) + positions
+        for number, layer in enumerate(self.layers):
+            x = layer(x, audio, cache, number)
+        cache.advance(tokens.shape[1])
+        return ops.matmul(self.layer_norm(x), self.embed_tokens.weight.swapaxes(0, 1))
+
+
+class Whisper(nn.Cell):
+    """Encoder and decoder. `encode` and `step` speak NumPy, so that decode.py is the same for every backend."""
+
+    backend = "mindspore"
+
+    def __init__(self, config: Config, pieces: Pieces | None = None):
+        super().__init__()
+        self.config, self.pieces = config, pieces or Pieces()
+        self.encoder = Encoder(config, self.pieces)
+        self.decoder = Decoder(config, self.pieces)
+
+    @property
+    def dtype(self):
+        return self.decoder.layer_norm.gamma.dtype
+
+    def construct(self, mel: Tensor, tokens: Tensor) -> Tensor:
+        """(batch, mels, 3000), (batch, length) -> (batch, length, vocab): the whole text at once."""
+        return self.decoder(tokens, self.encoder(mel), self.new_cache())
+
+    def new_cache(self) -> DynamicCache:
+        return self.pieces.cache()
+
+    @functools.cached_property
+    def encoder_graph(self) -> Callable:
+        """The encoder compiled to a graph, once for each shape of its input."""
+        return ms.jit(self.encoder.construct)
+
+    def encode(self, mel: np.ndarray) -> Tensor:
+        """(batch, mels, 3000) float32 -> (batch, 1500, d_model)"""
+        return self.encoder_graph(Tensor(np.ascontiguousarray(mel)).astype(self.dtype))
+
+    def step(self, tokens: np.ndarray, audio: Tensor, cache: DynamicCache) -> np.ndarray:
+        """(batch, new) int64 tokens after those in the cache -> (batch, new, vocab) float32 logits"""
+        return self.decoder(Tensor(tokens), audio, cache).astype(ms.float32).asnumpy()
+
+    def reorder(self, rows: np.ndarray, cache: DynamicCache) -> None:
+        """Each row of the batch goes on from the text of the given row, of the same window: beams."""
+        cache.reorder(Tensor(rows))
+
+    def keep(self, rows: np.ndarray, audio: Tensor, cache: DynamicCache) -> Tensor:
+        """Keeps or repeats rows of the batch, sound and all, in the cache; gives the audio's rows."""
+        cache.keep(Tensor(rows))
+        return ops.gather(audio, Tensor(rows), 0)
+
+
+def parameter_name(name: str) -> str:
+    """A Hugging Face tensor's name -> our parameter's: only LayerNorm's differ."""
+    name = name.removeprefix("model.")
+    return name.replace("layer_norm.weight", "layer_norm.gamma").replace("layer_norm.bias", "layer_norm.beta")
+
+
+def load_model(checkpoint: Checkpoint, pieces: Pieces | None = None) -> Whisper:
+    """Builds the model and gives it the checkpoint's tensors (float32).
+
+    Raises:
+        CheckpointError: a tensor is missing, superfluous, or of another shape.
+    """
+    model = Whisper(checkpoint.config, pieces)
+    tensors = {parameter_name(name): Tensor(array) for name, array in checkpoint.tensors() if name != "proj_out.weight"}
+    parameters = {name: Parameter(tensor, name=name) for name, tensor in tensors.items()}
+    missing, superfluous = ms.load_param_into_net(model, parameters, strict_load=True)
+    if missing or superfluous:
+        raise CheckpointError(
+            f"These tensors do not fit: {', '.join([*missing, *superfluous])}.", where=checkpoint.name
+        )
+    return model.set_train(False)
