@@ -80,6 +80,9 @@ def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -
     return F.conv1d(x, weight, bias, stride=stride, padding=padding)
 
 
+conv1d_operator = conv1d  # torch has one function for both
+
+
 def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """torch's own, on whichever kernel it chooses; `causal` aligns the first query with the first key."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -1,13 +1,74 @@
-"""Convolution over time, three ways: one signature, so that the encoder takes any of them.
+"""Convolution over time, several forms of it: one signature, so that the encoder takes any of them.
 
-x: (batch, channels, frames); weight: (out, channels, kernel); bias: (out,); zeros around both ends.
+x: (batch, channels, frames); weight: (out, channels, kernel); bias: (out,); zeros around both ends. The result is
+(batch, out, 1 + (frames + 2 * padding - kernel) // stride), and there must be a kernel's length of frames and zeros.
 """
 
 from __future__ import annotations
 
+from .. import hardware
 from ..arrays import xp
+from ..errors import LabError
+
+
+class UnknownConv1d(LabError):
+    """No form of the convolution has this name."""
+
+
+class Conv1dNotHere(LabError):
+    """The form needs hardware that is not here."""
 
 
 def native(x, weight, bias, stride=1, padding=0):
-    """The framework's own: torch's conv1d. MindSpore's, outside Ascend, is itself a detour through Conv2D."""
+    """The framework's operator for one dimension: torch's, or MindSpore's `Conv1DExt`, which only Ascend has."""
+    return xp.conv1d_operator(x, weight, bias, stride, padding)
+
+
+def framework(x, weight, bias, stride=1, padding=0):
+    """The framework's function that runs everywhere: in torch `native`; in MindSpore 2.7 itself `via_conv2d`."""
     return xp.conv1d(x, weight, bias, stride, padding)
+
+
+def via_conv2d(x, weight, bias, stride=1, padding=0):
+    """A picture one row high, Conv2D, the bias, and back: step by step what MindSpore's `nn.Conv1d` does.
+
+    Source: MindSpore 2.7.0, mindspore/nn/layer/conv.py; MindNLP 0.4, mindnlp/core/nn/modules/conv.py.
+    """
+    picture = xp.conv2d(x[:, :, None], weight[:, :, None], (1, stride), (0, padding))
+    return (picture + bias[:, None, None])[:, :, 0]
+
+
+def via_conv2d_transposed(x, weight, bias, stride=1, padding=0):
+    """The detour where Conv2D wants another layout, as on Ascend: copies with the channels last, and back."""
+    pixels = x.swapaxes(1, 2).contiguous()
+    return via_conv2d(pixels.swapaxes(1, 2), weight, bias, stride, padding).contiguous()
+
+
+def im2col(x, weight, bias, stride=1, padding=0):
+    """Each output frame's inputs, `kernel * channels` numbers, in a column: one matrix product does the rest."""
+    out, channels, kernel = weight.shape
+    x = xp.pad(x, padding, padding)
+    reach = (x.shape[2] - kernel) // stride * stride + 1
+    columns = xp.concat([x[:, :, tap : tap + reach : stride] for tap in range(kernel)], axis=1)
+    return weight.swapaxes(1, 2).reshape(out, kernel * channels) @ columns + bias[:, None]
+
+
+FORMS = {form.__name__: form for form in (native, framework, via_conv2d, via_conv2d_transposed, im2col)}
+
+
+def get_conv1d(name: str):
+    """The form called `name`, for `whisper.load(conv1d=...)`.
+
+    Raises:
+        UnknownConv1d: there is none; the message lists those there are.
+        Conv1dNotHere: it needs what is not here; the message says what, and what to use instead.
+    """
+    if name not in FORMS:
+        raise UnknownConv1d(f"There is no convolution {name!r}.", hint=f"Choose one of {', '.join(FORMS)}.")
+    if name == "native" and xp.name == "mindspore" and not hardware.on_ascend():
+        raise Conv1dNotHere(
+            "MindSpore's own one-dimensional convolution needs Ascend: its kernel, Conv1DExt, is unregistered here.",
+            where="mindspore.mint.nn.functional.conv1d",
+            hint='Use "framework": ops.conv1d, which runs everywhere, through Conv2D.',
+        )
+    return FORMS[name]

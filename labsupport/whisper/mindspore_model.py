@@ -18,7 +18,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ..checkpoints import Checkpoint, CheckpointError
 from ..optim.attention import eager
-from ..optim.conv1d import native
+from ..optim.conv1d import framework
 from ..optim.kv_cache import DynamicCache
 from .config import Config
 
@@ -35,7 +35,7 @@ class Pieces:
     """
 
     attention: Callable = eager
-    conv1d: Callable = native
+    conv1d: Callable = framework
     cache: Callable = DynamicCache
 
 
