@@ -21,12 +21,17 @@ class DynamicCache:
         self.own: dict[int, KeysValues] = {}
         self.cross: dict[int, KeysValues] = {}
 
+    @staticmethod
+    def append(past: KeysValues | None, new: KeysValues) -> KeysValues:
+        """A layer's keys and values of the past, and behind them those of this step."""
+        if past is None:
+            return new
+        return xp.concat([past[0], new[0]], axis=2), xp.concat([past[1], new[1]], axis=2)
+
     def update(self, layer: int, new: KeysValues) -> KeysValues:
         """Appends a step's keys and values to `layer`; gives all that it holds."""
-        if layer in self.own:
-            new = tuple(xp.concat([old, row], axis=2) for old, row in zip(self.own[layer], new, strict=True))
-        self.own[layer] = new
-        return new
+        self.own[layer] = self.append(self.own.get(layer), new)
+        return self.own[layer]
 
     def advance(self, tokens: int) -> None:
         """Says that every layer has now seen `tokens` more."""

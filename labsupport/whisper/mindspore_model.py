@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -130,15 +130,15 @@ class DecoderLayer(Layer):
         super().__init__(config, pieces)
         self.encoder_attn = MultiHeadAttention(config, pieces)
         self.encoder_attn_layer_norm = layer_norm(config.d_model)
+        self.append = pieces.cache.append
 
-    def construct(self, x: Tensor, audio: Tensor, cache: DynamicCache, number: int) -> Tensor:
+    def construct(self, x: Tensor, past: KeysValues | None, cross: KeysValues) -> tuple[Tensor, KeysValues]:
+        """Also gives the layer's own keys and values, those of the past first: a graph cannot write into a cache."""
         h = self.self_attn_layer_norm(x)
-        keys_values = cache.update(number, self.self_attn.keys_values(h))
-        x = x + self.self_attn(h, keys_values, causal=x.shape[1] > 1)
-        if number not in cache.cross:
-            cache.cross[number] = self.encoder_attn.keys_values(audio)
-        x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), cache.cross[number])
-        return self.feed_forward(x)
+        keys_values = self.append(past, self.self_attn.keys_values(h))
+        x = x + self.self_attn(h, keys_values, None, x.shape[1] > 1)
+        x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), cross)
+        return self.feed_forward(x), keys_values
 
 
 class Decoder(nn.Cell):
@@ -150,15 +150,69 @@ class Decoder(nn.Cell):
         self.embed_positions = Weights((config.text_positions, config.d_model))
         self.layers = nn.CellList([DecoderLayer(config, pieces) for _ in range(config.decoder_layers)])
         self.layer_norm = layer_norm(config.d_model)
+        self.graphs: dict[int, Callable] = {}  # see read_next
 
     def construct(self, tokens: Tensor, audio: Tensor, cache: DynamicCache) -> Tensor:
         """(batch, new) tokens that follow those in the cache -> (batch, new, vocab) logits"""
         positions = self.embed_positions.weight[cache.length : cache.length + tokens.shape[1]]
+        if not cache.cross:
+            cache.cross = pair_up(self.listen(audio))
+        batch, new = tokens.shape
+        read = self.read_first if not cache.own else self.read_next(batch) if new == 1 else self.read
+        logits, *own = read(tokens, positions, *flatten(cache.cross), *flatten(cache.own))
+        cache.own = pair_up(own)
+        cache.advance(new)
+        return logits
+
+    @ms.jit
+    def listen(self, audio: Tensor) -> tuple[Tensor, ...]:
+        """(batch, frames, d_model) -> cross-attention's keys and values of every layer, one after the other"""
+        flat = ()
+        for layer in self.layers:
+            flat = flat + layer.encoder_attn.keys_values(audio)
+        return flat
+
+    def read(self, tokens: Tensor, positions: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        """The step itself, without the cache's bookkeeping: a graph takes and gives tensors, no dictionaries.
+
+        Args:
+            flat: cross-attention's keys and values of every layer, then their own so far, if there are any.
+        """
         x = ops.gather(self.embed_tokens.weight, tokens, 0) + positions
-        for number, layer in enumerate(self.layers):
-            x = layer(x, audio, cache, number)
-        cache.advance(tokens.shape[1])
-        return ops.matmul(self.layer_norm(x), self.embed_tokens.weight.swapaxes(0, 1))
+        own, cross_end = (), 2 * len(self.layers)
+        for i, layer in enumerate(self.layers):
+            past = flat[cross_end + 2 * i : cross_end + 2 * i + 2] if len(flat) > cross_end else None
+            x, keys_values = layer(x, past, flat[2 * i : 2 * i + 2])
+            own = own + keys_values
+        rows = ops.MatMul(transpose_b=True)(self.layer_norm(x).reshape(-1, x.shape[2]), self.embed_tokens.weight)
+        return (rows.reshape(x.shape[0], x.shape[1], -1), *own)
+
+    @functools.cached_property
+    def read_first(self) -> Callable:
+        """`read` compiled for each length of prompt."""
+        return ms.jit(self.read)
+
+    def read_next(self, batch: int) -> Callable:
+        """`read` compiled for one token after any number of others: MindSpore leaves open what changes from call to
+        call. It does so for a function, not for a method, and fails if the batch changes too: one graph for each.
+        """
+        if batch not in self.graphs:
+            read = self.read
+
+            def read_one(tokens, positions, *flat):
+                return read(tokens, positions, *flat)
+
+            self.graphs[batch] = ms.jit(read_one, dynamic=1)
+        return self.graphs[batch]
+
+
+def flatten(pairs: dict[int, KeysValues]) -> list[Tensor]:
+    """Keys and values of the layers, one after the other: MindSpore compiles again for every new nested argument."""
+    return [tensor for pair in pairs.values() for tensor in pair]
+
+
+def pair_up(flat: Sequence[Tensor]) -> dict[int, KeysValues]:
+    return {i // 2: (flat[i], flat[i + 1]) for i in range(0, len(flat), 2)}
 
 
 class Whisper(nn.Cell):
