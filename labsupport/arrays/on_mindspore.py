@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, ops
 from mindspore import dtype as mstype
-from mindspore.ops import exp, maximum, where
+from mindspore.ops import exp, log, maximum, where
 
-__all__ = ["exp", "maximum", "where"]
+__all__ = ["exp", "log", "maximum", "where"]
 
 name = "mindspore"
 
@@ -24,6 +28,21 @@ def to_numpy(x: Tensor) -> np.ndarray:
 def cast(x: Tensor, dtype: str) -> Tensor:
     """`dtype` by name: "float32", "float16", "int64"."""
     return x.astype(getattr(mstype, dtype))
+
+
+def widen(x: Tensor) -> Tensor:
+    """float16 and bfloat16 to float32; any other dtype stays: what sums are kept in."""
+    return x.astype(mstype.float32) if x.dtype in (mstype.float16, mstype.bfloat16) else x
+
+
+def lowest(x: Tensor) -> float:
+    """A number below any score that `x`'s dtype can hold; finite."""
+    return -65504.0 if x.dtype == mstype.float16 else -1e30
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` as a graph, built on its first call with each set of shapes."""
+    return ms.jit(function)
 
 
 def indices(stop: int, like: Tensor) -> Tensor:
@@ -82,3 +101,18 @@ def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -
 def conv1d_operator(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
     """The same by one kernel, where there is one (Ascend); elsewhere MindSpore raises RuntimeError."""
     return mint.nn.functional.conv1d(x, weight, bias, stride, padding)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Ascend's fused kernel, layout BSND: float16 and bfloat16, head_dim a multiple of 16; TypeError for other dtypes."""
+    scale, heads, mode, hidden = 1 / math.sqrt(q.shape[-1]), q.shape[1], 0, None
+    if mask is not None:
+        mask = mask[None, None] if mask.ndim == 2 else mask
+        hidden = ~mask.broadcast_to((q.shape[0], mask.shape[1], q.shape[2], k.shape[2]))
+    elif causal:
+        hidden, mode = ops.ones((2048, 2048), mstype.bool_).triu(1), 3  # the kernel's own compressed form of causal
+    q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
+    out = ops.flash_attention_score(
+        q, k, v, heads, attn_mask=hidden, scalar_value=scale, input_layout="BSND", sparse_mode=mode
+    ).swapaxes(1, 2)
+    return out if mask is None else out.masked_fill(hidden.all(-1, keep_dims=True), 0.0)

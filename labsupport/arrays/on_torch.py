@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, exp, maximum, where
+from torch import Tensor, exp, log, maximum, where
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["exp", "maximum", "where"]
+__all__ = ["exp", "log", "maximum", "where"]
 
 name = "torch"
 
@@ -25,6 +29,21 @@ def to_numpy(x: Tensor) -> np.ndarray:
 def cast(x: Tensor, dtype: str) -> Tensor:
     """`dtype` by name: "float32", "float16", "int64"."""
     return x.to(getattr(torch, dtype))
+
+
+def widen(x: Tensor) -> Tensor:
+    """float16 and bfloat16 to float32; any other dtype stays: what sums are kept in."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def lowest(x: Tensor) -> float:
+    """A number below any score that `x`'s dtype can hold; finite."""
+    return -65504.0 if x.dtype == torch.float16 else -1e30
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` itself: torch runs op by op at full speed, and torch.compile has a notebook of its own."""
+    return function
 
 
 def indices(stop: int, like: Tensor) -> Tensor:
@@ -86,3 +105,23 @@ conv1d_operator = conv1d  # torch has one function for both
 def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """torch's own, on whichever kernel it chooses; `causal` aligns the first query with the first key."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """torch's flash kernel and no other; `causal` as above. Raises AttentionNotHere, with torch's own reasons."""
+    from ..optim.attention import AttentionNotHere  # which itself imports this module
+
+    with warnings.catch_warnings(record=True) as reasons, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        warnings.simplefilter("always")
+        try:
+            return scaled_dot_product_attention(q, k, v, mask, causal)
+        except RuntimeError as error:
+            if "No available kernel" not in str(error):
+                raise
+    said = " ".join(str(reason.message).partition(" (Triggered")[0] for reason in reasons)
+    raise AttentionNotHere("torch's flash kernel cannot take this input.", where=said, hint='Use "sdpa" or "tiled".')
+
+
+def has_cuda() -> bool:
+    """Whether torch can use an NVIDIA GPU."""
+    return torch.cuda.is_available()
