@@ -1,0 +1,134 @@
+"""Reads the tables that the Ascend and MindSpore profilers write as CSV.
+
+Columns: "op_statistic" and "op_summary" in the CANN profiling guide, and `kernel_details.csv` in the MindSpore and
+Ascend PyTorch profiler guides. They depend on the product, the version and the level of profiling, so every column is
+found by its name, and only those that a table needs must be there.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace
+from .kinds import kind_of
+from .table import Event, Table, make_table
+from .trace import read_trace
+
+OUTPUT = "ASCEND_PROFILER_OUTPUT"
+UNKNOWN = {"", "N/A", "-"}
+
+
+def read_op_statistic(path: Path) -> Table:
+    """`op_statistic.csv`: each op type's calls and time on the NPU's cores. Its own Ratio(%) is computed anew.
+
+    Raises:
+        TraceError: one of its subclasses: the file is missing, empty, damaged, or another one.
+    """
+    return make_table(
+        read_rows(
+            path,
+            ("OP Type", "Core Type", "Count", "Total Time(us)"),
+            lambda line: (
+                line["OP Type"],
+                kind_of(line["OP Type"]),
+                int(line["Count"]),
+                float(line["Total Time(us)"]) / 1e3,
+                float(line["Max Time(us)"]) / 1e3 if "Max Time(us)" in line else None,
+                core_device(line["Core Type"]),
+            ),
+        )
+    )
+
+
+def read_cpu_op_types(path: Path) -> Table:
+    """`cpu_op_type_info_0.csv`, which MindSpore's CPU backend writes; it gives no longest call. Raises as above."""
+    return make_table(
+        read_rows(
+            path,
+            ("op_type", "type_occurrences", "total_compute_time"),
+            lambda line: (
+                line["op_type"],
+                kind_of(line["op_type"]),
+                int(line["type_occurrences"]),
+                float(line["total_compute_time"]),
+                None,
+                "cpu",
+            ),
+        )
+    )
+
+
+def read_kernel_details(path: Path) -> list[Event]:
+    """`kernel_details.csv`: every kernel that ran on the NPU, in the order of their start. Raises as above.
+
+    Where a level or a single op gives no Type, the kernel's name stands for it.
+    """
+    events = read_rows(path, ("Name", "Type", "Accelerator Core", "Start Time(us)", "Duration(us)"), to_kernel)
+    first = min(event.start_ms for event in events)
+    return sorted((replace(e, start_ms=e.start_ms - first) for e in events), key=lambda event: event.start_ms)
+
+
+def to_kernel(line: dict[str, str]) -> Event:
+    name = line["Name"] if line["Type"] in UNKNOWN else line["Type"]
+    milliseconds = float(line["Duration(us)"]) / 1e3
+    device, stream = core_device(line["Accelerator Core"]), line.get("Stream ID", "0")
+    start = float(line["Start Time(us)"]) / 1e3
+    return Event(name, kind_of(name), start, milliseconds, milliseconds, device, stream)
+
+
+def core_device(core: str) -> str:
+    """AI_CORE, AI_VECTOR_CORE and mixed kernels compute on the "npu"; AI_CPU is a processor of its own beside them."""
+    return "npu ai_cpu" if core.upper().replace(" ", "_") in ("AI_CPU", "AICPU") else "npu"
+
+
+def read_output(folder: Path) -> list[Event]:
+    """The ops of a folder `*_ascend_ms` (MindSpore) or `*_ascend_pt` (PyTorch): the NPU's kernels if it lists them,
+    else its timeline.
+
+    Raises:
+        MissingTrace: this is no such folder.
+        TraceError: as the readers of the single files.
+    """
+    output = Path(folder) / OUTPUT
+    if (output / "kernel_details.csv").exists():
+        return read_kernel_details(output / "kernel_details.csv")
+    if not output.is_dir():
+        raise MissingTrace(f"This folder holds no {OUTPUT}.", where=folder, hint="Give the folder *_ascend_ms itself.")
+    return read_trace(output / "trace_view.json")[0]
+
+
+def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, str]], object]) -> list:
+    """Each line of a CSV, as a dictionary by column, through `convert`; raises as `read_op_statistic`."""
+    lines = list(csv.reader(read_text(Path(path)).splitlines()))
+    heading = [name.strip() for name in lines[0]]
+    if lacking := [name for name in needed if name not in heading]:
+        hint = f"Its columns are {', '.join(heading[:12])}."
+        raise ForeignTrace(f"This table has no column {lacking[0]!r}.", where=path, hint=hint)
+    if len(lines) == 1:
+        raise EmptyTrace("This table has a heading and no rows.", where=path, hint="Was the profiler on long enough?")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            rows.append(convert(dict(zip(heading, map(str.strip, line), strict=True))))
+        except ValueError as error:
+            hint = "Profile again, or copy the file anew."
+            raise DamagedTrace(f"Line {number} is damaged: {error}.", where=path, hint=hint) from error
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a CSV; raises as `read_op_statistic`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingTrace("There is no such table.", where=path, hint="Profile something first.") from error
+    except UnicodeDecodeError as error:
+        raise ForeignTrace("This is no text, so no table.", where=path) from error
+    if not text.strip():
+        raise EmptyTrace("This table is empty.", where=path, hint="Did the profiler's process end early?")
+    if not text.endswith("\n"):  # every profiler ends its last line; a number cut in two would still be a number
+        raise DamagedTrace("This table breaks off in its last line.", where=path, hint="Copy the file anew.")
+    return text

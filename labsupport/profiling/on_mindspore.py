@@ -1,0 +1,101 @@
+"""Records with `mindspore.profiler`, with article A's schedule, level and handler; `on_torch` is its twin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mindspore
+from mindspore.profiler import (
+    AicoreMetrics,
+    ExportType,
+    ProfilerActivity,
+    ProfilerLevel,
+    _ExperimentalConfig,
+    schedule,
+    tensorboard_trace_handler,
+)
+
+from ..hardware import synchronise
+from .ascend import OUTPUT
+from .errors import MissingTrace
+from .quiet import quiet
+from .trace import load_events
+
+PHASES_PID = 10**6  # no process of the trace has this number
+
+marks: list[tuple[str, int, int]] = []  # name, begin and end of each phase; nanoseconds since 1970, as MindSpore counts
+
+
+@contextlib.contextmanager
+def mark(name: str) -> Iterator[None]:
+    """Notes when what runs inside it began and ended. MindSpore's own marks (mstx) exist on Ascend alone."""
+    begin = time.time_ns()
+    try:
+        yield
+    finally:
+        marks.append((name, begin, time.time_ns()))
+
+
+def make_recorder(folder: Path) -> mindspore.profiler.profile:
+    """Article A's profiler, its missing imports added; it writes `*_ascend_ms` into `folder`."""
+    return mindspore.profiler.profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.NPU],
+        schedule=schedule(wait=0, warmup=0, active=1, repeat=1, skip_first=0),
+        on_trace_ready=tensorboard_trace_handler(str(folder)),
+        profile_memory=False,
+        experimental_config=_ExperimentalConfig(
+            profiler_level=ProfilerLevel.Level0,
+            aic_metrics=AicoreMetrics.AiCoreNone,
+            l2_cache=False,
+            mstx=False,
+            data_simplification=False,
+            export_type=[ExportType.Text],
+        ),
+    )
+
+
+def record(work: Callable[[], object], trace: Path) -> float:
+    """Runs the work under the profiler; writes the timeline, with the phases, to `trace`; returns wall seconds.
+
+    What MindSpore itself wrote stays beside it, in the folder `mindspore`.
+    """
+    folder, log = trace.parent / "mindspore", trace.with_suffix(".log")
+    shutil.rmtree(folder, ignore_errors=True)
+    marks.clear()
+    with quiet(log):
+        recorder = make_recorder(folder)
+        recorder.start()
+    started = time.perf_counter()
+    try:
+        work()
+        synchronise()
+        seconds = time.perf_counter() - started
+    finally:
+        with quiet(log):
+            recorder.step()
+            recorder.stop()
+    outputs = list(folder.glob(f"*/{OUTPUT}/trace_view.json"))
+    if not outputs:
+        raise MissingTrace("MindSpore's profiler wrote no timeline.", where=folder, hint=f"Its words are in {log}.")
+    trace.write_text(json.dumps(with_phases(load_events(outputs[0]))), encoding="utf-8")
+    return seconds
+
+
+def with_phases(events: list[dict]) -> list[dict]:
+    """The events, and the phases as a process of their own. Times stay decimal strings: a float cannot hold them."""
+    place = {"pid": PHASES_PID, "tid": 0}
+    phases = [
+        {"ph": "X", "name": name, "cat": "phase", **place, "ts": decimal(begin), "dur": decimal(end - begin)}
+        for name, begin, end in marks
+    ]
+    return [{"ph": "M", "name": "process_name", **place, "args": {"name": "Phases"}}, *phases, *events]
+
+
+def decimal(nanoseconds: int) -> str:
+    """Microseconds with their nanoseconds."""
+    return f"{nanoseconds // 1000}.{nanoseconds % 1000:03d}"

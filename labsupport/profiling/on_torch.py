@@ -1,0 +1,37 @@
+"""Records with `torch.profiler`; `on_mindspore` is its twin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, record_function
+
+from ..hardware import synchronise
+from .quiet import quiet
+
+
+def mark(name: str) -> AbstractContextManager:
+    """Names what runs inside it in the trace."""
+    return record_function(name)
+
+
+def record(work: Callable[[], object], trace: Path) -> float:
+    """Runs the work under the profiler; writes the timeline to `trace` in Chrome's format; returns wall seconds."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    recorder, log = torch.profiler.profile(activities=activities), trace.with_suffix(".log")
+    with quiet(log):
+        recorder.start()
+    started = time.perf_counter()
+    try:
+        work()
+        synchronise()
+        seconds = time.perf_counter() - started
+    finally:
+        with quiet(log):
+            recorder.stop()
+    recorder.export_chrome_trace(str(trace))
+    return seconds
