@@ -104,7 +104,7 @@ def conv1d_operator(x: Tensor, weight: Tensor, bias: Tensor, stride: int, paddin
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Ascend's fused kernel, layout BSND: float16 and bfloat16, head_dim a multiple of 16; TypeError for other dtypes."""
+    """Ascend's fused kernel in BSND: float16 or bfloat16, head_dim a multiple of 16; TypeError for other dtypes."""
     scale, heads, mode, hidden = 1 / math.sqrt(q.shape[-1]), q.shape[1], 0, None
     if mask is not None:
         mask = mask[None, None] if mask.ndim == 2 else mask
@@ -116,3 +116,20 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
         q, k, v, heads, attn_mask=hidden, scalar_value=scale, input_layout="BSND", sparse_mode=mode
     ).swapaxes(1, 2)
     return out if mask is None else out.masked_fill(hidden.all(-1, keep_dims=True), 0.0)
+
+
+def flash_packed(q: Tensor, k: Tensor, v: Tensor, ends: list[int], causal: bool) -> Tensor:
+    """Ascend's fused kernel in TND, (total, heads, head_dim): sequences in a row, the ith up to place `ends[i]`."""
+    hidden = ops.ones((2048, 2048), mstype.bool_).triu(1) if causal else None
+    return ops.flash_attention_score(
+        q,
+        k,
+        v,
+        q.shape[1],
+        attn_mask=hidden,
+        actual_seq_qlen=ends,
+        actual_seq_kvlen=ends,
+        scalar_value=1 / math.sqrt(q.shape[-1]),
+        input_layout="TND",
+        sparse_mode=3 if causal else 0,
+    )
