@@ -29,6 +29,8 @@ errors = Console(stderr=True, soft_wrap=True)
 NBVAL = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
 NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
 SLOW = ("test_notebooks",)
+MINDSPORE_TESTS = (("tests", "both_backends"), ("tests", "mindspore"))  # the second are MindSpore's alone
+NO_TESTS = 5  # pytest's exit code when its options leave nothing to run
 
 
 class Backend(str, enum.Enum):
@@ -113,12 +115,14 @@ def run(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Check the style, then run all tests and every notebook. Further arguments go to pytest."""
-    style = [_python("ruff", "check", "."), _python("ruff", "format", "--check", ".")]
+    """Check the style, then run all tests, on MindSpore too, and every notebook. Further arguments go to pytest."""
+    codes = [_python("ruff", "check", "."), _python("ruff", "format", "--check", ".")]
     with tempfile.TemporaryDirectory() as home:
-        # A test's results are nobody's results: they must not land among the learner's own.
-        tests = _python("pytest", *_test_targets(context.args), environment={"LAB_HOME": home})
-    if any([*style, tests]):
+        for backend, arguments in _sessions(context.args):
+            # A test's results are nobody's results: they must not land among the learner's own.
+            code = _python("pytest", *NBVAL, *arguments, environment={"LAB_HOME": home, "LAB_BACKEND": backend})
+            codes.append(0 if code == NO_TESTS and context.args else code)
+    if any(codes):
         raise typer.Exit(1)
 
 
@@ -127,12 +131,33 @@ def _python(module: str, *arguments: str, environment: dict[str, str] | None = N
     return subprocess.run(command, cwd=ROOT, env=os.environ | (environment or {}), check=False).returncode
 
 
-def _test_targets(arguments: list[str]) -> list[str]:
-    """pytest's arguments: one session over tests and notebooks, the slow ones last, unless `arguments` names paths."""
-    if any(Path(argument).parts[:1] in {("tests",), ("notebooks",)} for argument in arguments):
-        return [*NBVAL, *arguments]
+def _sessions(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each backend with pytest's arguments: a process has one backend, so tests of two need two processes.
+
+    torch's session takes all tests, the slow ones last, and the notebooks; MindSpore's takes the tests that concern
+    it. Paths among `arguments` take the place of all that.
+    """
+    from labsupport.doctor import missing
+
+    named = [argument for argument in arguments if Path(argument).parts[:1] in {("tests",), ("notebooks",)}]
+    options = [argument for argument in arguments if argument not in named]
+    ours = [path for path in named if Path(path).parts[:2] in MINDSPORE_TESTS]
+    others = [path for path in named if Path(path).parts[:2] != MINDSPORE_TESTS[-1]]
+    if others or not named:
+        yield "torch", [*(others or _everything()), *options]
+    if ours or not named:
+        if reason := missing("mindspore"):
+            out.print(f"MindSpore's tests did not run: {reason}", highlight=False, markup=False)
+        else:
+            yield "mindspore", [*(ours or [os.path.join(*folder) for folder in MINDSPORE_TESTS]), *options]
+
+
+def _everything() -> list[str]:
+    """What torch's session runs: every test but MindSpore's own, the slow ones last, then the notebooks."""
+    folder = ROOT.joinpath(*MINDSPORE_TESTS[-1])
     tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda path: (path.stem in SLOW, path))
-    return [*(str(path.relative_to(ROOT)) for path in [*tests, *_comparable_notebooks()]), *NBVAL, *arguments]
+    paths = [path for path in [*tests, *_comparable_notebooks()] if folder not in path.parents]
+    return [str(path.relative_to(ROOT)) for path in paths]
 
 
 def _comparable_notebooks() -> Iterator[Path]:

@@ -100,24 +100,39 @@ def commands(monkeypatch):
     started = {"codes": {}}
 
     def start(command, **options):
-        started[command[2]] = (command[3:], options["env"])
+        backend = options["env"].get("LAB_BACKEND") if command[2] == "pytest" else None
+        started[(command[2], backend) if backend else command[2]] = (command[3:], options["env"])
         return subprocess.CompletedProcess(command, started["codes"].get(command[2], 0))
 
     monkeypatch.setattr(cli.subprocess, "run", start)
     return started
 
 
-def test_test_is_one_session_over_the_tests_then_the_slow_ones_then_the_notebooks(commands, monkeypatch):
+def test_test_runs_all_tests_then_the_slow_ones_then_the_notebooks_on_torch(commands, monkeypatch):
     monkeypatch.setattr(runner, "find_notebooks", lambda: [ROOT / "notebooks" / "01_a.ipynb"])
     monkeypatch.setattr(runner, "read", lambda path: {"metadata": {}})
     assert invoke("test", "-x", "-k", "data").exit_code == 0
-    arguments, environment = commands["pytest"]
+    arguments, environment = commands["pytest", "torch"]
     slow = arguments.index(os.path.join("tests", "test_notebooks.py"))
     assert arguments[slow + 1] == os.path.join("notebooks", "01_a.ipynb")
-    assert all(argument.startswith("tests") for argument in arguments[: slow + 1])
+    assert os.path.join("tests", "both_backends", "test_conv1d.py") in arguments
+    assert not any("mindspore" + os.sep in argument for argument in arguments)
     assert {"--nbval", "--nbval-current-env"} <= set(arguments)
     assert arguments[-3:] == ["-x", "-k", "data"]
     assert environment["LAB_HOME"] != os.environ["LAB_HOME"]
+
+
+def test_test_runs_what_concerns_mindspore_in_a_process_of_its_own(commands):
+    assert invoke("test", "-x").exit_code == 0
+    arguments, environment = commands["pytest", "mindspore"]
+    assert arguments[-3:] == [os.path.join("tests", "both_backends"), os.path.join("tests", "mindspore"), "-x"]
+    assert environment["LAB_BACKEND"] == "mindspore"
+
+
+def test_test_says_why_mindspore_did_not_run(commands, monkeypatch):
+    monkeypatch.setattr(doctor, "missing", lambda need: "left out on purpose" if need == "mindspore" else None)
+    assert "MindSpore's tests did not run: left out on purpose" in invoke("test").output
+    assert ("pytest", "mindspore") not in commands
 
 
 def test_test_says_which_notebook_it_cannot_compare_here_and_why(commands, monkeypatch):
@@ -125,22 +140,39 @@ def test_test_says_which_notebook_it_cannot_compare_here_and_why(commands, monke
     monkeypatch.setattr(runner, "read", lambda path: {"metadata": {"lab": {"needs": ["ascend"]}}})
     monkeypatch.setattr(doctor, "missing", lambda need: "needs Ascend" if need == "ascend" else None)
     assert "01_a.ipynb: needs Ascend" in invoke("test").output
-    assert "--nbval" in commands["pytest"][0]
-    assert not any(argument.endswith("ipynb") for argument in commands["pytest"][0])
+    arguments, _ = commands["pytest", "torch"]
+    assert "--nbval" in arguments
+    assert not any(argument.endswith("ipynb") for argument in arguments)
 
 
-def test_test_with_paths_runs_these_alone(commands):
-    invoke("test", "tests/test_cli.py::test_x", "-q")
-    arguments, _ = commands["pytest"]
-    assert arguments[-2:] == ["tests/test_cli.py::test_x", "-q"]
-    assert not any(argument.endswith(("test_audio.py", "ipynb")) for argument in arguments)
+@pytest.mark.parametrize(
+    ("path", "backends"),
+    [
+        ("tests/test_cli.py::test_x", ["torch"]),
+        ("tests/both_backends/test_conv1d.py", ["torch", "mindspore"]),
+        ("tests/mindspore/test_conv1d_mindspore.py", ["mindspore"]),
+    ],
+)
+def test_test_with_a_path_runs_it_alone_where_it_belongs(commands, path, backends):
+    invoke("test", path, "-q")
+    assert [key[1] for key in commands if key[0] == "pytest"] == backends
+    for backend in backends:
+        arguments, _ = commands["pytest", backend]
+        assert arguments[-2:] == [path, "-q"]
+        assert not any(argument.endswith(("test_audio.py", "ipynb")) for argument in arguments)
+
+
+@pytest.mark.parametrize(("code", "arguments", "expected"), [(5, ["-k", "x"], 0), (5, [], 1), (1, ["-k", "x"], 1)])
+def test_test_forgives_a_session_without_tests_only_where_the_user_chose(commands, code, arguments, expected):
+    commands["codes"] = {"pytest": code}
+    assert invoke("test", *arguments).exit_code == expected
 
 
 @pytest.mark.parametrize("module", ["ruff", "pytest"])
 def test_test_fails_when_style_or_tests_fail(commands, module):
     commands["codes"] = {module: 1}
-    assert invoke("test", "tests").exit_code == 1
-    assert {"ruff", "pytest"} <= set(commands)
+    assert invoke("test", "tests/test_cli.py").exit_code == 1
+    assert {"ruff", ("pytest", "torch")} <= set(commands)
 
 
 # --- transcribe -------------------------------------------------------------------------------------------------------

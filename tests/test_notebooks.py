@@ -1,16 +1,21 @@
-"""Every notebook runs from top to bottom with its default parameters, as `lab run` does it."""
+"""Every notebook runs from top to bottom with its default parameters, on each backend, as `lab run` does it."""
 
 import pytest
 
-from labsupport import runner
+from labsupport import hardware, runner
 
 # A build without notebooks must not look like one whose notebooks pass: find_notebooks raises then.
 PATHS = runner.find_notebooks()
 
 
+@pytest.mark.parametrize("backend", hardware.FRAMEWORKS)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_the_notebook_runs(path):
-    outcome = runner.run([path.stem]).outcomes[0]
+def test_the_notebook_runs(path, backend):
+    if backend not in runner.read(path)["metadata"]["lab"]["backends"]:
+        pytest.skip(f"{path.stem} is not written for {backend}")
+    if not hardware.is_installed(backend):
+        pytest.skip(f"{backend} is not installed here")
+    outcome = runner.run([path.stem], backend=backend).outcomes[0]
     if outcome.status == "skipped":
         pytest.skip(outcome.reason)
     assert outcome.failure is None
