@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from labsupport import checkpoints
-from labsupport.optim.attention import MODES, UnknownAttention, causal_mask, eager, get_attention
+from labsupport.optim.attention import eager
 from labsupport.whisper import features, torch_model
 
 TEXT = [50257, 50362, 843, 11, 616, 5891, 3399]
@@ -81,24 +81,3 @@ def test_pieces_are_used(jfk):
 def test_no_parameter_is_left_without_a_value():
     model = torch_model.load_model(checkpoints.shape("tiny"))
     assert not any(parameter.is_meta for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("name", MODES)
-@pytest.mark.parametrize(("queries", "keys", "causal"), [(5, 5, True), (2, 7, True), (1, 7, True), (5, 9, False)])
-def test_attention_equals_float64(name, queries, keys, causal):
-    generator = torch.Generator().manual_seed(queries * keys)
-    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (queries, keys, keys))
-    mask = torch.rand(2, 1, 1, keys, generator=generator) < 0.7
-    mask[..., 0] = True
-    visible = mask & (causal_mask(queries, keys, q) if causal else torch.tensor(True))
-    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=visible)
-    assert (get_attention(name)(q, k, v, mask=mask, causal=causal) - expected).abs().max() < 1e-5
-
-
-def test_causal_mask_lets_each_query_see_up_to_its_own_place():
-    assert causal_mask(2, 4, torch.ones(1)).int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-
-
-def test_unknown_attention_names_the_modes():
-    with pytest.raises(UnknownAttention, match="eager, sdpa"):
-        get_attention("flush")

@@ -95,6 +95,8 @@ def flash(q, k, v, mask=None, causal=False):
 
 def tiled(q, k, v, mask=None, causal=False, query_block=QUERY_BLOCK, key_block=KEY_BLOCK):
     """FlashAttention's forward pass: block after block of scores, none kept (Dao et al. 2022; loops as in Dao 2023)."""
+    if q.shape[2] == 1:  # a decode step: one row of scores is no matrix to avoid
+        return eager(q, k, v, mask, causal)
     return tiled_with_statistics(q, k, v, mask, causal, query_block, key_block)[0]
 
 
@@ -104,8 +106,7 @@ def tiled_with_statistics(q, k, v, mask, causal: bool, query_block: int, key_blo
     The statistics are (batch, heads, queries, 1) in float32 at least.
     """
     outputs, statistics = [], []
-    for start in range(0, q.shape[2], query_block):
-        rows = (start, min(start + query_block, q.shape[2]))
+    for rows in blocks(q.shape[2], query_block):
         out, logsum = attend_rows(q, k, v, mask, causal, rows, key_block)
         outputs.append(out)
         statistics.append(logsum)
@@ -118,12 +119,16 @@ def attend_rows(q, k, v, mask, causal: bool, rows: tuple[int, int], key_block: i
     best = xp.full((*wide.shape[:3], 1), LOWEST, wide)
     total = xp.full((*wide.shape[:3], 1), 0.0, wide)
     out = xp.full((*wide.shape[:3], v.shape[3]), 0.0, wide)
-    for start in range(0, last_key(q, k, causal, rows), key_block):
-        columns = (start, min(start + key_block, k.shape[2]))
+    for columns in blocks(last_key(q, k, causal, rows), key_block):
         scores = block_scores(q, k, mask, causal, rows, columns)
         best, total, out = online_softmax(best, total, out, scores, v[:, :, columns[0] : columns[1]])
     total = xp.where(total == 0, xp.full(total.shape, 1.0, wide), total)  # nothing was seen: zeros, not 0 / 0
-    return (out / total).type_as(v), best + xp.log(total)
+    return (out / total).to(v.dtype), best + xp.log(total)
+
+
+def blocks(length: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of each block of `size` places; the last one is what is left."""
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def last_key(q, k, causal: bool, rows: tuple[int, int]) -> int:
@@ -152,7 +157,7 @@ def online_softmax(best, total, out, scores, values):
     new_best = xp.maximum(best, xp.max(scores, axis=-1))
     rescale, weights = xp.exp(best - new_best), xp.exp(scores - new_best)
     total = total * rescale + xp.sum(weights, axis=-1)
-    return new_best, total, out * rescale + xp.widen(weights.type_as(values) @ values)
+    return new_best, total, out * rescale + xp.widen(weights.to(values.dtype) @ values)
 
 
 def local(q, k, v, mask=None, causal=False, window=WINDOW):
@@ -161,11 +166,10 @@ def local(q, k, v, mask=None, causal=False, window=WINDOW):
     Another function than full attention, not a faster way to it. Near and far need one line of time for queries and
     keys; where their numbers differ (cross-attention, decode steps) there is none, and each query sees all.
     """
-    if q.shape[2] != k.shape[2]:
+    if q.shape[2] == 1 or q.shape[2] != k.shape[2]:
         return eager(q, k, v, mask, causal)
-    outputs, block = [], max(window, 64)
-    for start in range(0, q.shape[2], block):
-        rows = (start, min(start + block, q.shape[2]))
+    outputs = []
+    for rows in blocks(q.shape[2], max(window, 64)):
         columns = (max(0, rows[0] - window), min(rows[1] + window, q.shape[2]))
         near = in_window(rows, columns, window, causal, q)
         seen = near if mask is None else near & cut(mask, rows, columns)

@@ -1,0 +1,81 @@
+"""Padding taken out and put back: sequences of unequal length packed one after another, so that padding costs nothing.
+
+Names and meanings are those of flash-attn's `bert_padding` and of transformers' `modeling_flash_attention_utils`.
+"Packed" is (total, ...): the real tokens of all sequences, in order. `cu_seqlens`, (batch + 1,) int32, says where each
+sequence starts; its last entry is `total`.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from .. import hardware
+from ..arrays import xp
+from .attention import eager, flash
+
+
+def index_first_axis(x, indices):
+    """(rows, ...), (total,) int64 -> (total, ...): these rows."""
+    return xp.take(x, indices)
+
+
+def index_put_first_axis(values, indices, first_axis_dim: int):
+    """(total, ...), (total,) int64 -> (first_axis_dim, ...): the values at these rows, zeros elsewhere."""
+    return xp.put(xp.full((first_axis_dim, *values.shape[1:]), 0.0, values), indices, values)
+
+
+def get_unpad_data(attention_mask):
+    """Where the real tokens are.
+
+    Args:
+        attention_mask: (batch, length) bool or int, true or 1 for a real token, wherever in the row.
+
+    Returns:
+        indices: (total,) int64, their places in the flattened batch.
+        cu_seqlens: (batch + 1,) int32.
+        max_seqlen: the length of the longest sequence.
+    """
+    real = xp.to_numpy(attention_mask).astype(bool)
+    lengths = real.sum(axis=1)
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    indices = np.flatnonzero(real)
+    return xp.asarray(indices, attention_mask), xp.asarray(cu_seqlens, attention_mask), int(lengths.max())
+
+
+def unpad_input(hidden_states, attention_mask):
+    """(batch, length, ...) -> packed (total, ...), and then what `get_unpad_data` gives."""
+    indices, cu_seqlens, max_seqlen = get_unpad_data(attention_mask)
+    flat = hidden_states.reshape((-1, *hidden_states.shape[2:]))
+    return index_first_axis(flat, indices), indices, cu_seqlens, max_seqlen
+
+
+def pad_input(hidden_states, indices, batch: int, seqlen: int):
+    """Packed (total, ...) -> (batch, seqlen, ...), zeros where there was padding."""
+    return index_put_first_axis(hidden_states, indices, batch * seqlen).reshape(
+        (batch, seqlen, *hidden_states.shape[1:])
+    )
+
+
+def varlen_attention(q, k, v, cu_seqlens, causal=False, attention=eager):
+    """Each sequence of a packed batch attends to itself alone: no padding, and no mask.
+
+    Args:
+        q, k, v: packed, (total, heads, head_dim).
+        attention: the mode that computes each sequence. With `attention.flash` on Ascend the kernel takes them all in
+            one call (layout TND); elsewhere there is one call for each.
+
+    Returns:
+        packed, (total, heads, head_dim).
+    """
+    places = xp.to_numpy(cu_seqlens).tolist()
+    if attention is flash and hardware.on_ascend():
+        return xp.flash_packed(q, k, v, places[1:], causal)
+    heads_first = [x.swapaxes(0, 1)[None] for x in (q, k, v)]
+    parts = [
+        attention(*(x[:, :, start:stop] for x in heads_first), causal=causal)
+        for start, stop in itertools.pairwise(places)
+        if stop > start
+    ]
+    return xp.concat(parts, axis=2)[0].swapaxes(0, 1)
