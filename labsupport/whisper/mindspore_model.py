@@ -23,6 +23,7 @@ from ..optim.kv_cache import DynamicCache
 from .config import Config
 
 KeysValues = tuple[Tensor, Tensor]
+PROMPT_TOKENS = 4  # of the longest prompt; compiling for each length of a longer text takes longer than running it
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ class Decoder(nn.Cell):
         if not cache.cross:
             cache.cross = pair_up(self.listen(audio))
         batch, new = tokens.shape
-        read = self.read_first if not cache.own else self.read_next(batch) if new == 1 else self.read
+        first, next_one = not cache.own and new <= PROMPT_TOKENS, cache.own and new == 1
+        read = self.read_first if first else self.read_next(batch) if next_one else self.read
         logits, *own = read(tokens, positions, *flatten(cache.cross), *flatten(cache.own))
         cache.own = pair_up(own)
         cache.advance(new)
@@ -189,7 +191,7 @@ class Decoder(nn.Cell):
 
     @functools.cached_property
     def read_first(self) -> Callable:
-        """`read` compiled for each length of prompt."""
+        """`read` compiled for a prompt, once for each of its few lengths."""
         return ms.jit(self.read)
 
     def read_next(self, batch: int) -> Callable:
