@@ -53,7 +53,7 @@ class Worker:
     """A process of one backend that does what it is told."""
 
     def __init__(self, backend: str, model: str):
-        environment = os.environ | {"LAB_BACKEND": backend, "GLOG_v": "3"}  # MindSpore's warnings are for its makers
+        environment = os.environ | {"LAB_BACKEND": backend}
         command = [sys.executable, __file__, "--serve", model]
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
