@@ -22,8 +22,8 @@ from .ascend import read_cpu_op_types, read_kernel_details, read_op_statistic, r
 from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace, TraceError
 from .kinds import KINDS, kind_of
 from .quiet import quiet
-from .table import Event, Row, Table, make_table, table_of
-from .trace import PHASE, read_trace
+from .table import PHASE, Event, Row, Table, make_table, table_of
+from .trace import read_trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+PHASE = "phase"  # the kind of a named stretch of the work
 NUMBERS = {"calls", "total ms", "mean ms", "max ms", "share"}
 SHOWN = 15  # rows of a table on a page; the rest goes into one line
 
@@ -100,8 +101,8 @@ class Table:
             same = [row for row in rest if row.device == device]
             shown.append(merge(same, f"{len(same)} more", ""))
         columns = {
-            "op": [row.name for row in shown],
-            "kind": [row.kind if row.kind != row.name else "" for row in shown],
+            "name": [row.name for row in shown],
+            "kind": [row.kind if row.kind not in (row.name, PHASE) else "" for row in shown],
             "calls": [str(row.calls) for row in shown],
             "total ms": [f"{row.total_ms:.1f}" for row in shown],
             "mean ms": [f"{row.mean_ms:.3g}" for row in shown],

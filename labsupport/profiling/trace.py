@@ -16,9 +16,8 @@ from pathlib import Path
 
 from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace
 from .kinds import kind_of
-from .table import Event
+from .table import PHASE, Event
 
-PHASE = "phase"
 TORCH_DEVICES = {"cpu_op": "cpu", "kernel": "cuda", "gpu_memcpy": "cuda", "gpu_memset": "cuda"}
 PROCESS_DEVICES = {"CPU OP": "cpu", "Ascend Hardware": "npu", "Phases": PHASE}
 
@@ -100,7 +99,7 @@ def to_span(entry: dict, processes: dict) -> Span | None:
     if entry.get("ph") != "X":
         return None
     device = TORCH_DEVICES.get(entry.get("cat")) or PROCESS_DEVICES.get(processes.get(entry["pid"]))
-    if entry.get("cat") == "user_annotation" and not entry["name"].startswith("ProfilerStep#"):
+    if entry.get("cat") == "user_annotation" and "#" not in entry["name"]:  # with it, torch marks its own doings
         device = PHASE
     if device is None:
         return None
