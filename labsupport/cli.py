@@ -225,8 +225,7 @@ def transcribe(
     for file in files:
         try:
             samples = audio.read(file)
-            timed = timestamps or form is not Form.text
-            transcript = loaded.transcribe(samples, language=language, timestamps=timed, beams=beams)
+            transcript = loaded.transcribe(samples, language=language, beams=beams)
         except LabError as error:
             _print_error(error)
             failed = True

@@ -212,13 +212,13 @@ def test_transcribe_goes_on_after_a_file_that_cannot_be_read(fake, tmp_path):
 
 def test_transcribe_writes_every_form(fake):
     assert invoke("transcribe", JFK).output == "One. Two.\n"
-    assert fake.options == {"language": None, "timestamps": False, "beams": 1}
+    assert fake.options == {"language": None, "beams": 1}
     assert "[   1.50 -    3.00]  Two." in invoke("transcribe", JFK, "--timestamps").output
     assert "00:00:01,500 --> 00:00:03,000" in invoke("transcribe", JFK, "--format", "srt").output
     assert invoke("transcribe", JFK, "--format", "vtt").output.startswith("WEBVTT")
     told = json.loads(invoke("transcribe", JFK, "--format", "json", "--beams", "5", "--language", "en").output)
     assert "Two." in json.dumps(told)
-    assert fake.options == {"language": "en", "timestamps": True, "beams": 5}
+    assert fake.options == {"language": "en", "beams": 5}
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
