@@ -77,7 +77,7 @@ def compare(model: str = "tiny.en", runs: int = 7) -> None:
             worker.ask(work=work)
         rounds = [{backend: worker.ask(work=work) for backend, worker in workers.items()} for _ in range(runs)]
         times = {backend: tuple(times[backend] for times in rounds) for backend in BACKENDS}
-        measured = Comparison({backend: Measurement(backend, wall, wall, 0) for backend, wall in times.items()})
+        measured = Comparison({backend: Measurement(backend, wall, wall, None) for backend, wall in times.items()})
         for backend, worker in workers.items():
             part = measured[backend]
             name = f"{work}, eager attention: {backend}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labsupport.errors import LabError
-from labsupport.hardware import format_bytes, on_ascend, on_cuda, synchronise
+from labsupport.hardware import format_bytes, loaded, on_ascend, on_cuda, synchronise
 from labsupport.rows import Row, RowError, read_rows, record
 
 __all__ = [
@@ -50,13 +50,14 @@ class DifferentResult(MeasureError):
 @dataclass(frozen=True)
 class Measurement:
     """One variant's runs: wall and CPU seconds of each, and the peak memory of a run of its own, in bytes above the
-    start. CPU time counts all threads. `audio_seconds` and `items` are what one run worked through.
+    start (None where it cannot be seen). CPU time counts all threads. `audio_seconds` and `items` are what one run
+    worked through.
     """
 
     name: str
     wall: tuple[float, ...]
     cpu: tuple[float, ...]
-    peak_bytes: int
+    peak_bytes: int | None
     audio_seconds: float | None = None
     items: float | None = None
 
@@ -151,7 +152,9 @@ class Comparison:
             "median": [format_seconds(m.median) for m in self.measurements.values()],
             "spread": [format_seconds(m.spread) for m in self.measurements.values()],
             "CPU time": [format_seconds(m.cpu_median) for m in self.measurements.values()],
-            "peak memory": [format_bytes(m.peak_bytes) for m in self.measurements.values()],
+            "peak memory": [
+                "" if m.peak_bytes is None else format_bytes(m.peak_bytes) for m in self.measurements.values()
+            ],
             "RTF": [f"{m.rtf:.3f}" if m.rtf else "" for m in self.measurements.values()],
             "items/s": [f"{m.throughput:.3g}" if m.throughput else "" for m in self.measurements.values()],
             f"times as fast as {baseline}": [
@@ -211,13 +214,20 @@ def compare(
             for _ in range(warmup):
                 call(name, work)
         times = time_in_turns(variants, runs, check)
-        peaks = {name: peak_memory(lambda name=name, work=work: call(name, work))[1] for name, work in variants.items()}
+        peaks = {name: own_peak(name, work) for name, work in variants.items()}
     return Comparison(
         {
             name: Measurement(name, *map(tuple, zip(*times[name], strict=True)), peaks[name], audio_seconds, items)
             for name in variants
         }
     )
+
+
+def own_peak(name: str, work: Callable[[], object]) -> int | None:
+    """Peak memory of one run in bytes; None under MindSpore on a CPU, which keeps what it once took in a pool."""
+    if loaded() == "mindspore" and not on_ascend():
+        return None
+    return peak_memory(lambda: call(name, work))[1]
 
 
 def time_in_turns(variants: Mapping, runs: int, check: Callable | None) -> dict[str, list[tuple[float, float]]]:
