@@ -223,17 +223,34 @@ def map_table(course: Sequence[Lesson]) -> str:
 
 
 def results_table(measured: Sequence[Ladder]) -> str:
-    """One line for each ladder of the reference rows: its first step, its fastest, and what lies between."""
+    """One line for each ladder of the reference rows that gains something: its first step, its fastest, and what lies
+    between. Those without a gain beyond their spread are named below.
+    """
     if not measured:
         return "No reference results are stored yet."
-    return _table("What | Start | Fastest | Gain | Measured with", map(_result_line, measured))
+    gains = [ladder for ladder in measured if _gains(ladder)]
+    table = _table("What | Start | Fastest | Gain | Measured with", map(_result_line, gains))
+    others = [
+        f"{ladder.topic} ({ladder.backend})" for ladder in measured if len(ladder.steps) > 1 and ladder not in gains
+    ]
+    return f"{table}\n\nMeasured, and no gain beyond the spread: {'; '.join(others)}." if others else table
+
+
+def _ends(ladder: Ladder) -> tuple[tuple[str, Row], tuple[str, Row]]:
+    """The first step and the fastest, each with its name."""
+    steps = list(ladder.steps.items())
+    return steps[0], min(steps, key=lambda step: step[1].value)
+
+
+def _gains(ladder: Ladder) -> bool:
+    (_, first), (_, best) = _ends(ladder)
+    return first.value - best.value > (first.spread or 0) + (best.spread or 0)
 
 
 def _result_line(ladder: Ladder) -> str:
-    steps = [(name, row.value) for name, row in ladder.steps.items()]
-    (first, slow), (best, quick) = steps[0], min(steps, key=lambda step: step[1])
-    gain = f"{slow / quick:.2f}x" if best != first else "-"
-    return f"{ladder.topic} | {first}: {slow:.3g} s | {best}: {quick:.3g} s | {gain} | {ladder.setting}"
+    (start, first), (fastest, best) = _ends(ladder)
+    gain = f"{first.value / best.value:.2f}x"
+    return f"{ladder.topic} | {start}: {first.value:.3g} s | {fastest}: {best.value:.3g} s | {gain} | {ladder.setting}"
 
 
 def verdicts_table(ledger: Sequence[Claim], reference: Sequence[Row]) -> str:

@@ -157,7 +157,15 @@ def test_the_map_links_each_notebook():
 def test_the_results_compare_the_first_step_with_the_fastest():
     table = report.results_table(ladders(RESULTS))
     assert "| decoding | no cache: 2 s | cache: 0.5 s | 4.00x | tiny.en, jfk, torch, toy-2c |" in table
+    assert "base" not in table, "one variant alone is no comparison"
     assert "No reference results" in report.results_table([])
+
+
+def test_what_gained_nothing_beyond_its_spread_is_told_apart():
+    steps = [row("conv: old", 1.0, 1, spread=0.05), row("conv: new", 0.97, 2, spread=0.05)]
+    table = report.results_table(ladders([*RESULTS, *steps]))
+    assert "| conv |" not in table
+    assert table.endswith("no gain beyond the spread: conv (torch).")
 
 
 def test_verdicts_are_counted_per_article_from_rows():
