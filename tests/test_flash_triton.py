@@ -22,24 +22,13 @@ KERNEL = "labsupport.optim.flash_triton_kernel"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="needs the package triton: torch for CUDA brings it along")
 
-if HAS_TRITON and not torch.cuda.is_available():
-    # triton decides at its import whether kernels will be interpreted, so this must come before any other import of it.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        importlib.import_module(KERNEL)
-
 
 @pytest.fixture(scope="module")
 def device():
     """Where the kernel runs."""
     if not HAS_TRITON:
         pytest.skip("needs the package triton: torch for CUDA brings it along")
-    if torch.cuda.is_available():
-        yield "cuda"
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        yield "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"  # where tests/conftest.py has Triton interpret kernels
 
 
 def make_inputs(device, dtype, heads, queries, keys, dim, batch=1, seed=0):

@@ -53,7 +53,7 @@ def im2col(x, weight, bias, stride=1, padding=0):
     return weight.swapaxes(1, 2).reshape(out, kernel * channels) @ columns + bias[:, None]
 
 
-FORMS = {form.__name__: form for form in (native, framework, via_conv2d, via_conv2d_transposed, im2col)}
+FORMS = {form.__name__: form for form in (via_conv2d_transposed, via_conv2d, im2col, framework, native)}
 
 
 def get_conv1d(name: str):
