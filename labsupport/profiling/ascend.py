@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace
 from .kinds import kind_of
 from .table import Event, Table, make_table
-from .trace import read_trace
+from .trace import read_text, read_trace
 
 OUTPUT = "ASCEND_PROFILER_OUTPUT"
 UNKNOWN = {"", "N/A", "-"}
@@ -102,7 +102,7 @@ def read_output(folder: Path) -> list[Event]:
 
 def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, str]], object]) -> list:
     """Each line of a CSV, as a dictionary by column, through `convert`; raises as `read_op_statistic`."""
-    lines = list(csv.reader(read_text(Path(path)).splitlines()))
+    lines = list(csv.reader(read_table_text(Path(path)).splitlines()))
     heading = [name.strip() for name in lines[0]]
     if lacking := [name for name in needed if name not in heading]:
         hint = f"Its columns are {', '.join(heading[:12])}."
@@ -119,16 +119,9 @@ def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, 
     return rows
 
 
-def read_text(path: Path) -> str:
+def read_table_text(path: Path) -> str:
     """The whole text of a CSV; raises as `read_op_statistic`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingTrace("There is no such table.", where=path, hint="Profile something first.") from error
-    except UnicodeDecodeError as error:
-        raise ForeignTrace("This is no text, so no table.", where=path) from error
-    if not text.strip():
-        raise EmptyTrace("This table is empty.", where=path, hint="Did the profiler's process end early?")
+    text = read_text(path, "table", encoding="utf-8-sig")
     if not text.endswith("\n"):  # every profiler ends its last line; a number cut in two would still be a number
         raise DamagedTrace("This table breaks off in its last line.", where=path, hint="Copy the file anew.")
     return text

@@ -20,10 +20,9 @@ from mindspore.profiler import (
     tensorboard_trace_handler,
 )
 
-from ..hardware import synchronise
 from .ascend import OUTPUT
 from .errors import MissingTrace
-from .quiet import quiet
+from .quiet import quiet, time_between
 from .trace import load_events
 
 PHASES_PID = 10**6  # no process of the trace has this number
@@ -69,16 +68,12 @@ def record(work: Callable[[], object], trace: Path) -> float:
     marks.clear()
     with quiet(log):
         recorder = make_recorder(folder)
-        recorder.start()
-    started = time.perf_counter()
-    try:
-        work()
-        synchronise()
-        seconds = time.perf_counter() - started
-    finally:
-        with quiet(log):
-            recorder.step()
-            recorder.stop()
+
+    def stop() -> None:
+        recorder.step()
+        recorder.stop()
+
+    seconds = time_between(recorder.start, work, stop, log)
     outputs = list(folder.glob(f"*/{OUTPUT}/trace_view.json"))
     if not outputs:
         raise MissingTrace("MindSpore's profiler wrote no timeline.", where=folder, hint=f"Its words are in {log}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, record_function
 
-from ..hardware import synchronise
-from .quiet import quiet
+from .quiet import time_between
 
 
 def mark(name: str) -> AbstractContextManager:
@@ -22,16 +20,7 @@ def mark(name: str) -> AbstractContextManager:
 def record(work: Callable[[], object], trace: Path) -> float:
     """Runs the work under the profiler; writes the timeline to `trace` in Chrome's format; returns wall seconds."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    recorder, log = torch.profiler.profile(activities=activities), trace.with_suffix(".log")
-    with quiet(log):
-        recorder.start()
-    started = time.perf_counter()
-    try:
-        work()
-        synchronise()
-        seconds = time.perf_counter() - started
-    finally:
-        with quiet(log):
-            recorder.stop()
+    recorder = torch.profiler.profile(activities=activities)
+    seconds = time_between(recorder.start, work, recorder.stop, trace.with_suffix(".log"))
     recorder.export_chrome_trace(str(trace))
     return seconds

@@ -1,12 +1,15 @@
-"""Profilers talk: to the terminal, past Python, from processes of their own."""
+"""Work under a profiler: timed, and without the profiler's talk, which goes past Python and comes from its children."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from ..hardware import synchronise
 
 
 @contextlib.contextmanager
@@ -29,3 +32,22 @@ def quiet(log: Path) -> Iterator[None]:
             logging.disable(level)
             for number in saved:
                 os.close(number)
+
+
+def time_between(
+    start: Callable[[], object], work: Callable[[], object], stop: Callable[[], object], log: Path
+) -> float:
+    """Wall seconds of the work, to its end on the device; `start` and `stop` are not counted, and talk into `log`.
+
+    An error in the work stops the profiler and is passed on.
+    """
+    with quiet(log):
+        start()
+    started = time.perf_counter()
+    try:
+        work()
+        synchronise()
+        return time.perf_counter() - started
+    finally:
+        with quiet(log):
+            stop()

@@ -70,14 +70,7 @@ def read_spans(path: Path) -> list[Span]:
 
 def load_events(path: Path) -> list[dict]:
     """The raw events of a trace file; raises as `read_trace`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingTrace("There is no such trace.", where=path, hint="Profile something first.") from error
-    except UnicodeDecodeError as error:
-        raise ForeignTrace("This is no text, so no trace.", where=path) from error
-    if not text.strip():
-        raise EmptyTrace("This trace is empty.", where=path, hint="Did the profiler's process end early?")
+    text = read_text(path, "trace", encoding="utf-8")
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -87,6 +80,23 @@ def load_events(path: Path) -> list[dict]:
     if not isinstance(events, list):
         raise ForeignTrace("This JSON is no trace: it has no list of events.", where=path)
     return events
+
+
+def read_text(path: Path, thing: str, encoding: str) -> str:
+    """The text of a profiler's file, which is not empty; `thing` is what a reader calls it.
+
+    Raises:
+        MissingTrace, ForeignTrace, EmptyTrace: there is none, it is no text, or it holds none.
+    """
+    try:
+        text = path.read_text(encoding=encoding)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingTrace(f"There is no such {thing}.", where=path, hint="Profile something first.") from error
+    except UnicodeDecodeError as error:
+        raise ForeignTrace(f"This is no text, so no {thing}.", where=path) from error
+    if not text.strip():
+        raise EmptyTrace(f"This {thing} is empty.", where=path, hint="Did the profiler's process end early?")
+    return text
 
 
 def process_names(raw: list[dict]) -> dict:
