@@ -55,7 +55,7 @@ class Row:
     device: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """The rows, an accelerator's before the host's, the longest total first. Each device's shares add up to 1."""
 
@@ -119,7 +119,7 @@ class Table:
         marked = [[f"`{name}`", *cells] for name, *cells in lines]  # an op's underscores are no emphasis
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, rule, *marked])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join("  ".join(cells) for cells in self.cells())
 
 
