@@ -5,10 +5,8 @@ This is the one place of recomputation. A forward pass alone, all that inference
 
 from __future__ import annotations
 
-import math
-
 from ..arrays import xp
-from .attention import KEY_BLOCK, QUERY_BLOCK, block_scores, blocks, last_key
+from .attention import KEY_BLOCK, QUERY_BLOCK, block_scores, blocks, last_key, scale
 
 
 def tiled_backward(
@@ -46,5 +44,5 @@ def block_gradients(weights, grad, weighted, q, k, v):
     weighted: (..., rows, 1), the sum of `grad` times the output in each row: through it, the softmax's own gradient
     needs no other block.
     """
-    for_scores = weights * (grad @ v.swapaxes(-1, -2) - weighted) / math.sqrt(q.shape[-1])
+    for_scores = weights * (grad @ v.swapaxes(-1, -2) - weighted) * scale(q)
     return for_scores @ k, for_scores.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ grad

@@ -41,7 +41,7 @@ class Pieces:
 
 
 def gelu(x: Tensor) -> Tensor:
-    return 0.5 * x * (1 + ops.erf(x / math.sqrt(2)))
+    return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))  # no division: see optim.attention.scale
 
 
 def layer_norm(width: int) -> nn.LayerNorm:

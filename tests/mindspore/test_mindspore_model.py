@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import psutil
 import pytest
 
 from labsupport import checkpoints, whisper
@@ -52,6 +53,16 @@ def test_encoder_and_logits_equal_transformers(torchs, ours, jfk):
     assert encoder.max() < max(1e-4, 1.5 * float(torchs[f"{ours.label} float32 error"]))
     assert np.quantile(encoder, 0.999) < 1e-4
     assert logits.max() < 1e-4
+
+
+def test_a_graph_keeps_little_memory():
+    """A division over the scores would keep 16 bytes a number, 1 GB for this encoder, as long as the process lives."""
+    model = whisper.load("tiny.en", backend="mindspore").model
+    mel, memory = np.zeros((1, 80, 3000), np.float32), psutil.Process().memory_info
+    before = memory().rss
+    for _ in range(2):
+        model.encode(mel).asnumpy()
+    assert memory().rss - before < 600e6
 
 
 def test_a_wrong_epsilon_would_be_seen(torchs, jfk):
