@@ -1,4 +1,7 @@
-"""Every notebook runs from top to bottom with its default parameters, on each backend, as `lab run` does it."""
+"""Every notebook runs from top to bottom with its default parameters, as `lab run` does it, on MindSpore.
+
+On torch nbval runs them, in the same session, and compares what they show.
+"""
 
 import pytest
 
@@ -8,7 +11,7 @@ from labsupport import hardware, runner
 PATHS = runner.find_notebooks()
 
 
-@pytest.mark.parametrize("backend", hardware.FRAMEWORKS)
+@pytest.mark.parametrize("backend", sorted(set(hardware.FRAMEWORKS) - {"torch"}))
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path, backend):
     if backend not in runner.read(path)["metadata"]["lab"]["backends"]:
