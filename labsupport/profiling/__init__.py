@@ -1,4 +1,4 @@
-"""Where the time goes: one op table and one timeline, from torch's, MindSpore's and Ascend's profilers.
+"""Where the time goes: one op table and one timeline, from torch's, MindSpore's, Ascend's and ONNX Runtime's profilers.
 
     profile = profiling.profile(lambda: recogniser.transcribe(samples))
     profile.table()
@@ -21,6 +21,7 @@ from ..paths import lab_dir
 from .ascend import read_cpu_op_types, read_kernel_details, read_op_statistic, read_output
 from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace, TraceError
 from .kinds import KINDS, kind_of
+from .on_onnxruntime import read_onnxruntime
 from .quiet import quiet
 from .table import PHASE, Event, Row, Table, make_table, table_of
 from .trace import read_trace
@@ -46,6 +47,7 @@ __all__ = [
     "quiet",
     "read_cpu_op_types",
     "read_kernel_details",
+    "read_onnxruntime",
     "read_op_statistic",
     "read_output",
     "read_trace",

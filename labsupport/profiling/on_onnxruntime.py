@@ -1,0 +1,81 @@
+"""Reads the profile that ONNX Runtime writes, and runs a session under it.
+
+Format: a list in Chrome's trace format. An event of category "Node" is one call of a kernel, with the op's type and
+the execution provider in its arguments; "Session" events are the stretches around them, of which `model_run` is one
+whole run. Times are whole microseconds. Source: onnxruntime/core/common/profiler.cc.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import DamagedTrace, EmptyTrace, ForeignTrace
+from .kinds import kind_of
+from .table import PHASE, Event
+from .trace import label_phases, load_events
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+RUN = "model_run"
+KERNEL = "_kernel_time"
+DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "CANNExecutionProvider": "npu"}
+
+
+def read_onnxruntime(path: Path) -> tuple[list[Event], list[Event]]:
+    """The kernels that ran, each with its run as its phase; and the runs, "run 1", "run 2" and so on.
+
+    Raises:
+        MissingTrace: there is no file.
+        EmptyTrace: the session ran no kernel.
+        DamagedTrace: it breaks off, or an event lacks its op or its times.
+        ForeignTrace: ONNX Runtime did not write it.
+    """
+    raw = load_events(Path(path))
+    if raw and not any(isinstance(entry, dict) and entry.get("cat") in ("Node", "Session") for entry in raw):
+        raise ForeignTrace("This trace is not ONNX Runtime's: it has neither nodes nor a session.", where=path)
+    try:
+        runs = [to_run(entry) for entry in raw if entry["name"] == RUN]
+        ops = [to_op(entry) for entry in raw if entry["cat"] == "Node" and entry["name"].endswith(KERNEL)]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedTrace("An event of this profile lacks its op, or a time that is a number.", where=path) from error
+    if not ops:
+        raise EmptyTrace("This profile holds no kernel.", where=path, hint="Run the session before it ends profiling.")
+    return from_the_first(ops, sorted(runs, key=lambda run: run.start_ms))
+
+
+def to_op(entry: dict) -> Event:
+    """A kernel's call: named by its op's type, as the other profilers name theirs."""
+    name, provider = entry["args"]["op_name"], entry["args"]["provider"]
+    device = DEVICES.get(provider, provider.removesuffix("ExecutionProvider").lower())
+    start, length = int(entry["ts"]) / 1e3, int(entry["dur"]) / 1e3
+    return Event(name, kind_of(name), start, length, length, device, f"{entry['pid']}:{entry['tid']}")
+
+
+def to_run(entry: dict) -> Event:
+    """One run of the whole graph."""
+    start, length = int(entry["ts"]) / 1e3, int(entry["dur"]) / 1e3
+    return Event(RUN, PHASE, start, length, length, "", f"{entry['pid']}:{entry['tid']}")
+
+
+def from_the_first(ops: list[Event], runs: list[Event]) -> tuple[list[Event], list[Event]]:
+    """Times counted from the first event on; runs numbered; each op labelled with its run."""
+    first = min(event.start_ms for event in [*ops, *runs])
+    ops = [replace(op, start_ms=op.start_ms - first) for op in ops]
+    runs = [replace(run, name=f"run {n}", start_ms=run.start_ms - first) for n, run in enumerate(runs, 1)]
+    return label_phases(ops, runs), runs
+
+
+def record_session(session: onnxruntime.InferenceSession, work: Callable[[], object], runs: int, trace: Path) -> None:
+    """Runs the work `runs` times on a session made with `enable_profiling`, and ends its profile as the file `trace`.
+
+    A session writes one profile in its life, from its first run on.
+    """
+    for _ in range(runs):
+        work()
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(session.end_profiling(), trace)
