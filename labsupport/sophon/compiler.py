@@ -1,0 +1,239 @@
+"""An ONNX graph -> a program for the BM1684X: transformed, lowered to F16, laid out, and run on the chip's simulator.
+
+Every result is kept under the hash of what it was made from, so that no work is done twice.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labsupport.paths import cache_dir
+
+from .cache import hash_of, make_once
+from .errors import DamagedOutput, SophonError
+from .toolchain import Toolchain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+NAME = "step"
+PROCESSOR, QUANTIZE = "bm1684x", "F16"
+LOWERED = f"{NAME}_{PROCESSOR}_{QUANTIZE.lower()}"
+VERSION = "1"  # of this file's way to call the tools; raise it when the same inputs would give other files
+SECONDS = 1800
+PASSES = ("processor-tpu-optimize", "layer-group", "affine-opt")
+RUNNING = "[Running]: tpuc-opt "
+STAGES = {
+    "imported": f"{NAME}_origin.mlir",
+    "top": f"{NAME}.mlir",
+    "lowered": f"{LOWERED}_tpu.mlir",
+    "optimised": f"{LOWERED}_tpu_opt.mlir",
+    "final": f"{LOWERED}_final.mlir",
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One output on the simulator against ONNX Runtime: the largest absolute error, and the cosine of the two."""
+
+    name: str
+    max_error: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled graph. `folder` holds what the compiler wrote; `transformed` what that was made from."""
+
+    folder: Path
+    transformed: Path
+
+    def stage(self, name: str) -> Path:
+        """The graph at one of `STAGES`."""
+        home = self.transformed if name in ("imported", "top") else self.folder
+        return home / STAGES[name]
+
+    @property
+    def profile(self) -> Path:
+        """The compiler's estimate: start, end and bytes of every command."""
+        return self.folder / "compiler_profile_0.txt"
+
+    @property
+    def program(self) -> Path:
+        """What a BM1684X would load."""
+        return self.folder / f"{NAME}.bmodel"
+
+    def agreement(self) -> list[Agreement]:
+        """The simulator's outputs against ONNX Runtime's, in the graph's order.
+
+        Raises:
+            DamagedOutput: there are not as many, or their shapes differ.
+        """
+        import numpy as np
+
+        with np.load(self.transformed / "reference.npz") as reference, np.load(self.folder / "outputs.npz") as got:
+            pairs = list(zip(reference.files, got.files, strict=False))
+            shapes = [(reference[a].shape, got[b].shape) for a, b in pairs]
+            if len(reference.files) != len(got.files) or any(a != b for a, b in shapes):
+                raise DamagedOutput("The simulator's outputs are not the graph's.", where=self.folder, hint=str(shapes))
+            return [agree(a, reference[a], got[b]) for a, b in pairs]
+
+
+def agree(name: str, expected: np.ndarray, got: np.ndarray) -> Agreement:
+    """Both in float64; the cosine is between the arrays taken as vectors."""
+    import numpy as np
+
+    a, b = expected.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+    return Agreement(name, float(np.abs(a - b).max()), float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+
+
+def compile_graph(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, np.ndarray],
+    toolchain: Toolchain,
+    *,
+    without: Collection[str] = (),
+    seconds: float = SECONDS,
+) -> Compiled:
+    """Compiles a graph of fixed shapes for BM1684X in F16 and runs it on the simulator with `inputs`.
+
+    Inputs and outputs that are floating-point stay F16 on the chip, as caches between two steps would.
+
+    Args:
+        inputs: by name; what the compiler checks its stages with, and the simulator's input.
+        without: of `PASSES`, those to leave out: the tool's own command lines, less these words.
+        seconds: that each tool may take.
+
+    Raises:
+        ToolFailed, ToolTimeout: a tool did not do its work, or found that a stage gives other numbers.
+        SophonError: `without` names a pass that the compiler does not run.
+    """
+    if unknown := set(without) - set(PASSES):
+        raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"choose of: {', '.join(PASSES)}")
+    home = cache_dir() / "sophon"
+    key = hash_of([VERSION, toolchain.version, *serialise(model, inputs)])
+    transformed = make_once(
+        home / "transformed" / key, lambda folder: transform(folder, model, inputs, toolchain, seconds)
+    )
+    whole = make_once(home / "compiled" / key, lambda folder: deploy(folder, transformed, toolchain, seconds))
+    if without:
+        name = f"{key}-{hash_of(sorted(without))}"
+        whole = make_once(
+            home / "compiled" / name, lambda folder: repeat(folder, transformed, whole, without, toolchain, seconds)
+        )
+    return Compiled(whole, transformed)
+
+
+def serialise(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[bytes | str]:
+    """What a result depends on, in a form to be hashed."""
+    arrays = [(name, str(inputs[name].dtype), str(inputs[name].shape), inputs[name].tobytes()) for name in inputs]
+    return [model.SerializeToString(deterministic=True), *(part for array in sorted(arrays) for part in array)]
+
+
+def transform(
+    folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
+) -> None:
+    """ONNX -> the compiler's own graph, which it checks against ONNX Runtime, and our own reference outputs."""
+    import numpy as np
+    import onnx
+
+    onnx.save(model, folder / "graph.onnx")
+    np.savez(folder / "inputs.npz", **inputs)
+    np.savez(folder / "reference.npz", **run_onnx(model, inputs))
+    arguments = ["--model_name", NAME, "--model_def", "graph.onnx", "--test_input", "inputs.npz"]
+    arguments += ["--test_result", f"{NAME}_top.npz", "--mlir", f"{NAME}.mlir"]
+    toolchain.run("model_transform", *arguments, folder=folder, log=folder / "transform.log", seconds=seconds)
+    keep_only(folder, ("*.mlir", "*weight.npz", f"{NAME}_in_f32.npz", f"{NAME}_top.npz", "reference.npz", "*.log"))
+
+
+def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The graph's outputs by name, in the lab's own ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def deploy(folder: Path, transformed: Path, toolchain: Toolchain, seconds: float) -> None:
+    """The compiler's graph -> the program, which model_deploy checks stage by stage and runs on the simulator."""
+    copy_files(transformed, folder, (f"{NAME}.mlir", "*weight.npz", f"{NAME}_in_f32.npz"))
+    (folder / f"{NAME}_top.npz").symlink_to(transformed / f"{NAME}_top.npz")  # hundreds of MB, and only read
+    arguments = ["--mlir", f"{NAME}.mlir", "--quantize", QUANTIZE, "--processor", PROCESSOR]
+    arguments += ["--quant_input", "--quant_output", "--debug", "--model", f"{NAME}.bmodel"]
+    arguments += ["--test_input", f"{NAME}_in_f32.npz", "--test_reference", f"{NAME}_top.npz"]
+    toolchain.run("model_deploy", *arguments, folder=folder, log=folder / "deploy.log", seconds=seconds)
+    (folder / f"{LOWERED}_model_outputs.npz").rename(folder / "outputs.npz")
+    wanted = (STAGES["lowered"], STAGES["optimised"], STAGES["final"], "*_tpu_weights.npz", f"{NAME}.bmodel")
+    keep_only(folder, (*wanted, "deploy.log", "outputs.npz", "compiler_profile_0.txt"))
+
+
+def repeat(
+    folder: Path, transformed: Path, whole: Path, without: Collection[str], toolchain: Toolchain, seconds: float
+) -> None:
+    """The commands that model_deploy ran after lowering, less the passes; then the simulator."""
+    log = folder / "deploy.log"
+    copy_files(transformed, folder, (f"{NAME}_in_f32.npz",))
+    copy_files(whole, folder, (STAGES["lowered"], "*_tpu_weights.npz"))
+    for command in leave_out(read_commands(whole / "deploy.log"), without):
+        toolchain.run(*command, folder=folder, log=log, seconds=seconds)
+    arguments = ["--input", f"{NAME}_in_f32.npz", "--model", f"{NAME}.bmodel", "--output", "outputs.npz"]
+    toolchain.run("model_runner", *arguments, folder=folder, log=log, seconds=seconds)
+    keep_only(folder, ("deploy.log", "outputs.npz", "compiler_profile_0.txt", "*.mlir"))
+
+
+def read_commands(log: Path) -> list[list[str]]:
+    """The calls of the compiler proper that model_deploy wrote into its log, from the lowered graph on."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    calls = [shlex.split(line.removeprefix("[Running]: ")) for line in lines if line.startswith(RUNNING)]
+    after = [call for call in calls if call[1] != f"{NAME}.mlir"]
+    if len(after) != 3:
+        raise DamagedOutput("model_deploy did not run the commands that are known here.", where=log)
+    return after
+
+
+def leave_out(commands: list[list[str]], without: Collection[str]) -> list[list[str]]:
+    """The commands without these passes.
+
+    Raises:
+        SophonError: a pass is in none of them, so that leaving it out would change nothing.
+    """
+    words = {pass_name(word) for command in commands for word in command}
+    if absent := set(without) - words:
+        raise SophonError(f"The compiler does not run {sorted(absent)[0]!r}.", hint="its command lines are in the log")
+    return [[word for word in command if pass_name(word) not in without] for command in commands]
+
+
+def pass_name(word: str) -> str:
+    """ "--layer-group=opt=2" -> "layer-group"; an empty text for what is no option."""
+    return word.removeprefix("--").split("=")[0] if word.startswith("--") else ""
+
+
+def copy_files(source: Path, folder: Path, patterns: Collection[str]) -> None:
+    """Copies of files of `source`, since the tools write over some of what they read.
+
+    Raises:
+        DamagedOutput: nothing fits one of the patterns.
+    """
+    for pattern in patterns:
+        found = list(source.glob(pattern))
+        if not found and "weight" not in pattern:  # a graph may have no weights
+            raise DamagedOutput(f"The compiler left no {pattern}.", where=source)
+        for path in found:
+            shutil.copyfile(path, folder / path.name)
+
+
+def keep_only(folder: Path, patterns: Collection[str]) -> None:
+    """Removes links, folders, and every file that fits none of the patterns."""
+    kept = {path for pattern in patterns for path in folder.glob(pattern)}
+    for path in list(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.is_symlink() or path not in kept:
+            path.unlink()

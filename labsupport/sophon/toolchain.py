@@ -1,0 +1,252 @@
+"""TPU-MLIR in an environment of its own under the cache folder: Python 3.10, and what the wheel needs to run here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labsupport.paths import ROOT, atomic_write, cache_dir
+
+from .cache import hash_of
+from .errors import BrokenToolchain, InstallFailed, NoPython310, SophonError, WrongPlatform
+from .processes import run_tool
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+INSTALL_SECONDS = 1800
+CHECK_SECONDS = 300
+# The bundled C library is Ubuntu 22.04's; beside another system's loader it crashes whatever loads it.
+FOREIGN_LIBRARIES = ("libc.so.6", "libm.so.6", "libpthread.so.0")
+# torch (a gigabyte) is imported for this one line, which copies an array to a tensor and back.
+TORCH_IMPORT, TORCH_USE = "import torch\n", "torch.tensor(inputs[name]).numpy()"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A finished environment. `folder` holds it; `version` is TPU-MLIR's."""
+
+    folder: Path
+    version: str
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def package(self) -> Path:
+        return self.folder / "lib" / "python3.10" / "site-packages" / "tpu_mlir"
+
+    def run(self, tool: str, *arguments: str | Path, folder: Path, log: Path, seconds: float) -> None:
+        """Runs one of the tools, such as model_transform, in `folder`; errors as for `run_tool`."""
+        command = [self.folder / "bin" / tool, *arguments]
+        run_tool(command, folder=folder, log=log, seconds=seconds, env=self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """Variables for the tools. They call each other through `python3`, so theirs must be the first on the path."""
+        env = clean_environment()
+        libraries = str(self.package / "lib" / "third_party")
+        return {**env, "PATH": f"{self.folder / 'bin'}{os.pathsep}{env['PATH']}", "LD_LIBRARY_PATH": libraries}
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's variables without those that would point Python or uv at another environment."""
+    unwanted = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "UV_PYTHON", "LD_LIBRARY_PATH", "__PYVENV_LAUNCHER__")
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    if certificates := env.get("PIP_CERT") or env.get("REQUESTS_CA_BUNDLE"):
+        env.setdefault("SSL_CERT_FILE", certificates)  # uv reads neither of the two
+    return env
+
+
+def read_pins() -> dict:
+    """[tool.sophon] of pyproject.toml: `tpu_mlir`'s version, and `packages`, all others, each pinned exactly."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["sophon"]
+
+
+def toolchain_folder() -> Path:
+    """Where the environment of today's pins lies, or will."""
+    pins = read_pins()
+    return cache_dir() / "sophon" / f"tpu_mlir-{pins['tpu_mlir']}-{hash_of([json.dumps(pins)])}"
+
+
+def find_toolchain() -> Toolchain | None:
+    """The finished environment, if it was made already."""
+    folder = toolchain_folder()
+    return Toolchain(folder, read_pins()["tpu_mlir"]) if is_finished(folder) else None
+
+
+def is_finished(folder: Path) -> bool:
+    """The stamp is written last, and only for what worked; the interpreter may have gone since."""
+    return (folder / "finished.json").is_file() and (folder / "bin" / "python").exists()
+
+
+def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
+    """The environment: as it is if it was made before, else made now (300 MB to fetch, 2 GB on disk).
+
+    One that was left half-made is thrown away; what uv had fetched is still in uv's own cache.
+
+    Raises:
+        WrongPlatform: not Linux on x86-64.
+        NoPython310: there is no Python 3.10 here.
+        InstallFailed: an installation step failed, or took too long.
+        BrokenToolchain: the package is not what the workarounds were written for, or does not transform a graph.
+    """
+    from filelock import FileLock
+
+    check_platform()
+    folder = toolchain_folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if found := find_toolchain():
+            return found
+        python = find_python310()
+        shutil.rmtree(folder, ignore_errors=True)
+        return install(folder, python, say)
+
+
+def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
+    """The steps. The stamp at the end is what makes the environment one that `find_toolchain` finds."""
+    pins = read_pins()
+    made = Toolchain(folder, pins["tpu_mlir"])
+    log = folder.with_name(f"{folder.name}.log")
+    log.unlink(missing_ok=True)
+
+    def uv(*arguments: str | Path) -> None:
+        command = [*find_uv(), *arguments, "--no-config"]
+        try:
+            run_tool(command, folder=folder.parent, log=log, seconds=INSTALL_SECONDS, env=clean_environment())
+        except SophonError as error:
+            hint = "is the package index to be reached? What was fetched is kept for the next call"
+            raise InstallFailed(f"TPU-MLIR could not be installed. {error.what}", where=log, hint=hint) from error
+
+    say(f"[1/4] An environment with Python 3.10 ({python})")
+    uv("venv", "--python", python, folder)
+    say(f"[2/4] TPU-MLIR {made.version} and what it needs: 300 MB to fetch")
+    wanted = [f"tpu_mlir=={made.version}", *pins["packages"]]
+    uv("pip", "install", "--python", made.python, "--no-deps", "--only-binary", ":all:", *wanted)
+    say("[3/4] Making it run on this system, without torch")
+    set_aside_libraries(made.package / "lib" / "third_party")
+    drop_torch(made.package / "python" / "transform" / "OnnxOpt.py")
+    say("[4/4] Transforming a small graph")
+    check_toolchain(made, folder.with_name(f"{folder.name}.check"))
+    with atomic_write(folder / "finished.json") as part:
+        part.write_text(json.dumps({"tpu_mlir": made.version, "python": python}), encoding="utf-8")
+    return made
+
+
+def check_platform() -> None:
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        here = f"{platform.system()} on {platform.machine()}"
+        hint = "notebook 08 shows the results that are stored"
+        raise WrongPlatform("TPU-MLIR has a build for Linux on x86-64 alone.", where=here, hint=hint)
+
+
+def find_uv() -> list[str]:
+    """The command of the lab's own uv, else of one on the path."""
+    if importlib.util.find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    if found := shutil.which("uv"):
+        return [found]
+    raise InstallFailed("uv, the installer, is not here.", hint="`./lab setup` brings it")
+
+
+def find_python310() -> str:
+    """The path of a Python 3.10 that starts.
+
+    Raises:
+        NoPython310: there is none.
+    """
+    tried = []
+    for candidate in candidate_pythons():
+        tried.append(candidate)
+        if is_python310(candidate):
+            return candidate
+    raise NoPython310(
+        "TPU-MLIR needs Python 3.10, and there is none here.",
+        where=", ".join(tried) or "pyenv, uv, and the path",
+        hint="install one: pyenv install 3.10 | uv python install 3.10 | apt install python3.10 (Ubuntu 22.04)",
+    )
+
+
+def candidate_pythons() -> Iterator[str]:
+    """Paths that may be a Python 3.10: this one, pyenv's, uv's, the system's."""
+    if sys.version_info[:2] == (3, 10):
+        yield sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, sorted(pyenv.glob("versions/3.10.*/bin/python3.10")))
+    command = [*find_uv(), "python", "find", "3.10", "--no-config", "--no-project"]
+    found = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60, check=False)
+    if found.returncode == 0:
+        yield found.stdout.strip()
+    if on_path := shutil.which("python3.10"):
+        yield on_path
+
+
+def is_python310(path: str) -> bool:
+    """Whether it starts and is a 3.10; pyenv puts a `python3.10` on the path that only says where to look."""
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        done = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.split() == ["3", "10"]
+
+
+# --- what the wheel needs to run here ----------------------------------------------------------------------
+
+
+def set_aside_libraries(folder: Path) -> None:
+    """Moves the bundled C library out of the loader's way."""
+    aside = folder / "set_aside"
+    aside.mkdir(exist_ok=True)
+    for name in FOREIGN_LIBRARIES:
+        if not (folder / name).exists():
+            raise BrokenToolchain("The wheel does not bundle what it did.", where=folder / name)
+        (folder / name).rename(aside / name)
+
+
+def drop_torch(source: Path) -> None:
+    """Has the ONNX reader copy an array with NumPy, where it imported torch for nothing else.
+
+    Raises:
+        BrokenToolchain: the source is not the one that this was written for.
+    """
+    text = source.read_text(encoding="utf-8")
+    if text.count(TORCH_IMPORT) != 1 or text.count(TORCH_USE) != 1:
+        raise BrokenToolchain("The ONNX reader is not the one that is known here.", where=source)
+    text = text.replace(TORCH_IMPORT, "").replace(TORCH_USE, "np.array(inputs[name])")
+    source.write_text(text, encoding="utf-8")
+
+
+def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
+    """Transforms a graph of one matrix product.
+
+    Raises:
+        BrokenToolchain: the tool does not run, or writes no graph; its last lines are quoted.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4, 4)) for name in "abc"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "check", values[:2], values[2:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "c.onnx")
+    arguments = ("--model_name", "check", "--model_def", "c.onnx", "--mlir", "check.mlir")
+    try:
+        toolchain.run("model_transform", *arguments, folder=folder, log=folder / "log", seconds=CHECK_SECONDS)
+        if not (folder / "check.mlir").is_file():
+            raise BrokenToolchain("The toolchain transformed nothing.", where=folder)
+    except SophonError as error:
+        raise BrokenToolchain(f"The toolchain does not work here. {error.what}", where=toolchain.folder) from error
+    shutil.rmtree(folder)
