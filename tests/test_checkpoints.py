@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labsupport import checkpoints, ctranslate2, random_weights
+from labsupport import checkpoints, ctranslate2, made_once, random_weights
 from labsupport.paths import ROOT
 from labsupport.whisper.config import SIZES, Config
 
@@ -175,7 +175,7 @@ def flip_bit_silently(path: Path) -> None:
     state = path.stat()
     flip_bit(path)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    checkpoints.recall_hash.cache_clear()
+    made_once.recall_hash.cache_clear()
 
 
 def cut_short(path: Path) -> None:
@@ -190,21 +190,21 @@ def test_damaged_cache_is_noticed_and_healed(damage, file, cached, caplog):
     assert checkpoints.resolve("tiny.en").folder == cached
     assert "is damaged" in caplog.text
     assert (cached / file).read_bytes() == before
-    assert checkpoints.hash_file(cached / "model.safetensors") == PINNED
+    assert made_once.hash_file(cached / "model.safetensors") == PINNED
     assert not list(cached.parent.glob("*.part"))
 
 
 def test_sound_cache_is_neither_converted_nor_hashed_again(cached, caplog, monkeypatch):
-    monkeypatch.setattr(checkpoints, "hash_file", None)
-    monkeypatch.setattr(checkpoints, "replace_folder", None)
+    monkeypatch.setattr(made_once, "hash_file", None)
+    monkeypatch.setattr(made_once, "replace_folder", None)
     assert checkpoints.resolve("tiny.en").folder == cached
     assert not caplog.records
 
 
 CONVERT = """
 import logging; logging.basicConfig(level="INFO")
-from labsupport import checkpoints
-print(checkpoints.hash_file(checkpoints.resolve("tiny.en").folder / "model.safetensors"))
+from labsupport import checkpoints, made_once
+print(made_once.hash_file(checkpoints.resolve("tiny.en").folder / "model.safetensors"))
 """
 
 
@@ -236,7 +236,7 @@ def test_conversion_killed_half_way_leaves_nothing_in_the_way(tmp_path, monkeypa
     victim.communicate()
     assert list(tmp_path.glob("checkpoints/*.part")), "the kill came too late to prove anything"
     folder = checkpoints.resolve("tiny.en").folder
-    assert checkpoints.hash_file(folder / "model.safetensors") == PINNED
+    assert made_once.hash_file(folder / "model.safetensors") == PINNED
     assert not list(tmp_path.glob("checkpoints/*.part"))
 
 
@@ -259,7 +259,7 @@ def test_missing_package_is_named():
 def test_cache_that_cannot_be_made_says_where(tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("a file where the cache should be")
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "taken"))
-    with pytest.raises(checkpoints.CacheUnusable, match="LAB_CACHE"):
+    with pytest.raises(made_once.CacheUnusable, match="LAB_CACHE"):
         checkpoints.resolve("tiny.en")
 
 
