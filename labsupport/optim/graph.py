@@ -37,8 +37,10 @@ __all__ = [
     "eliminate_permutes",
     "fuse_slice_concat",
     "interface",
+    "layouts",
     "op_counts",
     "run_all",
+    "shape_of",
     "shapes_of",
     "tile_to_broadcast",
 ]

@@ -166,7 +166,7 @@ def trace_rows(
     """Where the rows on `axis` end up: (softmax, None) over scores, (softmax, MatMul) of values, None elsewhere."""
     for use in value.uses():
         node, shape = use.node, dims(use.node.inputs[use.idx])
-        if shape is None or (result := dims(node.outputs[0])) is None:
+        if shape is None or dims(node.outputs[0]) is None:
             yield None
         elif is_op(node, "Softmax"):
             last = node.attributes.get_int("axis", -1) % len(shape) == len(shape) - 1
@@ -236,7 +236,7 @@ def products_of(softmax: ir.Node) -> set[ir.Node | None]:
     return found
 
 
-# --- the mask ----------------------------------------------------------------------------------------------------------
+# --- the mask --------------------------------------------------------------------------------------------------------
 
 
 def add_mask(graph: ir.Graph, capacity: int, position: ir.Value) -> ir.Value:
@@ -245,9 +245,8 @@ def add_mask(graph: ir.Graph, capacity: int, position: ir.Value) -> ir.Value:
 
     rows = add_constant(graph, "cache_rows", np.arange(capacity, dtype=np.int64))
     last = add_constant(graph, "cache_last_row", np.array([capacity - 1], np.int64))
-    shown, hidden = (
-        add_constant(graph, f"row_{n}", np.array(v, np.float32)) for n, v in zip(("shown", "hidden"), (0, HIDDEN))
-    )
+    shown = add_constant(graph, "row_shown", np.array(0, np.float32))
+    hidden = add_constant(graph, "row_hidden", np.array(HIDDEN, np.float32))
     oldest = ir.node("Sub", [last, position])
     visible = ir.node("GreaterOrEqual", [rows, oldest.outputs[0]])
     mask = ir.node("Where", [visible.outputs[0], shown, hidden])
@@ -300,7 +299,7 @@ def show_rows_up_to(mask: ir.Value, position: ir.Value) -> None:
     where.replace_input_with(0, visible.outputs[0])
 
 
-# --- the rows ----------------------------------------------------------------------------------------------------------
+# --- the rows --------------------------------------------------------------------------------------------------------
 
 
 def shift_rows(graph: ir.Graph, cache: Cache, capacity: int) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+    from ..checkpoints import Checkpoint
+
 
 def open_session(
     model: onnx.ModelProto, optimise: bool = True, threads: int = 0, profile: Path | None = None
@@ -119,6 +121,29 @@ class Loop:
         """The rows of a cache that hold tokens: `past_k.0` -> (beams, length, heads, head_dim)."""
         rows = self.caches[name].numpy().transpose(np.argsort(self.form.layout))
         return rows[:, -self.position :] if self.shifts else rows[:, : self.position]
+
+
+def cross_inputs(checkpoint: Checkpoint, sound: np.ndarray) -> dict[str, np.ndarray]:
+    """Every layer's keys and values of encoded sound (1, 1500, d_model): cross_k.i, cross_v.i as `Loop` wants them."""
+    tensors, config = dict(checkpoint.tensors()), checkpoint.config
+    made = {}
+    for layer in range(config.decoder_layers):
+        where = f"model.decoder.layers.{layer}.encoder_attn"
+        made[f"cross_k.{layer}"] = sound @ tensors[f"{where}.k_proj.weight"].T
+        made[f"cross_v.{layer}"] = sound @ tensors[f"{where}.v_proj.weight"].T + tensors[f"{where}.v_proj.bias"]
+    return {name: x.reshape(1, -1, config.heads, config.head_dim).astype(np.float32) for name, x in made.items()}
+
+
+def past_after(
+    model: onnx.ModelProto, checkpoint: Checkpoint, cross: Mapping[str, np.ndarray], tokens: list[int], beams: int = 5
+) -> dict[str, np.ndarray]:
+    """The past, past_k.i and past_v.i, of beams that have all read these tokens, by a loop graph itself."""
+    config = checkpoint.config
+    empty = np.zeros((beams, 0, config.heads, config.head_dim), np.float32)
+    loop = Loop(model, cross, {name.replace("cross", "past"): empty for name in cross})
+    for token in tokens:
+        loop.step(np.full((beams, 1), token))
+    return {name: loop.rows(name).copy() for name in loop.caches}
 
 
 def as_value(array: np.ndarray) -> onnxruntime.OrtValue:

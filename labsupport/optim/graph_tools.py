@@ -195,13 +195,10 @@ def finish(model: ir.Model) -> onnx.ModelProto:
     tidy = [passes.IdentityEliminationPass(), passes.RemoveUnusedNodesPass(), passes.TopologicalSortPass()]
     for step in [*tidy, passes.NameFixPass()]:
         step(model)
-    for node in model.graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
-    check(ir.to_proto(model))
     infer(model)
-    return ir.to_proto(model)
+    rewritten = ir.to_proto(model)
+    check(rewritten)
+    return rewritten
 
 
 # --- reading nodes ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,500 @@
+"""Article B's graph rewrites: equal numbers on random graphs and on the real decode step, in every order of passes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from labsupport import audio, checkpoints, profiling, whisper
+from labsupport.optim import graph
+from labsupport.optim.graph_loop import Loop, cross_inputs, open_session, past_after, profile_step
+from labsupport.random_weights import tensor_shapes
+from labsupport.whisper import features, onnx_graphs
+from labsupport.whisper.config import Config
+
+ORDERS = list(itertools.permutations(graph.PASSES))
+ONE_THREAD = {"threads": 1}
+FEW = settings(max_examples=15, deadline=None)
+
+
+def small_graph(nodes, inputs, outputs, constants=()) -> onnx.ModelProto:
+    """Float32 inputs and outputs by name and shape; constants by name and array."""
+    values = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in part.items()]
+        for part in (inputs, outputs)
+    ]
+    weights = [numpy_helper.from_array(array, name) for name, array in dict(constants).items()]
+    made = helper.make_graph(nodes, "small", *values, weights)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return open_session(model, optimise=False, threads=1).run(None, feed)
+
+
+def random_feed(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {v.name: random.standard_normal(graph.shape_of(v)).astype(np.float32) for v in model.graph.input}
+
+
+# --- tile_to_broadcast ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def tiled_products(draw):
+    """a @ permuted(Tile(b)), over random batch axes of which some are repeated."""
+    batch = draw(st.lists(st.integers(2, 4), min_size=1, max_size=3))
+    repeated = draw(st.lists(st.booleans(), min_size=len(batch), max_size=len(batch)))
+    rows, inner, columns = (draw(st.integers(1, 4)) for _ in range(3))
+    full = [*batch, inner, columns]
+    perm = draw(st.permutations(range(len(full))))
+    back = [perm.index(axis) for axis in range(len(full))]
+    times = [n if again else 1 for n, again in zip(batch, repeated, strict=True)] + [1, 1]
+    before = [full[axis] // times[axis] for axis in back]
+    nodes = [
+        helper.make_node("Tile", ["b", "repeats"], ["tiled"]),
+        helper.make_node("Transpose", ["tiled"], ["right"], perm=perm),
+        helper.make_node("MatMul", ["a", "right"], ["y"]),
+    ]
+    inputs = {"a": [*batch, rows, inner], "b": before}
+    repeats = np.array([times[axis] for axis in back], np.int64)
+    return small_graph(nodes, inputs, {"y": [*batch, rows, columns]}, {"repeats": repeats})
+
+
+@FEW
+@given(tiled_products(), st.integers(0, 99))
+def test_a_tile_before_a_product_goes_and_nothing_changes(model, seed):
+    rewritten = graph.tile_to_broadcast(model)
+    repeats = numpy_helper.to_array(model.graph.initializer[0])
+    assert graph.op_counts(rewritten)["Tile"] == int(np.all(repeats == 1))
+    feed = random_feed(model, seed)
+    np.testing.assert_allclose(run(rewritten, feed)[0], run(model, feed)[0], atol=1e-6)
+
+
+def tile_case(kind: str) -> onnx.ModelProto:
+    """Tiles that must stay, each for its own reason."""
+    tile, product = helper.make_node("Tile", ["b", "repeats"], ["t"]), helper.make_node("MatMul", ["a", "t"], ["y"])
+    inputs, outputs, times = {"a": [3, 2, 4], "b": [1, 4, 5]}, {"y": [3, 2, 5]}, [3, 1, 1]
+    nodes = [tile, product]
+    if kind == "the graph gives it out":
+        outputs["t"] = [3, 4, 5]
+    elif kind == "the other operand is as short":
+        inputs["a"] = [1, 2, 4]
+    elif kind == "it repeats what is longer than 1":
+        inputs["b"], inputs["a"], outputs, times = [2, 4, 5], [4, 2, 4], {"y": [4, 2, 5]}, [2, 1, 1]
+    elif kind == "it repeats an axis that is summed over":
+        inputs["b"], times = [3, 1, 5], [1, 4, 1]
+    elif kind == "a softmax reads it, too":
+        nodes = [tile, product, helper.make_node("Softmax", ["t"], ["s"])]
+        outputs["s"] = [3, 4, 5]
+    elif kind == "both operands are tiled":
+        nodes = [tile, helper.make_node("Tile", ["a", "repeats"], ["u"]), helper.make_node("MatMul", ["u", "t"], ["y"])]
+        inputs["a"] = [1, 2, 4]
+    return small_graph(nodes, inputs, outputs, {"repeats": np.array(times, np.int64)})
+
+
+STAYS = [
+    "the graph gives it out",
+    "the other operand is as short",
+    "it repeats what is longer than 1",
+    "it repeats an axis that is summed over",
+    "a softmax reads it, too",
+]
+
+
+@pytest.mark.parametrize("kind", STAYS)
+def test_a_tile_that_is_needed_stays_byte_for_byte(kind):
+    model = tile_case(kind)
+    graph.check(model)
+    for name in graph.PASSES:
+        assert graph.PASSES[name](model).SerializeToString() == model.SerializeToString(), name
+
+
+def test_of_two_tiles_of_one_product_one_stays():
+    model = tile_case("both operands are tiled")
+    rewritten = graph.tile_to_broadcast(model)
+    assert graph.op_counts(rewritten)["Tile"] == 1
+    feed = random_feed(model, 0)
+    np.testing.assert_allclose(run(rewritten, feed)[0], run(model, feed)[0], atol=1e-6)
+
+
+# --- eliminate_permutes ---------------------------------------------------------------------------------------------
+
+
+@st.composite
+def permuted_products(draw):
+    """a @ Transpose(b), a of one row or of more, any permute; b may go out as well."""
+    shape = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    perm = draw(st.permutations(range(len(shape))))
+    seen = [shape[axis] for axis in perm]
+    rows = draw(st.sampled_from([1, 3]))
+    nodes = [
+        helper.make_node("Transpose", ["b"], ["right"], perm=perm),
+        helper.make_node("MatMul", ["a", "right"], ["y"]),
+    ]
+    inputs = {"a": [*seen[:-2], rows, seen[-2]], "b": shape}
+    return small_graph(nodes, inputs, {"y": [*seen[:-2], rows, seen[-1]]})
+
+
+@FEW
+@given(permuted_products(), st.integers(0, 99))
+def test_a_permuted_input_is_taken_permuted_and_nothing_changes(model, seed):
+    rewritten = graph.eliminate_permutes(model)
+    feed = random_feed(model, seed)
+    layouts = graph.layouts(rewritten)
+    permuted = {name: np.ascontiguousarray(x.transpose(layouts.get(name, range(x.ndim)))) for name, x in feed.items()}
+    np.testing.assert_allclose(run(rewritten, permuted)[0], run(model, feed)[0], atol=1e-5)
+    assert (rewritten.SerializeToString() == model.SerializeToString()) == (not layouts)
+    if layouts:
+        assert graph.op_counts(rewritten)["Transpose"] == 0
+
+
+def test_a_permute_of_what_is_read_otherwise_too_stays_byte_for_byte():
+    nodes = [
+        helper.make_node("Transpose", ["b"], ["right"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["a", "right"], ["y"]),
+        helper.make_node("Softmax", ["b"], ["s"]),
+    ]
+    model = small_graph(nodes, {"a": [2, 3, 4], "b": [2, 5, 4]}, {"y": [2, 3, 5], "s": [2, 5, 4]})
+    for name in graph.PASSES:
+        assert graph.PASSES[name](model).SerializeToString() == model.SerializeToString(), name
+
+
+# --- the whole step, small and with random weights ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """A Whisper of any small shape with random weights, as the graph's builder wants one."""
+
+    config: Config
+    seed: int
+
+    def tensors(self):
+        """Larger weights than a fresh model's, so that attention is far from uniform."""
+        random = np.random.default_rng(self.seed)
+        for name, shape in tensor_shapes(self.config):
+            yield name, (random.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+
+def make_inputs(config: Config, beams: int, length: int, seed: int):
+    """Cross-attention's keys and values, and a past of `length` tokens, all random."""
+    random, rest = np.random.default_rng(seed), (config.heads, config.head_dim)
+
+    def draw(*shape):
+        return random.standard_normal(shape).astype(np.float32)
+
+    names = [f"{letter}.{layer}" for layer in range(config.decoder_layers) for letter in "kv"]
+    cross = {f"cross_{name}": draw(1, config.audio_positions, *rest) for name in names}
+    return cross, {f"past_{name}": draw(beams, length, *rest) for name in names}
+
+
+def run_steps(model, cross, past, tokens) -> dict[str, np.ndarray]:
+    """The logits of every step, and all caches afterwards."""
+    loop = Loop(model, cross, past, **ONE_THREAD)
+    logits = {f"logits {n}": loop.step(np.full((len(next(iter(past.values()))), 1), t)) for n, t in enumerate(tokens)}
+    return logits | {name: loop.rows(name).copy() for name in past}
+
+
+def assert_same(got: dict, expected: dict, atol: float) -> None:
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, atol=atol, rtol=0, err_msg=name)
+
+
+@st.composite
+def small_steps(draw):
+    """A decode step of random shape and weights, and inputs for it."""
+    heads, layers = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    config = Config(heads * draw(st.sampled_from([2, 4])), 1, layers, heads, 11, audio_positions=6, text_positions=9)
+    seed, beams = draw(st.integers(0, 99)), draw(st.integers(1, 3))
+    model = onnx_graphs.decoder_step(RandomCheckpoint(config, seed), beams)
+    return model, make_inputs(config, beams, draw(st.integers(0, 5)), seed)
+
+
+@FEW
+@given(small_steps(), st.sampled_from(ORDERS), st.integers(0, 4))
+def test_any_passes_in_any_order_leave_a_small_step_as_it_was(step, order, count):
+    model, (cross, past) = step
+    expected = run_steps(model, cross, past, [1, 2, 3])
+    before = model.SerializeToString()
+    rewritten = graph.run_all(model, order[:count])
+    graph.check(rewritten)
+    assert_same(run_steps(rewritten, cross, past, [1, 2, 3]), expected, 2e-5)
+    assert model.SerializeToString() == before
+
+
+SMALL = Config(8, 1, 2, 2, 11, audio_positions=6, text_positions=9)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small step, its inputs, and what it gives."""
+    model = onnx_graphs.decoder_step(RandomCheckpoint(SMALL, 0), 3)
+    cross, past = make_inputs(SMALL, 3, 4, 0)
+    return model, cross, past, run_steps(model, cross, past, [1, 2])
+
+
+def test_each_pass_does_its_work_and_no_other(small):
+    model = small[0]
+    tiles, permutes = graph.op_counts(model)["Tile"], graph.op_counts(model)["Transpose"]
+    assert (tiles, permutes) == (4, 16)
+    counts = {name: graph.op_counts(graph.run_all(model, [name])) for name in graph.PASSES}
+    assert counts["tile_to_broadcast"]["Tile"] == 0
+    assert counts["cache_to_static"]["Slice"] == 4
+    assert counts["eliminate_permutes"]["Transpose"] == 0
+    assert counts["fuse_slice_concat"] == graph.op_counts(model)
+    for name in ("cache_to_static", "eliminate_permutes"):
+        assert counts[name]["Tile"] == tiles
+    for name in ("tile_to_broadcast", "cache_to_static"):
+        assert counts[name]["Transpose"] == permutes
+    last = graph.op_counts(graph.run_all(model))
+    assert (last["Tile"], last["Transpose"], last["Slice"], last["ScatterND"]) == (0, 0, 0, 4)
+
+
+def test_a_second_time_every_pass_finds_nothing(small):
+    rewritten = graph.run_all(small[0])
+    for name, rewrite in graph.PASSES.items():
+        assert rewrite(rewritten).SerializeToString() == rewritten.SerializeToString(), name
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_the_fusion_needs_the_static_cache_before_it_and_nothing_else_needs_an_order(small, order):
+    last = graph.op_counts(graph.run_all(small[0], order))
+    fused = order.index("cache_to_static") < order.index("fuse_slice_concat")
+    assert (last["Slice"], last["ScatterND"]) == ((0, 4) if fused else (4, 0))
+    assert (last["Tile"], last["Transpose"]) == (0, 0)
+
+
+def test_the_interface_says_how_the_caches_are_kept(small):
+    plain, turned = (0, 1, 2, 3), (0, 2, 1, 3)
+    form = graph.interface(small[0])
+    assert form == graph.Interface("grows", None, plain, plain)
+    static = graph.cache_to_static(small[0], capacity=9)
+    assert graph.interface(static) == graph.Interface("shifts", 9, plain, plain)
+    last = graph.fuse_slice_concat(graph.eliminate_permutes(static))
+    assert graph.interface(last) == graph.Interface("in place", 9, turned, turned)
+    with pytest.raises(graph.GraphError, match="loop graph"):
+        graph.interface(tile_case(STAYS[0]))
+
+
+def test_a_past_of_fixed_length_gives_the_capacity(small):
+    fixed = onnx_graphs.decoder_step(RandomCheckpoint(SMALL, 0), 3, capacity=7)
+    assert graph.interface(graph.cache_to_static(fixed)).capacity == 7
+    assert graph.interface(graph.cache_to_static(small[0])).capacity == graph.CAPACITY
+    shapes = graph.shapes_of(graph.run_all(fixed))
+    assert all(isinstance(dim, int) for shape in shapes.values() for dim in shape)
+
+
+# --- wrong rewrites are caught --------------------------------------------------------------------------------------
+
+
+def with_constant(model, name, change) -> onnx.ModelProto:
+    """A copy in which one constant is another."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    place = next(i for i, tensor in enumerate(copy.graph.initializer) if tensor.name == name)
+    array = change(numpy_helper.to_array(copy.graph.initializer[place]))
+    copy.graph.initializer[place].CopyFrom(numpy_helper.from_array(array, name))
+    return copy
+
+
+def with_node(model, op, change) -> onnx.ModelProto:
+    """A copy in which the first node of this op is changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    change(next(node for node in copy.graph.node if node.op_type == op))
+    return copy
+
+
+def swap_operands(node):
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+STATIC = ["cache_to_static"]
+FAULTS = {
+    "the mask shows an empty row": (STATIC, lambda m: with_constant(m, "cache_last_row", lambda x: x - 1)),
+    "the mask hides the oldest token": (STATIC, lambda m: with_constant(m, "cache_last_row", lambda x: x + 1)),
+    "the mask hides nothing": (STATIC, lambda m: with_constant(m, "row_hidden", np.zeros_like)),
+    "the newest row stands first": (STATIC, lambda m: with_node(m, "Concat", swap_operands)),
+    "the mask is the other form's": (
+        [*STATIC, "fuse_slice_concat"],
+        lambda m: with_node(m, "LessOrEqual", lambda node: setattr(node, "op_type", "Less")),
+    ),
+    "the row goes to another beam": (
+        [*STATIC, "fuse_slice_concat"],
+        lambda m: with_constant(m, "places_3.before", lambda x: x[::-1].copy()),
+    ),
+    "rows of heads are exchanged": (
+        list(graph.PASSES),
+        lambda m: with_constant(m, "places_3x2.before", lambda x: x[:, ::-1].copy()),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_rewrite_is_caught_by_the_equality_check(small, fault):
+    model, cross, past, expected = small
+    passes, plant = FAULTS[fault]
+    right = graph.run_all(model, passes)
+    assert_same(run_steps(right, cross, past, [1, 2]), expected, 1e-5)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_same(run_steps(plant(right), cross, past, [1, 2]), expected, 1e-5)
+
+
+def test_a_permute_dropped_without_telling_the_caller_is_caught(small):
+    model, cross, past, _ = small
+    rewritten = graph.eliminate_permutes(model)
+    rewritten.metadata_props.clear()
+    with pytest.raises(Exception, match=r"past_k\.0|cross_k\.0|dimension"):
+        run_steps(rewritten, cross, past, [1])
+
+
+def test_a_rewrite_that_breaks_shapes_is_refused():
+    model = tile_case(STAYS[0])
+    model.graph.node[0].input[0] = "a"
+    with pytest.raises(graph.GraphError, match="contradicts itself"):
+        graph.check(model)
+    with pytest.raises(graph.GraphError, match="no pass"):
+        graph.run_all(model, ["make_it_fast"])
+
+
+# --- a cache that somebody else reads -------------------------------------------------------------------------------
+
+
+def with_reader(model, value: str, op: str, **attributes) -> onnx.ModelProto:
+    """A copy in which one more op reads a value, for the graph's caller."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.node.append(helper.make_node(op, [value], ["extra"], **attributes))
+    copy.graph.output.append(helper.make_tensor_value_info("extra", TensorProto.FLOAT, None))
+    return copy
+
+
+def test_caches_whose_rows_are_read_otherwise_are_left_alone(small):
+    growing = with_reader(small[0], "k.0", "ReduceMax", axes=[1])
+    assert graph.cache_to_static(growing).SerializeToString() == growing.SerializeToString()
+    shifting = with_reader(graph.cache_to_static(small[0]), "v.1", "ReduceMax", axes=[1])
+    assert graph.fuse_slice_concat(shifting).SerializeToString() == shifting.SerializeToString()
+    weights = next(node.output[0] for node in small[0].graph.node if node.op_type == "Softmax")
+    looked_at = with_reader(small[0], weights, "Identity")
+    assert graph.cache_to_static(looked_at).SerializeToString() == looked_at.SerializeToString()
+
+
+# --- what the counts say --------------------------------------------------------------------------------------------
+
+
+def test_bytes_are_counted_by_hand_too():
+    model = tile_case(STAYS[3])  # Tile (3, 1, 5) -> (3, 4, 5), MatMul with (3, 2, 4) -> (3, 2, 5)
+    repeats, short, long = 3 * 8, 15 * 4, 60 * 4
+    assert graph.bytes_by_op(model) == {"Tile": repeats + short + long, "MatMul": 24 * 4 + long + 30 * 4}
+
+
+def test_bytes_of_a_free_length_need_its_value(small):
+    with pytest.raises(graph.GraphError, match="free lengths"):
+        graph.bytes_moved(small[0])
+    short, long = (sum(graph.bytes_by_op(small[0], past=past).values()) for past in (10, 20))
+    assert long > short
+    last = graph.run_all(small[0])
+    assert graph.bytes_by_op(last)["ScatterND"] < graph.bytes_by_op(graph.run_all(small[0], STATIC))["Concat"] / 100
+
+
+def test_the_row_is_written_into_the_bound_buffer_itself(small):
+    model, cross, past, _ = small
+    loop = Loop(graph.run_all(model), cross, past, **ONE_THREAD)
+    value = loop.caches["past_k.1"]
+    before = value.numpy().copy()
+    loop.step(np.full((3, 1), 1))
+    changed = np.argwhere((value.numpy() != before).any((0, 1, 3))).ravel()
+    assert changed.tolist() == [4]
+    assert loop.caches["past_k.1"] is value
+
+
+def test_a_past_that_fills_the_cache_is_refused(small):
+    model, cross, past, _ = small
+    with pytest.raises(graph.GraphError, match="no room"):
+        Loop(graph.cache_to_static(model, capacity=4), cross, past, **ONE_THREAD)
+
+
+# --- the real step --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real():
+    """tiny.en's step, and the keys and values of cross-attention over a real encoder's output."""
+    checkpoint = checkpoints.resolve("tiny.en")
+    recogniser = whisper.load("tiny.en", "torch")
+    mel = features.window(features.log_mel(audio.read(audio.clip("jfk").path), checkpoint.config.mels), 0)
+    sound = recogniser.model.encode(mel[None]).numpy()
+    return checkpoint, cross_inputs(checkpoint, sound), recogniser.tokenizer.encode(audio.clip("jfk").text)
+
+
+@dataclass(frozen=True)
+class FewWords:
+    """A real checkpoint that scores only the first tokens of its vocabulary: small enough for many copies."""
+
+    whole: checkpoints.Checkpoint
+    words: int = 4000
+
+    @property
+    def config(self) -> Config:
+        return replace(self.whole.config, vocab_size=self.words)
+
+    def tensors(self):
+        for name, array in self.whole.tensors():
+            yield name, array[: self.words] if name == "model.decoder.embed_tokens.weight" else array
+
+
+def real_inputs(real, layers: int):
+    """Cross-attention and an empty past for five beams, and the first tokens of the text."""
+    checkpoint, cross, text = real
+    rest = checkpoint.config.heads, checkpoint.config.head_dim
+    names = [f"{letter}.{layer}" for layer in range(layers) for letter in "kv"]
+    past = {f"past_{name}": np.zeros((5, 0, *rest), np.float32) for name in names}
+    return {f"cross_{name}": cross[f"cross_{name}"] for name in names}, past, text[:5]
+
+
+def test_every_order_of_the_passes_gives_the_real_steps_logits_and_caches(real):
+    few = FewWords(real[0])
+    cross, past, text = real_inputs(real, layers=1)
+    text = [token % few.words for token in text]
+    model = onnx_graphs.decoder_step(few, layers=1)
+    expected, forms = run_steps(model, cross, past, text), {(): model}
+    for order in ORDERS:
+        for count in range(1, 5):
+            if order[:count] not in forms:
+                forms[order[:count]] = graph.run_all(forms[order[: count - 1]], order[count - 1 : count])
+        assert_same(run_steps(forms[order], cross, past, text), expected, 1e-4)
+
+
+def test_the_whole_real_step_after_all_passes_is_the_first_form(real):
+    checkpoint = real[0]
+    cross, past, text = real_inputs(real, checkpoint.config.decoder_layers)
+    model = onnx_graphs.decoder_step(checkpoint)
+    expected = run_steps(model, cross, past, text)
+    assert_same(run_steps(graph.run_all(model), cross, past, text), expected, 1e-4)
+
+
+def test_a_past_is_what_the_steps_leave(small):
+    _, cross, _, _ = small
+    checkpoint = RandomCheckpoint(SMALL, 0)
+    past = past_after(onnx_graphs.decoder_step(checkpoint, 2), checkpoint, cross, [1, 2, 3], beams=2)
+    again = past_after(onnx_graphs.decoder_step(checkpoint, 1), checkpoint, cross, [1, 2, 3], beams=1)
+    for name, rows in past.items():
+        assert rows.shape == (2, 3, SMALL.heads, SMALL.head_dim)
+        np.testing.assert_allclose(rows, np.repeat(again[name], 2, axis=0), atol=1e-6)
+
+
+def test_the_op_table_of_a_step_counts_the_graphs_ops(small, tmp_path):
+    model, cross, past, _ = small
+    table = profile_step(model, cross, past, np.full((3, 1), 1), tmp_path, runs=3, optimise=False, **ONE_THREAD)
+    counts = {row.name: row.calls for row in table}
+    assert counts == dict(graph.op_counts(model))
+    assert isinstance(table, profiling.Table)
