@@ -47,10 +47,16 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [value], name=value, **attributes))
         return value
 
+    def split(self, value: str, lengths: str, axis: int, parts: int, name: str) -> list[str]:
+        """Adds a Split into as many parts as there are `lengths`."""
+        names = [f"{name}.{part}" for part in range(parts)]
+        self.nodes.append(helper.make_node("Split", [value, lengths], names, name=name, axis=axis))
+        return names
+
     def constant(self, name: str, array) -> str:
         """A value that is known now; one constant of each name."""
         if name not in self.weights:
-            self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self.weights[name] = numpy_helper.from_array(np.asarray(array), name)
         return name
 
     def weight(self, name: str, transpose: bool = False) -> str:
