@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from labsupport import cli, plots, sophon
-from labsupport.sophon import cache, compiler, processes, toolchain
+from labsupport.sophon import compiler, processes, toolchain
 
 SAMPLES = Path(__file__).parent / "data" / "sophon"
 NAMES = ("default", "without_affine")
@@ -68,58 +68,6 @@ def is_running(pid: int) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-# --- what is kept -----------------------------------------------------------------------------------------------------
-
-
-def write_result(text: str):
-    return lambda folder: (folder / "result").write_text(text)
-
-
-def test_a_folder_is_made_once(tmp_path):
-    made = cache.make_once(tmp_path / "made", write_result("first"))
-    assert cache.make_once(tmp_path / "made", write_result("second")) == made
-    assert (made / "result").read_text() == "first"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: (folder / "result").write_text("fir"),
-        lambda folder: (folder / "result").unlink(),
-        lambda folder: (folder / cache.MANIFEST).write_text("{"),
-        lambda folder: (folder / cache.MANIFEST).unlink(),
-    ],
-)
-def test_a_damaged_folder_is_made_again(tmp_path, damage):
-    made = cache.make_once(tmp_path / "made", write_result("first"))
-    damage(made)
-    assert (cache.make_once(made, write_result("second")) / "result").read_text() == "second"
-
-
-def test_what_fails_half_way_leaves_nothing(tmp_path):
-    def fail(folder: Path) -> None:
-        write_result("half")(folder)
-        raise sophon.ToolFailed("it broke")
-
-    with pytest.raises(sophon.ToolFailed):
-        cache.make_once(tmp_path / "made", fail)
-    assert [path.name for path in tmp_path.iterdir()] == ["made.lock"]
-
-
-def test_what_a_killed_process_left_is_cleared_away(tmp_path):
-    (tmp_path / ".made.abc.part").mkdir()
-    cache.make_once(tmp_path / "made", write_result("x"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "made.lock"]
-
-
-@given(st.lists(st.binary(max_size=4), min_size=1, max_size=4))
-def test_a_hash_knows_where_one_part_ends(parts):
-    assert cache.hash_of(parts) == cache.hash_of(list(parts))
-    assert cache.hash_of(parts) != cache.hash_of([*parts, b""])
-    if any(parts[1:]):
-        assert cache.hash_of(parts) != cache.hash_of([b"".join(parts), *[b""] * (len(parts) - 1)])
 
 
 # --- the toolchain ----------------------------------------------------------------------------------------------------
@@ -352,6 +300,30 @@ def test_the_same_inputs_are_compiled_once_and_others_anew(tools):
     other = sophon.compile_graph(product(), matrices(seed=1), tools)
     assert other.folder != first.folder
     assert len(tools.calls) == 4
+
+
+@given(st.lists(st.binary(max_size=4), min_size=1, max_size=4))
+def test_a_hash_knows_where_one_part_ends(parts):
+    assert compiler.hash_of(parts) == compiler.hash_of(list(parts))
+    assert compiler.hash_of(parts) != compiler.hash_of([*parts, b""])
+    if any(parts[1:]):
+        assert compiler.hash_of(parts) != compiler.hash_of([b"".join(parts), *[b""] * (len(parts) - 1)])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "compiler_profile_0.txt").write_text("TCYC"),
+        lambda folder: (folder / "outputs.npz").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+    ],
+)
+def test_a_damaged_result_is_made_again(tools, damage):
+    compiled = sophon.compile_graph(product(), matrices(), tools)
+    damage(compiled.folder)
+    again = sophon.compile_graph(product(), matrices(), tools)
+    assert sophon.read_profile(again.profile).cycles
+    assert tool_names(tools) == ["model_transform", "model_deploy", "model_deploy"]
 
 
 def test_only_what_is_read_again_is_kept(tools):

@@ -5,16 +5,18 @@ Every result is kept under the hash of what it was made from, so that no work is
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import shlex
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labsupport.made_once import make_once
 from labsupport.paths import cache_dir
 
-from .cache import hash_of, make_once
 from .errors import DamagedOutput, SophonError
 from .toolchain import Toolchain
 
@@ -27,6 +29,7 @@ PROCESSOR, QUANTIZE = "bm1684x", "F16"
 LOWERED = f"{NAME}_{PROCESSOR}_{QUANTIZE.lower()}"
 VERSION = "1"  # of this file's way to call the tools; raise it when the same inputs would give other files
 SECONDS = 1800
+MEGABYTES = 1000  # about what six layers leave
 PASSES = ("processor-tpu-optimize", "layer-group", "affine-opt")
 RUNNING = "[Running]: tpuc-opt "
 STAGES = {
@@ -113,21 +116,32 @@ def compile_graph(
     Raises:
         ToolFailed, ToolTimeout: a tool did not do its work, or found that a stage gives other numbers.
         SophonError: `without` names a pass that the compiler does not run.
+        CacheUnusable: the results cannot be kept.
     """
     if unknown := set(without) - set(PASSES):
         raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"choose of: {', '.join(PASSES)}")
-    home = cache_dir() / "sophon"
     key = hash_of([VERSION, toolchain.version, *serialise(model, inputs)])
-    transformed = make_once(
-        home / "transformed" / key, lambda folder: transform(folder, model, inputs, toolchain, seconds)
-    )
-    whole = make_once(home / "compiled" / key, lambda folder: deploy(folder, transformed, toolchain, seconds))
-    if without:
-        name = f"{key}-{hash_of(sorted(without))}"
-        whole = make_once(
-            home / "compiled" / name, lambda folder: repeat(folder, transformed, whole, without, toolchain, seconds)
-        )
-    return Compiled(whole, transformed)
+    tools = {"toolchain": toolchain, "seconds": seconds}
+    transformed = keep("transformed", key, functools.partial(transform, model=model, inputs=inputs, **tools))
+    whole = keep("compiled", key, functools.partial(deploy, transformed=transformed, **tools))
+    if not without:
+        return Compiled(whole, transformed)
+    again = functools.partial(repeat, transformed=transformed, whole=whole, without=without, **tools)
+    return Compiled(keep("compiled", f"{key}-{hash_of(sorted(without))}", again), transformed)
+
+
+def keep(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder of the cache with this key, made if need be."""
+    return make_once(cache_dir() / "sophon" / kind / key, f"{kind} graph", MEGABYTES, make)
+
+
+def hash_of(parts: Iterable[bytes | str]) -> str:
+    """16 hexadecimal digits that stand for these parts, in this order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]
 
 
 def serialise(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[bytes | str]:

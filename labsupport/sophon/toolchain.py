@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -15,7 +16,6 @@ from pathlib import Path
 
 from labsupport.paths import ROOT, atomic_write, cache_dir
 
-from .cache import hash_of
 from .errors import BrokenToolchain, InstallFailed, NoPython310, SophonError, WrongPlatform
 from .processes import run_tool
 
@@ -76,7 +76,11 @@ def read_pins() -> dict:
 def toolchain_folder() -> Path:
     """Where the environment of today's pins lies, or will."""
     pins = read_pins()
-    return cache_dir() / "sophon" / f"tpu_mlir-{pins['tpu_mlir']}-{hash_of([json.dumps(pins)])}"
+    return (
+        cache_dir()
+        / "sophon"
+        / f"tpu_mlir-{pins['tpu_mlir']}-{hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:8]}"
+    )
 
 
 def find_toolchain() -> Toolchain | None:
