@@ -168,6 +168,17 @@ def test_another_source_than_the_known_one_is_not_patched(tmp_path, planted):
     assert source.read_text() == planted
 
 
+def test_the_installers_cache_keeps_its_own_copy(tmp_path):
+    """uv hard-links packages out of its cache: what is written in place there would be in the next environment too."""
+    source = tmp_path / "OnnxOpt.py"
+    source.write_text("import torch\nx = torch.tensor(inputs[name]).numpy()\n")
+    cached = tmp_path / "cached.py"
+    os.link(source, cached)
+    toolchain.drop_torch(source)
+    assert "import torch" in cached.read_text()
+    assert "torch" not in source.read_text()
+
+
 def test_other_pins_are_another_environment(monkeypatch):
     before = toolchain.toolchain_folder()
     pins = toolchain.read_pins()

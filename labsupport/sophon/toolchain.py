@@ -76,11 +76,8 @@ def read_pins() -> dict:
 def toolchain_folder() -> Path:
     """Where the environment of today's pins lies, or will."""
     pins = read_pins()
-    return (
-        cache_dir()
-        / "sophon"
-        / f"tpu_mlir-{pins['tpu_mlir']}-{hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:8]}"
-    )
+    mark = hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:8]
+    return cache_dir() / "sophon" / f"tpu_mlir-{pins['tpu_mlir']}-{mark}"
 
 
 def find_toolchain() -> Toolchain | None:
@@ -229,7 +226,8 @@ def drop_torch(source: Path) -> None:
     if text.count(TORCH_IMPORT) != 1 or text.count(TORCH_USE) != 1:
         raise BrokenToolchain("The ONNX reader is not the one that is known here.", where=source)
     text = text.replace(TORCH_IMPORT, "").replace(TORCH_USE, "np.array(inputs[name])")
-    source.write_text(text, encoding="utf-8")
+    with atomic_write(source) as part:  # a new file: the old one may be a hard link into uv's cache
+        part.write_text(text, encoding="utf-8")
 
 
 def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
