@@ -402,6 +402,48 @@ def test_outputs_of_another_shape_are_damage(tools):
         compiled.agreement()
 
 
+# --- the rewrite ------------------------------------------------------------------------------------------------------
+
+
+def appending_step(kind: str = "Concat") -> onnx.ModelProto:
+    """past_k.0 (2, 3, 4) and a row (2, 1, 4) -> k.0 (2, 4, 4), and a sum over all of it."""
+    shapes = {"past_k.0": (2, 3, 4), "row": (2, 1, 4), "k.0": (2, 4, 4), "sum": (2, 1, 4)}
+    value = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
+    append = helper.make_node("Concat", ["past_k.0", "new"], ["k.0"], axis=1)
+    if kind != "Concat":
+        append = helper.make_node(kind, ["new"], ["k.0"])
+    nodes = [
+        helper.make_node("Neg", ["row"], ["new"]),
+        append,
+        helper.make_node("ReduceSum", ["k.0", "axis"], ["sum"], keepdims=1),
+    ]
+    axis = onnx.numpy_helper.from_array(np.array([1], np.int64), "axis")
+    graph = helper.make_graph(nodes, "step", [value["past_k.0"], value["row"]], [value["sum"], value["k.0"]], [axis])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_step_that_gives_new_rows_only_computes_the_same():
+    random = np.random.default_rng(0)
+    inputs = {
+        "past_k.0": random.standard_normal((2, 3, 4)).astype(np.float32),
+        "row": random.standard_normal((2, 1, 4)).astype(np.float32),
+    }
+    whole = appending_step()
+    before = whole.SerializeToString()
+    expected, got = compiler.run_onnx(whole, inputs), compiler.run_onnx(sophon.new_rows_only(whole), inputs)
+    np.testing.assert_array_equal(got["sum"], expected["sum"])
+    np.testing.assert_array_equal(got["k.0"], expected["k.0"][:, -1:])
+    assert whole.SerializeToString() == before
+    onnx.checker.check_model(sophon.new_rows_only(whole), full_check=True)
+
+
+def test_a_step_without_appended_caches_is_refused():
+    with pytest.raises(sophon.SophonError, match="gives no caches"):
+        sophon.new_rows_only(product())
+    with pytest.raises(sophon.SophonError, match="not made by appending"):
+        sophon.new_rows_only(appending_step("Identity"))
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ from .readers import (
     read_places,
     read_profile,
 )
+from .rewrites import new_rows_only
 from .toolchain import Toolchain, find_python310, find_toolchain, make_toolchain
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "find_python310",
     "find_toolchain",
     "make_toolchain",
+    "new_rows_only",
     "read_grouping",
     "read_places",
     "read_profile",
