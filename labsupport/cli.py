@@ -40,6 +40,14 @@ class Backend(str, enum.Enum):
     mindspore = "mindspore"
 
 
+class Engine(str, enum.Enum):
+    """What can run Whisper: a framework, or ONNX Runtime without any."""
+
+    torch = "torch"
+    mindspore = "mindspore"
+    onnx = "onnx"
+
+
 class Form(str, enum.Enum):
     """How a transcript is written."""
 
@@ -212,6 +220,7 @@ def transcribe(
     files: Annotated[list[Path], typer.Argument(help="wav, flac, mp3 or ogg")],
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
     backend: Annotated[Backend | None, typer.Option(help="the framework to compute with")] = None,
+    engine: Annotated[Engine | None, typer.Option(help="onnx: article B's graphs, with no framework loaded")] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", help="print each segment's time")] = False,
     form: Annotated[Form, typer.Option("--format")] = Form.text,
     language: Annotated[str | None, typer.Option(help="such as en; detected when it is not given")] = None,
@@ -220,7 +229,8 @@ def transcribe(
     """Write down what is said in audio files. A file that cannot be read does not stop the others."""
     from labsupport import audio, checkpoints, whisper
 
-    loaded = whisper.load(model or checkpoints.DEFAULT, backend=backend and backend.value)
+    chosen = {"backend": backend and backend.value, "engine": engine and engine.value}
+    loaded = whisper.load(model or checkpoints.DEFAULT, **chosen)
     failed = False
     for file in files:
         try:

@@ -239,8 +239,11 @@ def beam_search(model, audio, prompt: list[int], rules: Rules, beams: int = 5, l
 def detect_language(model, audio, tokenizer: Tokenizer) -> list[tuple[str, float]]:
     """The likeliest language of each window and its probability among the languages."""
     codes, ids = list(tokenizer.languages), list(tokenizer.languages.values())
-    logits = model.step(np.full((len(audio), 1), tokenizer.sot, np.int64), audio, model.new_cache())
-    scores = np.exp(log_softmax(logits[:, -1, ids]))
+    if hasattr(model, "hear_language"):  # a decoder for this alone
+        logits = model.hear_language(audio)
+    else:
+        logits = model.step(np.full((len(audio), 1), tokenizer.sot, np.int64), audio, model.new_cache())[:, -1, ids]
+    scores = np.exp(log_softmax(logits))
     return [(codes[row.argmax()], float(row.max())) for row in scores]
 
 

@@ -17,7 +17,6 @@ from .config import Config
 from .features import FFT, HOP, WINDOW_FRAMES, mel_filters
 from .onnx_parts import Graph, attend, declare, feed_forward, gelu, keys_values, layer_norm, query, score_vocabulary
 
-Axes = tuple[int, ...]
 PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
 BEAMS = 5  # of the article
 
@@ -123,15 +122,15 @@ def language(checkpoint: Checkpoint, start: int, languages: list[int]) -> onnx.M
     return g.finish()
 
 
-def prefill(checkpoint: Checkpoint, layout: Axes = PLAIN, cross_layout: Axes = PLAIN) -> onnx.ModelProto:
+def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> onnx.ModelProto:
     """Reads a prompt: the main decoder's first run, which also computes what every later step needs.
 
     Inputs: tokens (batch, length), audio (batch, 1500, d_model). Outputs: logits (batch, length, vocab); for each layer
     i cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim).
 
     Args:
-        layout: the order of the axes of k.i and v.i that the loop graph wants (`optim.graph.interface`).
-        cross_layout: that of cross_k.i and cross_v.i.
+        cross_layout: the order of the axes of cross_k.i and cross_v.i that the loop graph wants, see
+            `optim.graph.interface`.
     """
     config = checkpoint.config
     g = Graph("prefill", dict(checkpoint.tensors()))
@@ -148,11 +147,11 @@ def prefill(checkpoint: Checkpoint, layout: Axes = PLAIN, cross_layout: Axes = P
     logits = g.op("Reshape", logits, ends, name="logits/Reshape")
     g.output(logits, "logits", np.float32, ("batch", "length", config.vocab_size))
     for name, value in caches.items():
-        sound = name.startswith("cross")
-        order, length = (cross_layout, config.audio_positions) if sound else (layout, "length")
-        shape = ("batch", length, config.heads, config.head_dim)
-        value = value if order == PLAIN else g.op("Transpose", value, perm=order, name=f"{name}/Transpose")
-        g.output(value, name, np.float32, [shape[axis] for axis in order])
+        if name.startswith("cross"):
+            shape = [("batch", config.audio_positions, config.heads, config.head_dim)[axis] for axis in cross_layout]
+            g.output(g.op("Transpose", value, perm=cross_layout, name=f"{name}/Transpose"), name, np.float32, shape)
+        else:
+            g.output(value, name, np.float32, ("batch", "length", config.heads, config.head_dim))
     return g.finish()
 
 

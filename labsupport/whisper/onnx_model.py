@@ -1,0 +1,327 @@
+"""Whisper on ONNX Runtime: article B's pipeline of separate graphs, with the interface of `torch_model.Whisper`.
+
+No framework is imported, neither here nor while the graphs are built.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checkpoints import Checkpoint
+from ..errors import LabError
+from ..optim.graph import GROWS, SHIFTS, Interface, interface
+from ..system import count_physical_cores, usable_cores
+from ..text import Tokenizer
+from .config import Config
+from .onnx_store import find_graphs
+
+if TYPE_CHECKING:
+    import onnx
+    from onnxruntime import InferenceSession, IOBinding, OrtValue
+
+PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
+
+
+class OnnxRuntimeMissing(LabError):
+    """ONNX Runtime is not installed."""
+
+
+class TextTooLong(LabError):
+    """More tokens than the decoder has positions for."""
+
+
+class WrongBatch(LabError):
+    """The number of texts is not the cache's, or not the loop graph's."""
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def open_session(graph: Path | bytes, threads: int | None = None, prepack: bool = True) -> InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        graph: a file, or a serialised model.
+        threads: for one op; by default `OMP_NUM_THREADS`, as torch does, else the physical cores.
+        prepack: keep a copy of the weights in the order in which matrix products read them fastest.
+
+    Raises:
+        OnnxRuntimeMissing: it is not installed.
+    """
+    require_runtime()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or count_threads()
+    options.log_severity_level = 3  # errors
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    source = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def require_runtime() -> None:
+    """Raises OnnxRuntimeMissing unless ONNX Runtime is installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise OnnxRuntimeMissing("ONNX Runtime is not installed.", hint="Run ./lab setup, or take --engine torch.")
+
+
+def count_threads() -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else count_physical_cores(usable_cores())
+
+
+def as_value(array: np.ndarray) -> OrtValue:
+    """The array's own memory, for ONNX Runtime to read and to write. No binding keeps it alive: the caller must."""
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def run_bound(session: InferenceSession, inputs: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
+    """Runs a graph, and gives its outputs where ONNX Runtime has put them: nothing is copied."""
+    binding, names = session.io_binding(), [output.name for output in session.get_outputs()]
+    values = {name: as_value(array) for name, array in inputs.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    return dict(zip(names, binding.get_outputs(), strict=True))
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+class Cache:
+    """Keys and values between two steps, in the form that the loop graph wants; empty until a prompt is read.
+
+    length: tokens that it holds; past: past_k.i and past_v.i, a row for each text; cross: cross_k.i and cross_v.i, a
+    row for each text, or one if all texts are of one window.
+    """
+
+    def __init__(self, form: Interface):
+        self.form, self.length = form, 0
+        self.past: dict[str, OrtValue] = {}
+        self.spare: dict[str, OrtValue] = {}
+        self.cross: dict[str, OrtValue] = {}
+        self.binding: IOBinding | None = None
+
+    @property
+    def texts(self) -> int:
+        return next(iter(self.past.values())).shape()[0]
+
+    @property
+    def windows(self) -> int:
+        return next(iter(self.cross.values())).shape()[0]
+
+    def fill(self, prompt: Mapping[str, OrtValue], length: int, cross_layout: tuple[int, ...]) -> None:
+        """Takes over what the prefill graph gives; `cross_layout` is the order in which it gives cross-attention's."""
+        moves = tuple(cross_layout.index(axis) for axis in self.form.cross_layout)
+        for name, value in prompt.items():
+            if name.startswith("cross"):
+                self.cross[name] = value if moves == PLAIN else as_value(value.numpy().transpose(moves))
+            elif name != "logits":
+                self.past[f"past_{name}"] = as_value(self.store(value.numpy()))
+        self.length = length
+
+    def store(self, rows: np.ndarray) -> np.ndarray:
+        """(texts, length, heads, head_dim) -> as the loop graph wants its past."""
+        if self.form.cache == GROWS:
+            return rows.transpose(self.form.layout)
+        texts, length, *rest = rows.shape
+        shape = (texts, self.form.capacity, *rest)
+        whole = np.zeros([shape[axis] for axis in self.form.layout], np.float32)
+        start = self.form.capacity - length if self.form.cache == SHIFTS else 0
+        whole.transpose(np.argsort(self.form.layout))[:, start : start + length] = rows
+        return whole
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """Each text goes on from the past of the given one."""
+        self.past = {name: as_value(value.numpy()[rows]) for name, value in self.past.items()}
+        self.spare, self.binding = {}, None
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Keeps or repeats texts, sound and all; texts of one window share its sound."""
+        self.reorder(rows)
+        if self.windows > 1:
+            ours = rows[:1] if len(set(rows.tolist())) == 1 else rows
+            self.cross = {name: as_value(value.numpy()[ours]) for name, value in self.cross.items()}
+
+    def bind(self, session: InferenceSession, vocabulary: int) -> IOBinding:
+        """The loop graph tied to this cache; tied anew only when the buffers have changed."""
+        if self.binding is None:
+            self.binding = session.io_binding()
+            self.arrays = {
+                "tokens": np.zeros((self.texts, 1), np.int64),
+                "position": np.zeros(1, np.int64),
+                "places": self.count_places(),
+                "logits": np.empty((self.texts, 1, vocabulary), np.float32),
+            }
+            self.values = {name: as_value(array) for name, array in self.arrays.items()}
+            taken = {given.name for given in session.get_inputs()}
+            for name, value in (self.values | self.cross | self.past).items():
+                if name in taken:
+                    self.binding.bind_ortvalue_input(name, value)
+            self.binding.bind_ortvalue_output("logits", self.values["logits"])
+            self.bind_present()
+        return self.binding
+
+    def bind_present(self) -> None:
+        """Says where the loop graph puts k.i and v.i: over the past, beside it, or where ONNX Runtime likes."""
+        if self.form.cache == SHIFTS and not self.spare:
+            self.spare = {name: as_value(np.empty(value.shape(), np.float32)) for name, value in self.past.items()}
+        for name, value in self.past.items():
+            if self.form.cache == GROWS:
+                self.binding.bind_output(name.removeprefix("past_"))
+            else:
+                self.binding.bind_ortvalue_output(name.removeprefix("past_"), self.spare.get(name, value))
+
+    def count_places(self) -> np.ndarray:
+        """(texts, heads, 1, 3): the index of text, head and row of where the next step writes."""
+        _, heads, *_ = next(iter(self.past.values())).shape()
+        return np.stack(np.meshgrid(np.arange(self.texts), np.arange(heads), [0], indexing="ij"), -1)
+
+    def advance(self) -> None:
+        """One more token, after a run of the loop graph."""
+        self.length += 1
+        if self.form.cache == GROWS:
+            present = self.binding.get_outputs()[1:]
+            self.past = dict(zip(self.past, present, strict=True))
+            self.binding = None
+        elif self.form.cache == SHIFTS:
+            self.past, self.spare = self.spare, self.past
+            self.binding = None
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+class Whisper:
+    """Encoder and decoder as graphs; `decode.py` works on it as on the torch model. Arrays are NumPy's.
+
+    Args:
+        folder: with the graphs, from `onnx_store.find_graphs`.
+        loop: another loop graph in place of the folder's: the article's first form, or after some of its rewrites.
+        threads: see `open_session`.
+    """
+
+    backend = "onnx"
+
+    def __init__(self, config: Config, folder: Path, loop: onnx.ModelProto | None = None, threads: int | None = None):
+        self.config, self.folder, self.threads, self.own_loop = config, folder, threads, loop
+        form = json.loads((folder / "form.json").read_text(encoding="utf-8"))
+        self.stored = Interface(**{name: freeze(value) for name, value in form.items()})
+        self.form = interface(loop) if loop else self.stored
+
+    @functools.lru_cache  # noqa: B019 - a model and its sessions live equally long
+    def session(self, name: str) -> InferenceSession:
+        """A part of the pipeline, opened when it is first needed."""
+        if name == "loop" and self.own_loop:
+            return open_session(self.own_loop.SerializeToString(), self.threads)
+        return open_session(self.folder / f"{name}.onnx", self.threads, prepack=name in ("encoder", "loop"))
+
+    def log_mel(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) float32 -> (mels, frames), as `features.log_mel` computes it"""
+        return self.session("features").run(["mel"], {"samples": samples[None].astype(np.float32)})[0][0]
+
+    def encode(self, mel: np.ndarray) -> np.ndarray:
+        """(batch, mels, 3000) float32 -> (batch, 1500, d_model)"""
+        return self.session("encoder").run(["audio"], {"mel": mel})[0]
+
+    def hear_language(self, audio: np.ndarray) -> np.ndarray:
+        """(batch, 1500, d_model) -> (batch, languages) logits, in the tokenizer's order"""
+        return self.session("language").run(["logits"], {"audio": audio})[0]
+
+    def new_cache(self) -> Cache:
+        return Cache(self.form)
+
+    def step(self, tokens: np.ndarray, audio: np.ndarray, cache: Cache) -> np.ndarray:
+        """(batch, new) int64 tokens after those in the cache -> (batch, new, vocab) float32 logits
+
+        Raises:
+            TextTooLong: the decoder has no positions for so many.
+            WrongBatch: `tokens` has another number of rows than the cache.
+        """
+        if cache.length + tokens.shape[1] > self.config.text_positions:
+            what = (
+                f"{cache.length} + {tokens.shape[1]} tokens are more than the decoder's {self.config.text_positions}."
+            )
+            raise TextTooLong(what)
+        if cache.length == 0:
+            return self.read_prompt(tokens, audio, cache)
+        return np.concatenate([self.step_once(column[:, None], cache) for column in tokens.T], axis=1)
+
+    def read_prompt(self, tokens: np.ndarray, audio: np.ndarray, cache: Cache) -> np.ndarray:
+        outputs = run_bound(self.session("prefill"), {"tokens": tokens, "audio": audio})
+        cache.fill(outputs, tokens.shape[1], self.stored.cross_layout)
+        return outputs["logits"].numpy()
+
+    def step_once(self, tokens: np.ndarray, cache: Cache) -> np.ndarray:
+        """One run of the loop graph: (batch, 1) -> (batch, 1, vocab)"""
+        self.check_batch(len(tokens), cache)
+        binding = cache.bind(self.session("loop"), self.config.vocab_size)
+        cache.arrays["tokens"][:], cache.arrays["position"][:] = tokens, cache.length
+        cache.arrays["places"][..., -1] = cache.length
+        self.session("loop").run_with_iobinding(binding)
+        cache.advance()
+        return cache.arrays["logits"].copy()
+
+    def check_batch(self, texts: int, cache: Cache) -> None:
+        if texts != cache.texts:
+            raise WrongBatch(f"{texts} texts for a cache of {cache.texts}.", hint="See `keep` and `reorder`.")
+        fixed = next(given.shape[0] for given in self.session("loop").get_inputs() if given.name == "tokens")
+        if isinstance(fixed, int) and fixed != texts:
+            raise WrongBatch(f"{texts} texts for a loop graph of {fixed} beams.", hint="Decode with that many beams.")
+
+    def reorder(self, rows: np.ndarray, cache: Cache) -> None:
+        """Each row of the batch goes on from the text of the given row, of the same window: beams."""
+        if np.array_equal(rows, np.arange(len(rows))):
+            return
+        if self.form != self.stored:
+            cache.reorder(rows)
+            return
+        values = {"rows": as_value(rows.astype(np.int64)), "length": as_value(np.array([cache.length])), **cache.past}
+        binding = self.session("rearrange").io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in cache.past.items():
+            binding.bind_ortvalue_output(name.removeprefix("past_"), value)
+        self.session("rearrange").run_with_iobinding(binding)
+
+    def keep(self, rows: np.ndarray, audio: np.ndarray, cache: Cache) -> np.ndarray:
+        """Keeps or repeats rows of the batch, sound and all, in the cache; gives the audio's rows."""
+        cache.keep(rows)
+        return audio[rows]
+
+
+def freeze(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer | None = None,
+    loop: onnx.ModelProto | None = None,
+    threads: int | None = None,
+) -> Whisper:
+    """The model of a checkpoint; its graphs are built on first use. Arguments as for `Whisper`.
+
+    Args:
+        tokenizer: says which tokens are languages; without it the model cannot listen for one.
+
+    Raises:
+        OnnxRuntimeMissing: it is not installed.
+        CacheUnusable: the graphs cannot be stored.
+    """
+    speaks = tokenizer is not None and checkpoint.config.multilingual
+    start, languages = (tokenizer.sot, list(tokenizer.languages.values())) if speaks else (0, [])
+    return Whisper(checkpoint.config, find_graphs(checkpoint, start, languages), loop, threads)

@@ -1,0 +1,110 @@
+"""The graphs of a model in the cache folder: built once, their weights stored once for all of them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from .. import checkpoints
+from ..made_once import make_once, recall_hash
+from ..paths import cache_dir
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTS = "weights.bin"
+LARGE = 4096  # bytes; smaller tensors stay in the graph's own file
+ALIGNED = 4096  # bytes: where a tensor begins, so that ONNX Runtime can map the file
+log = logging.getLogger(__name__)
+
+
+def find_graphs(checkpoint: checkpoints.Checkpoint, start: int, languages: list[int]) -> Path:
+    """The folder with a checkpoint's graphs, NAME.onnx each, and `form.json`, the interface of the loop.
+
+    They are built on first use, again if a file is damaged, and anew if the weights or the code that builds them
+    changed.
+
+    Args:
+        start, languages: tokens, see `onnx_graphs.language`; without languages there is no such graph.
+
+    Raises:
+        CacheUnusable: the folder cannot be written.
+    """
+    key = hashlib.sha256(json.dumps([identify(checkpoint), hash_builders(), start, languages]).encode()).hexdigest()
+    folder = cache_dir() / "onnx" / f"{checkpoint.name.replace('/', '--')}-{key[:16]}"
+    write = functools.partial(write_graphs, checkpoint=checkpoint, start=start, languages=languages)
+    return make_once(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
+
+
+def identify(checkpoint: checkpoints.Checkpoint) -> list:
+    """What tells a checkpoint's weights from all others."""
+    if checkpoint.random:
+        return [repr(checkpoint.config), checkpoint.seed]
+    files = checkpoints.find_weights(checkpoint.folder)
+    states = [(file, file.stat()) for file in files]
+    return [repr(checkpoint.config)] + [recall_hash(file, (s.st_size, s.st_mtime_ns)) for file, s in states]
+
+
+@functools.cache
+def hash_builders() -> str:
+    """One hash of the source of all that builds and rewrites graphs."""
+    here, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for path in sorted([*here.glob("onnx_*.py"), *(here.parent / "optim").glob("graph*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_graphs(folder: Path, checkpoint: checkpoints.Checkpoint, start: int, languages: list[int]) -> None:
+    """Builds every graph into `folder`."""
+    from ..optim.graph import interface
+    from . import onnx_graphs
+
+    log.info("Building the ONNX graphs of %s, once.", checkpoint.label)
+    loop = onnx_graphs.loop(checkpoint)
+    form = interface(loop)
+    (folder / "form.json").write_text(json.dumps(asdict(form)), encoding="utf-8")
+    with open(folder / WEIGHTS, "wb") as weights:
+        store = functools.partial(store_graph, folder, weights, {})
+        store("loop", loop)
+        store("prefill", onnx_graphs.prefill(checkpoint, form.cross_layout))
+        if languages:
+            store("language", onnx_graphs.language(checkpoint, start, languages))
+        for build in (onnx_graphs.features, onnx_graphs.encoder, onnx_graphs.rearrange):
+            store(build.__name__, build(checkpoint))
+
+
+def store_graph(
+    folder: Path, weights: BinaryIO, places: dict[str, tuple[int, int]], name: str, model: onnx.ModelProto
+) -> None:
+    """Writes one graph; arguments as for `move_weights`."""
+    move_weights(model, weights, places)
+    (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+
+
+def move_weights(model: onnx.ModelProto, file: BinaryIO, places: dict[str, tuple[int, int]]) -> None:
+    """Moves a graph's large tensors into `file`, where the graph finds them by place.
+
+    Args:
+        places: content -> first byte and length of what is in the file already; grows.
+    """
+    import onnx
+
+    for tensor in model.graph.initializer:
+        data = tensor.raw_data
+        if len(data) < LARGE:
+            continue
+        content = hashlib.sha256(data).hexdigest()
+        if content not in places:
+            file.write(bytes(-file.tell() % ALIGNED))
+            places[content] = (file.tell(), len(data))
+            file.write(data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        offset, length = places[content]
+        for key, value in (("location", WEIGHTS), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
