@@ -56,6 +56,7 @@ class Toolchain:
         """Variables for the tools. They call each other through `python3`, so theirs must be the first on the path."""
         env = clean_environment()
         libraries = str(self.package / "lib" / "third_party")
+        env.setdefault("OMP_NUM_THREADS", "1")  # they would take four, and several may run at once
         return {**env, "PATH": f"{self.folder / 'bin'}{os.pathsep}{env['PATH']}", "LD_LIBRARY_PATH": libraries}
 
 
@@ -100,7 +101,7 @@ def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
         WrongPlatform: not Linux on x86-64.
         NoPython310: there is no Python 3.10 here.
         InstallFailed: an installation step failed, or took too long.
-        BrokenToolchain: the package is not what the workarounds were written for, or does not transform a graph.
+        BrokenToolchain: the package is not what the workarounds were written for, or does not compile a graph.
     """
     from filelock import FileLock
 
@@ -138,7 +139,7 @@ def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
     say("[3/4] Making it run on this system, without torch")
     set_aside_libraries(made.package / "lib" / "third_party")
     drop_torch(made.package / "python" / "transform" / "OnnxOpt.py")
-    say("[4/4] Transforming a small graph")
+    say("[4/4] Compiling a small graph and running it on the simulator")
     check_toolchain(made, folder.with_name(f"{folder.name}.check"))
     with atomic_write(folder / "finished.json") as part:
         part.write_text(json.dumps({"tpu_mlir": made.version, "python": python}), encoding="utf-8")
@@ -231,10 +232,12 @@ def drop_torch(source: Path) -> None:
 
 
 def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
-    """Transforms a graph of one matrix product.
+    """Compiles a graph of one matrix product and runs it on the simulator.
+
+    The first run also links the simulator of this chip into place: two at once would be in each other's way.
 
     Raises:
-        BrokenToolchain: the tool does not run, or writes no graph; its last lines are quoted.
+        BrokenToolchain: a tool does not run, or writes no program; its last lines are quoted.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -244,11 +247,14 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4, 4)) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "check", values[:2], values[2:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "c.onnx")
-    arguments = ("--model_name", "check", "--model_def", "c.onnx", "--mlir", "check.mlir")
+    transform = "--model_name check --model_def c.onnx --mlir check.mlir"
+    deploy = "--mlir check.mlir --quantize F16 --processor bm1684x --gen_test_input --model check.bmodel"
     try:
-        toolchain.run("model_transform", *arguments, folder=folder, log=folder / "log", seconds=CHECK_SECONDS)
-        if not (folder / "check.mlir").is_file():
-            raise BrokenToolchain("The toolchain transformed nothing.", where=folder)
+        for tool, arguments in (("model_transform", transform), ("model_deploy", deploy)):
+            options = {"folder": folder, "log": folder / "log", "seconds": CHECK_SECONDS}
+            toolchain.run(tool, *arguments.split(), **options)
+        if not (folder / "check.bmodel").is_file():
+            raise BrokenToolchain("It wrote no program.", where=folder)
     except SophonError as error:
         raise BrokenToolchain(f"The toolchain does not work here. {error.what}", where=toolchain.folder) from error
     shutil.rmtree(folder)
