@@ -62,6 +62,7 @@ class Loop:
         self.form, self.position = interface(model), next(iter(past.values())).shape[1]
         self.session = open_session(model, **settings)
         self.binding = self.session.io_binding()
+        self.bound: dict[str, onnxruntime.OrtValue] = {}  # a binding does not keep an array's memory, its OrtValue does
         self.present = [name.removeprefix("past_") for name in past]
         for name, array in cross.items():
             self.bind_input(name, array.transpose(self.form.cross_layout))
@@ -84,7 +85,8 @@ class Loop:
         return whole.transpose(self.form.layout)
 
     def bind_input(self, name: str, array: np.ndarray) -> None:
-        self.binding.bind_ortvalue_input(name, as_value(array))
+        self.bound[name] = as_value(array)
+        self.binding.bind_ortvalue_input(name, self.bound[name])
 
     def run(self, tokens: np.ndarray) -> np.ndarray:
         """(beams, 1) int64 -> logits (beams, 1, vocab), without going on: the same call gives the same again."""
@@ -147,6 +149,7 @@ def past_after(
 
 
 def as_value(array: np.ndarray) -> onnxruntime.OrtValue:
+    """The array's own memory, which lives as long as what this gives, and no longer for being bound."""
     import onnxruntime
 
     return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

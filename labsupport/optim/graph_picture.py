@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BUSY = {"Concat", "Slice", "Tile", "Transpose"}  # what the four passes take away
+BUSY = {"Concat", "Slice", "Tile", "Transpose"}  # what the four passes take away,
+MANY = 10_000  # where they move this many numbers or more
+ROOM = 1.9  # between the middles of two boxes
 
 
 def neighbourhood(model: onnx.ModelProto, starts: Sequence[str], end: str) -> list[onnx.NodeProto]:
@@ -44,17 +46,16 @@ def draw_neighbourhood(
     told = []
     for panel, (title, model) in zip(drawn.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
         nodes, shapes = neighbourhood(model, starts, end), shapes_of(model, **lengths)
-        draw_nodes(panel, nodes, shapes)
+        outside = {*starts, *(value.name for value in model.graph.input)}
+        draw_nodes(panel, nodes, outside - {"position"}, shapes)
         panel.set(title=title)
         told.append(f"{title}: " + ", ".join(f"{node.op_type} {times(shapes[node.output[0]])}" for node in nodes))
     return drawn, "Nodes in order, each with its result's shape. " + "; ".join(told) + "."
 
 
-def draw_nodes(axes: Axes, nodes: list[onnx.NodeProto], shapes: dict[str, Shape]) -> None:
-    """Each node one level below the lowest that it reads; what comes from outside stands at the level above."""
-    made = {node.output[0] for node in nodes}
-    outside = {name for node in nodes for name in node.input if name in shapes and name not in made and "." in name}
-    levels = place_in_levels(nodes, outside)
+def draw_nodes(axes: Axes, nodes: list[onnx.NodeProto], outside: set[str], shapes: dict[str, Shape]) -> None:
+    """Each node one level below the lowest that it reads; what comes from outside stands just above its reader."""
+    levels = place_in_levels(nodes, outside & {name for node in nodes for name in node.input})
     places = spread(levels, nodes)
     kinds = {node.output[0]: node.op_type for node in nodes}
     for node in nodes:
@@ -63,12 +64,13 @@ def draw_nodes(axes: Axes, nodes: list[onnx.NodeProto], shapes: dict[str, Shape]
                 arrow = {"arrowstyle": "-|>", "color": "0.5", "shrinkA": 14, "shrinkB": 14}
                 axes.annotate("", places[node.output[0]], places[name], arrowprops=arrow)
     for name, (x, y) in places.items():
-        text = kinds.get(name, name.rpartition("layers.")[2])
-        shade = plots.COLOURS[1] if text in BUSY else plots.COLOURS[5] if name in kinds else "0.9"
+        text = kinds.get(name, label(name))
+        busy = text in BUSY and math.prod(dim or 1 for dim in shapes[name]) >= MANY
+        shade = plots.COLOURS[1] if busy else plots.COLOURS[5] if name in kinds else "0.9"
         box = {"boxstyle": "round", "facecolor": shade, "edgecolor": "0.4", "alpha": 0.9}
         axes.text(x, y, f"{text}\n{times(shapes[name])}", ha="center", va="center", fontsize=8, bbox=box)
-    lowest, widest = min(y for _, y in places.values()), max(abs(x) for x, _ in places.values())
-    axes.set(xlim=(-widest - 0.7, widest + 0.7), ylim=(lowest - 0.6, 0.6))
+    columns, rows = zip(*places.values(), strict=True)
+    axes.set(xlim=(min(columns) - 1, max(columns) + 1), ylim=(min(rows) - 0.5, max(rows) + 0.5))
     axes.axis("off")
 
 
@@ -83,16 +85,27 @@ def place_in_levels(nodes: list[onnx.NodeProto], outside: set[str]) -> dict[str,
 
 
 def spread(levels: dict[str, int], nodes: list[onnx.NodeProto]) -> dict[str, tuple[float, float]]:
-    """Value -> where it stands: side by side on its level, in the order of what reads it."""
-    readers = {name: number for number, node in reversed(list(enumerate(nodes))) for name in node.input}
-    by_level = defaultdict(list)
-    for name in sorted(levels, key=lambda name: readers.get(name, len(nodes))):
-        by_level[levels[name]].append(name)
-    return {
-        name: (2.2 * (column - (len(row) - 1) / 2), -float(level))
-        for level, row in by_level.items()
-        for column, name in enumerate(row)
-    }
+    """Value -> where it stands: above what reads it, with room between neighbours."""
+    readers = {name: [node.output[0] for node in nodes if name in node.input] for name in levels}
+    places = {}
+    for level in sorted(set(levels.values()), reverse=True):
+        row = [name for name in levels if levels[name] == level]
+        wanted = {name: mean([places[r][0] for r in readers[name]]) for name in row}
+        x, columns = float("-inf"), {}
+        for name in sorted(row, key=wanted.get):
+            columns[name] = x = max(wanted[name], x + ROOM)
+        shift = mean([wanted[name] - columns[name] for name in row])
+        places |= {name: (column + shift, -float(level)) for name, column in columns.items()}
+    return places
+
+
+def mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers) if numbers else 0.0
+
+
+def label(name: str) -> str:
+    """A value from outside by its short name: an input's own, or the linear layer's that gave it."""
+    return name.partition("/")[0].rpartition(".")[2] if "/" in name else name
 
 
 def times(shape: Shape) -> str:
