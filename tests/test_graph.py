@@ -417,6 +417,14 @@ def test_the_row_is_written_into_the_bound_buffer_itself(small):
     assert loop.caches["past_k.1"] is value
 
 
+def test_a_loop_keeps_its_inputs_alive(small):
+    model, cross, past, expected = small
+    loop = Loop(graph.eliminate_permutes(model), cross, past, **ONE_THREAD)
+    litter = [np.full(array.shape, np.nan, np.float32) for array in cross.values() for _ in range(50)]
+    np.testing.assert_allclose(loop.step(np.full((3, 1), 1)), expected["logits 0"], atol=1e-5)
+    assert len(litter) == 50 * len(cross)
+
+
 def test_a_past_that_fills_the_cache_is_refused(small):
     model, cross, past, _ = small
     with pytest.raises(graph.GraphError, match="no room"):
