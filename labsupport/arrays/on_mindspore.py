@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, mint, ops
+from mindspore import Parameter, Tensor, mint, ops
 from mindspore import dtype as mstype
 from mindspore.ops import exp, log, maximum, where
 
@@ -45,6 +45,11 @@ def compiled(function: Callable) -> Callable:
     return ms.jit(function)
 
 
+def graphs_compiled() -> int:
+    """How many graphs `ms.jit` has made in this process, as MindSpore's own list of them says."""
+    return len(ms.common.api.ms_compile_cache)
+
+
 def indices(stop: int, like: Tensor) -> Tensor:
     """0 .. stop - 1 as int64."""
     return ops.arange(stop)
@@ -76,6 +81,34 @@ def concat(arrays: list[Tensor], axis: int) -> Tensor:
 def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
     """The given rows (int64) along `axis`, in their order."""
     return ops.gather(x, rows, axis)
+
+
+def buffer(shape: tuple[int, ...], like: Tensor) -> Parameter:
+    """Zeros to be written in place: a graph can do so in a Parameter alone."""
+    return Parameter(ops.zeros(shape, like.dtype), requires_grad=False)
+
+
+def write(buffer: Parameter, new: Tensor, position: Tensor) -> Tensor:
+    """`buffer` itself, with `new` at the places `position` (int64) of its third axis."""
+    rows, heads = new.shape[:2]
+    index = ops.meshgrid(ops.arange(rows), ops.arange(heads), position, indexing="ij")
+    return ops.scatter_nd_update(buffer, ops.stack(index, -1), new)
+
+
+def move_rows(buffer: Tensor, source: np.ndarray, target: np.ndarray, stop: int | None) -> Tensor:
+    """Row `target[i]` becomes what row `source[i]` was, in place if `buffer` is a Parameter. Rows move whole here."""
+    rows = np.arange(buffer.shape[0])
+    rows[target] = source
+    moved = ops.gather(buffer, Tensor(rows), 0)
+    if not isinstance(buffer, Parameter):
+        return moved
+    ops.assign(buffer, moved)
+    return buffer
+
+
+def fill_rows(buffer: Parameter, values: Tensor) -> None:
+    """Writes `values` to the first places of the third axis, in place."""
+    ops.assign(buffer, ops.cat([values, buffer[:, :, values.shape[2] :]], 2))
 
 
 def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:

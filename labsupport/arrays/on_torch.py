@@ -46,6 +46,11 @@ def compiled(function: Callable) -> Callable:
     return function
 
 
+def graphs_compiled() -> int:
+    """How many graphs torch.compile has made in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
 def indices(stop: int, like: Tensor) -> Tensor:
     """0 .. stop - 1 as int64, where `like` is."""
     return torch.arange(stop, device=like.device)
@@ -77,6 +82,29 @@ def concat(arrays: list[Tensor], axis: int) -> Tensor:
 def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
     """The given rows (int64) along `axis`, in their order."""
     return x.index_select(axis, rows)
+
+
+def buffer(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros to be written in place, now in inference mode and now not."""
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+def write(buffer: Tensor, new: Tensor, position: Tensor) -> Tensor:
+    """`buffer` itself, with `new` at the places `position` (int64) of its third axis."""
+    return buffer.index_copy_(2, position, new)
+
+
+def move_rows(buffer: Tensor, source: np.ndarray, target: np.ndarray, stop: int | None) -> Tensor:
+    """Row `target[i]` becomes what row `source[i]` was, in place, in the first `stop` places of the third axis."""
+    filled = buffer[:, :, :stop]
+    filled.index_copy_(0, asarray(target, buffer), filled.index_select(0, asarray(source, buffer)))
+    return buffer
+
+
+def fill_rows(buffer: Tensor, values: Tensor) -> None:
+    """Writes `values` to the first places of the third axis, in place."""
+    buffer[:, :, : values.shape[2]] = values
 
 
 def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:

@@ -33,11 +33,13 @@ class Pieces:
     attention: (q, k, v, mask, causal) -> (batch, heads, queries, head_dim)
     conv1d: (x, weight, bias, stride, padding) -> (batch, channels, frames)
     cache: () -> an empty cache for one batch of texts
+    compiled: whether a step of few tokens runs as one compiled graph
     """
 
     attention: Callable = eager
     conv1d: Callable = framework
     cache: Callable = DynamicCache
+    compiled: bool = True  # op by op MindSpore takes several times as long
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -131,14 +133,20 @@ class DecoderLayer(Layer):
         super().__init__(config, pieces)
         self.encoder_attn = MultiHeadAttention(config, pieces)
         self.encoder_attn_layer_norm = layer_norm(config.d_model)
-        self.append = pieces.cache.append
 
-    def construct(self, x: Tensor, past: KeysValues | None, cross: KeysValues) -> tuple[Tensor, KeysValues]:
-        """Also gives the layer's own keys and values, those of the past first: a graph cannot write into a cache."""
+    def construct(
+        self, x: Tensor, past: KeysValues | None, cross: KeysValues, position: Tensor, mask, append: Callable
+    ) -> tuple[Tensor, KeysValues]:
+        """Also gives the layer's own keys and values, those of the past and those of this step: see `optim.kv_cache`.
+
+        Args:
+            cross: cross-attention's, (windows, ...). A window's texts are queries of one attention.
+        """
         h = self.self_attn_layer_norm(x)
-        keys_values = self.append(past, self.self_attn.keys_values(h))
-        x = x + self.self_attn(h, keys_values, None, x.shape[1] > 1)
-        x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), cross)
+        keys_values = append(past, self.self_attn.keys_values(h), position)
+        x = x + self.self_attn(h, keys_values, mask, mask is None and x.shape[1] > 1)
+        h = self.encoder_attn_layer_norm(x).reshape(cross[0].shape[0], -1, x.shape[2])
+        x = x + self.encoder_attn(h, cross).reshape(x.shape)
         return self.feed_forward(x), keys_values
 
 
@@ -151,20 +159,21 @@ class Decoder(nn.Cell):
         self.embed_positions = Weights((config.text_positions, config.d_model))
         self.layers = nn.CellList([DecoderLayer(config, pieces) for _ in range(config.decoder_layers)])
         self.layer_norm = layer_norm(config.d_model)
-        self.graphs: dict[int, Callable] = {}  # see read_next
+        self.pieces, self.graphs = pieces, {}  # see graph
 
     def construct(self, tokens: Tensor, audio: Tensor, cache: DynamicCache) -> Tensor:
         """(batch, new) tokens that follow those in the cache -> (batch, new, vocab) logits"""
-        positions = self.embed_positions.weight[cache.length : cache.length + tokens.shape[1]]
-        if not cache.cross:
-            cache.cross = pair_up(self.listen(audio))
-        batch, new = tokens.shape
-        first, next_one = not cache.own and new <= PROMPT_TOKENS, cache.own and new == 1
-        read = self.read_first if first else self.read_next(batch) if next_one else self.read
-        logits, *own = read(tokens, positions, *flatten(cache.cross), *flatten(cache.own))
-        cache.own = pair_up(own)
-        cache.advance(new)
-        return logits
+        rows, new = tokens.shape
+        cache.expect(rows, new, audio, self.embed_positions.weight.shape[0])
+        if cache.audio is None:
+            cache.begin(audio, pair_up(self.listen(audio)))
+        position = ops.arange(new) + cache.length
+        tokens = ops.pad(tokens, (0, 0, 0, cache.width - rows)) if cache.width > rows else tokens
+        past = flatten(cache.past(new, ended=True, empty=True))
+        read = self.graph(cache, len(tokens), new) or functools.partial(self.read, cache.append, cache.seen)
+        logits, *own = read(tokens, position, *flatten(cache.heard(ended=True)), *past)
+        cache.store(pair_up(own), new)
+        return logits[:rows]
 
     @ms.jit
     def listen(self, audio: Tensor) -> tuple[Tensor, ...]:
@@ -174,47 +183,56 @@ class Decoder(nn.Cell):
             flat = flat + layer.encoder_attn.keys_values(audio)
         return flat
 
-    def read(self, tokens: Tensor, positions: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        """The step itself, without the cache's bookkeeping: a graph takes and gives tensors, no dictionaries.
+    def read(
+        self, append: Callable, seen: Callable, tokens: Tensor, position: Tensor, *flat: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The step itself, without the cache's bookkeeping: a graph takes and gives tensors, one after the other.
 
         Args:
+            append, seen: the cache's, see `optim.kv_cache`.
             flat: cross-attention's keys and values of every layer, then their own so far, if there are any.
+
+        Returns:
+            logits, then keys and values of every layer.
         """
-        x = ops.gather(self.embed_tokens.weight, tokens, 0) + positions
+        x = ops.gather(self.embed_tokens.weight, tokens, 0) + ops.gather(self.embed_positions.weight, position, 0)
         own, cross_end = (), 2 * len(self.layers)
+        mask = seen(position, flat[cross_end].shape[2]) if len(flat) > cross_end else None
         for i, layer in enumerate(self.layers):
             past = flat[cross_end + 2 * i : cross_end + 2 * i + 2] if len(flat) > cross_end else None
-            x, keys_values = layer(x, past, flat[2 * i : 2 * i + 2])
+            x, keys_values = layer(x, past, flat[2 * i : 2 * i + 2], position, mask, append)
             own = own + keys_values
         rows = ops.MatMul(transpose_b=True)(self.layer_norm(x).reshape(-1, x.shape[2]), self.embed_tokens.weight)
         return (rows.reshape(x.shape[0], x.shape[1], -1), *own)
 
-    @functools.cached_property
-    def read_first(self) -> Callable:
-        """`read` compiled for a prompt, once for each of its few lengths."""
-        return ms.jit(self.read)
+    def graph(self, cache: DynamicCache, rows: int, new: int) -> Callable | None:
+        """`read` compiled for this kind of cache; None where compiling would take longer than it saves.
 
-    def read_next(self, batch: int) -> Callable:
-        """`read` compiled for one token after any number of others: MindSpore leaves open what changes from call to
-        call. It does so for a function, not for a method, and fails if the batch changes too: one graph for each.
+        Shapes that stay, as a prompt's and a fixed cache's do, need nothing but `jit`: one graph for each set of them.
+        A cache that grows changes its shape from call to call, which MindSpore leaves open if told to (`dynamic`). It
+        fails if the number of rows changes too: one graph for each.
         """
-        if batch not in self.graphs:
-            read = self.read
+        grows = not cache.fixed and cache.length > 0
+        if not self.pieces.compiled or new > (1 if grows else PROMPT_TOKENS):
+            return None
+        key = (type(cache), rows if grows else None)
+        if key not in self.graphs:
+            read, append, seen = self.read, cache.append, cache.seen
 
-            def read_one(tokens, positions, *flat):
-                return read(tokens, positions, *flat)
+            def read_step(tokens, position, *flat):
+                return read(append, seen, tokens, position, *flat)
 
-            self.graphs[batch] = ms.jit(read_one, dynamic=1)
-        return self.graphs[batch]
+            self.graphs[key] = ms.jit(read_step, dynamic=1) if grows else ms.jit(read_step)
+        return self.graphs[key]
 
 
-def flatten(pairs: dict[int, KeysValues]) -> list[Tensor]:
+def flatten(pairs: Sequence[KeysValues | None]) -> list[Tensor]:
     """Keys and values of the layers, one after the other: MindSpore compiles again for every new nested argument."""
-    return [tensor for pair in pairs.values() for tensor in pair]
+    return [tensor for pair in pairs if pair for tensor in pair]
 
 
-def pair_up(flat: Sequence[Tensor]) -> dict[int, KeysValues]:
-    return {i // 2: (flat[i], flat[i + 1]) for i in range(0, len(flat), 2)}
+def pair_up(flat: Sequence[Tensor]) -> list[KeysValues]:
+    return [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
 
 
 class Whisper(nn.Cell):
@@ -254,12 +272,11 @@ class Whisper(nn.Cell):
 
     def reorder(self, rows: np.ndarray, cache: DynamicCache) -> None:
         """Each row of the batch goes on from the text of the given row, of the same window: beams."""
-        cache.reorder(Tensor(rows))
+        cache.reorder(rows)
 
     def keep(self, rows: np.ndarray, audio: Tensor, cache: DynamicCache) -> Tensor:
         """Keeps or repeats rows of the batch, sound and all, in the cache; gives the audio's rows."""
-        cache.keep(Tensor(rows))
-        return ops.gather(audio, Tensor(rows), 0)
+        return cache.keep(rows, audio)
 
 
 def parameter_name(name: str) -> str:

@@ -6,6 +6,7 @@ cache) are passed in. Source: Radford et al. 2022, section 2.2; Vaswani et al. 2
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,11 +31,13 @@ class Pieces:
     attention: (q, k, v, mask, causal) -> (batch, heads, queries, head_dim)
     conv1d: (x, weight, bias, stride, padding) -> (batch, channels, frames)
     cache: () -> an empty cache for one batch of texts
+    compiled: whether a step of one token runs as one compiled graph, which a cache of fixed shape allows
     """
 
     attention: Callable = sdpa
     conv1d: Callable = native
     cache: Callable = DynamicCache
+    compiled: bool = False
 
 
 class MultiHeadAttention(nn.Module):
@@ -110,14 +113,18 @@ class DecoderLayer(Layer):
         self.encoder_attn = MultiHeadAttention(config, pieces)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, x: Tensor, audio: Tensor, cache: DynamicCache, number: int) -> Tensor:
+    def forward(self, x: Tensor, past: KeysValues | None, cross: KeysValues, position: Tensor, mask, append: Callable):
+        """Also gives the layer's own keys and values, those of the past and those of this step: see `optim.kv_cache`.
+
+        Args:
+            cross: cross-attention's, (windows, ...). A window's texts are queries of one attention.
+        """
         h = self.self_attn_layer_norm(x)
-        keys_values = cache.update(number, self.self_attn.keys_values(h))
-        x = x + self.self_attn(h, keys_values, causal=x.shape[1] > 1)
-        if number not in cache.cross:
-            cache.cross[number] = self.encoder_attn.keys_values(audio)
-        x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), cache.cross[number])
-        return self.feed_forward(x)
+        keys_values = append(past, self.self_attn.keys_values(h), position)
+        x = x + self.self_attn(h, keys_values, mask=mask, causal=mask is None and x.shape[1] > 1)
+        h = self.encoder_attn_layer_norm(x).reshape(cross[0].shape[0], -1, x.shape[2])
+        x = x + self.encoder_attn(h, cross).reshape(x.shape)
+        return self.feed_forward(x), keys_values
 
 
 class Decoder(nn.Module):
@@ -129,15 +136,65 @@ class Decoder(nn.Module):
         self.embed_positions = nn.Embedding(config.text_positions, config.d_model)
         self.layers = nn.ModuleList(DecoderLayer(config, pieces) for _ in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
+        self.compiled = pieces.compiled
 
     def forward(self, tokens: Tensor, audio: Tensor, cache: DynamicCache) -> Tensor:
         """(batch, new) tokens that follow those in the cache -> (batch, new, vocab) logits"""
-        positions = self.embed_positions.weight[cache.length : cache.length + tokens.shape[1]]
-        x = self.embed_tokens(tokens) + positions
-        for number, layer in enumerate(self.layers):
-            x = layer(x, audio, cache, number)
-        cache.advance(tokens.shape[1])
-        return F.linear(self.layer_norm(x), self.embed_tokens.weight)
+        rows, new = tokens.shape
+        cache.expect(rows, new, audio, self.embed_positions.weight.shape[0])
+        if cache.audio is None:
+            cache.begin(audio, self.listen(audio))
+        position = cache.length + torch.arange(new, device=tokens.device)
+        if self.compiled and new == 1 and cache.length > 1:
+            logits, own = self.read_compiled(tokens, position, cache)
+        else:
+            mask = cache.mask(position)
+            logits, own = self.read(tokens, position, cache.heard(), cache.past(new), mask, cache.append)
+        cache.store(own, new)
+        return logits
+
+    def listen(self, audio: Tensor) -> list[KeysValues]:
+        """(batch, frames, d_model) -> cross-attention's keys and values of every layer, each head's in one piece"""
+        pairs = (layer.encoder_attn.keys_values(audio) for layer in self.layers)
+        return [(k.contiguous(), v.contiguous()) for k, v in pairs]
+
+    def read(self, tokens: Tensor, position: Tensor, cross: list, past: list, mask: Tensor | None, append: Callable):
+        """The step itself, without the cache's bookkeeping: what a graph can hold.
+
+        Returns:
+            logits, and every layer's own keys and values.
+        """
+        x, own = self.embed_tokens(tokens) + self.embed_positions.weight[position], []
+        for layer, heard, before in zip(self.layers, cross, past, strict=True):
+            x, keys_values = layer(x, before, heard, position, mask, append)
+            own.append(keys_values)
+        return F.linear(self.layer_norm(x), self.embed_tokens.weight), own
+
+    def read_compiled(self, tokens: Tensor, position: Tensor, cache: DynamicCache) -> tuple[Tensor, list[KeysValues]]:
+        """`read` for one token as a graph that serves all lengths of a text: as many places as are filled, a number
+        that the graph leaves open. A CUDA graph leaves nothing open: it takes all places, and a mask.
+        """
+        fixed = cache.fixed and tokens.is_cuda
+        past = cache.past(1, ended=True, empty=fixed)
+        for tensor in (tensor for pair in past for tensor in pair):
+            if fixed:
+                torch._dynamo.mark_static_address(tensor)
+            elif tensor.shape[2] != cache.capacity:
+                torch._dynamo.mark_dynamic(tensor, 2)
+        padded = tokens.new_zeros(cache.width, 1)  # also because torch compiles again for other strides
+        padded[: len(tokens)] = tokens
+        graph = self.graph_on_cuda if fixed else self.graph
+        logits, own = graph(padded, position, cache.heard(ended=True), past, cache.mask(position, fixed), cache.append)
+        return logits[: len(tokens)], own
+
+    @functools.cached_property
+    def graph(self) -> Callable:
+        torch._dynamo.config.recompile_limit = 64  # a graph for each number of rows and kind of cache
+        return torch.compile(self.read, fullgraph=True, dynamic=False)
+
+    @functools.cached_property
+    def graph_on_cuda(self) -> Callable:
+        return torch.compile(self.read, fullgraph=True, mode="reduce-overhead")
 
 
 class Whisper(nn.Module):
@@ -180,14 +237,12 @@ class Whisper(nn.Module):
     @torch.inference_mode()
     def reorder(self, rows: np.ndarray, cache: DynamicCache) -> None:
         """Each row of the batch goes on from the text of the given row, of the same window: beams."""
-        cache.reorder(torch.from_numpy(rows).to(self.device))
+        cache.reorder(rows)
 
     @torch.inference_mode()
     def keep(self, rows: np.ndarray, audio: Tensor, cache: DynamicCache) -> Tensor:
         """Keeps or repeats rows of the batch, sound and all, in the cache; gives the audio's rows."""
-        index = torch.from_numpy(rows).to(self.device)
-        cache.keep(index)
-        return audio.index_select(0, index)
+        return cache.keep(rows, audio)
 
 
 def load_model(checkpoint: Checkpoint, pieces: Pieces | None = None, device: str = "cpu") -> Whisper:
