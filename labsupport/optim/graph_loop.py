@@ -13,6 +13,7 @@ import numpy as np
 
 from ..profiling import Table, read_onnxruntime, table_of
 from ..profiling.on_onnxruntime import record_session
+from ..whisper.onnx_model import count_threads
 from .graph import GROWS, SHIFTS, GraphError, interface
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def open_session(
-    model: onnx.ModelProto, optimise: bool = True, threads: int = 0, profile: Path | None = None
+    model: onnx.ModelProto, optimise: bool = True, threads: int | None = None, profile: Path | None = None
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU.
 
     Args:
         optimise: whether ONNX Runtime's own optimiser may rewrite the graph (all levels), or not at all.
-        threads: for one op; 0 lets ONNX Runtime choose.
+        threads: for one op; by default as many as the engine takes (`onnx_model.count_threads`).
         profile: the beginning of a file name for ONNX Runtime's profile; none is written without it.
     """
     import onnxruntime
@@ -37,7 +38,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or count_threads()
     options.log_severity_level = 3  # errors
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
