@@ -251,7 +251,8 @@ def loop(checkpoint: Checkpoint) -> onnx.ModelProto:
     """The decode step after article B's four rewrites, for any number of beams: see `optim.graph` and `free_beams`."""
     from ..optim.graph import run_all
 
-    return free_beams(run_all(decoder_step(checkpoint, beams=BEAMS)), BEAMS)
+    step = decoder_step(checkpoint, beams=BEAMS, capacity=checkpoint.config.text_positions)
+    return free_beams(run_all(step), BEAMS)
 
 
 def free_beams(model: onnx.ModelProto, beams: int) -> onnx.ModelProto:

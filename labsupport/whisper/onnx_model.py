@@ -5,7 +5,6 @@ No framework is imported, neither here nor while the graphs are built.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import os
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue
 
 PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
+OFTEN = ("encoder", "loop")  # graphs that run often or long enough for a second copy of their weights to pay
 
 
 class OnnxRuntimeMissing(LabError):
@@ -218,16 +218,19 @@ class Whisper:
 
     def __init__(self, config: Config, folder: Path, loop: onnx.ModelProto | None = None, threads: int | None = None):
         self.config, self.folder, self.threads, self.own_loop = config, folder, threads, loop
+        self.sessions: dict[str, InferenceSession] = {}
         form = json.loads((folder / "form.json").read_text(encoding="utf-8"))
         self.stored = Interface(**{name: freeze(value) for name, value in form.items()})
         self.form = interface(loop) if loop else self.stored
 
-    @functools.lru_cache  # noqa: B019 - a model and its sessions live equally long
     def session(self, name: str) -> InferenceSession:
         """A part of the pipeline, opened when it is first needed."""
-        if name == "loop" and self.own_loop:
-            return open_session(self.own_loop.SerializeToString(), self.threads)
-        return open_session(self.folder / f"{name}.onnx", self.threads, prepack=name in ("encoder", "loop"))
+        if name not in self.sessions:
+            graph = self.folder / f"{name}.onnx"
+            if name == "loop" and self.own_loop:
+                graph = self.own_loop.SerializeToString()
+            self.sessions[name] = open_session(graph, self.threads, prepack=name in OFTEN)
+        return self.sessions[name]
 
     def log_mel(self, samples: np.ndarray) -> np.ndarray:
         """(n,) float32 -> (mels, frames), as `features.log_mel` computes it"""
