@@ -55,11 +55,11 @@ def main(model: str = "base", runs: int = 30) -> None:
     first, *_, last = forms
     cross, past, token = make_inputs(checkpoint, forms[first])
     for optimise in (False, True):
-        settings = "with ONNX Runtime's optimiser" if optimise else "without ONNX Runtime's optimiser"
+        settings = "optimiser on" if optimise else "optimiser off"
         loops = {name: Loop(form, cross, past, optimise=optimise) for name, form in forms.items()}
         work = {name: functools.partial(loop.run, token) for name, loop in loops.items()}
         measured = measure.compare(work, runs=runs, warmup=3, check=same_logits)
-        note = f"position {TOKENS}, beam 5, {settings}"
+        note = f"position {TOKENS}, beam 5, ONNX Runtime's {settings}"
         measured.record(
             f"loop decoder {settings}", model=checkpoint.label, clip=CLIP, note=note, group="graph_rewrites"
         )

@@ -121,9 +121,9 @@ class Loop:
         return logits
 
     def rows(self, name: str) -> np.ndarray:
-        """The rows of a cache that hold tokens: `past_k.0` -> (beams, length, heads, head_dim)."""
+        """A copy of the rows of a cache that hold tokens: `past_k.0` -> (beams, length, heads, head_dim)."""
         rows = self.caches[name].numpy().transpose(np.argsort(self.form.layout))
-        return rows[:, -self.position :] if self.shifts else rows[:, : self.position]
+        return (rows[:, -self.position :] if self.shifts else rows[:, : self.position]).copy()
 
 
 def cross_inputs(checkpoint: Checkpoint, sound: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,7 +146,7 @@ def past_after(
     loop = Loop(model, cross, {name.replace("cross", "past"): empty for name in cross})
     for token in tokens:
         loop.step(np.full((beams, 1), token))
-    return {name: loop.rows(name).copy() for name in loop.caches}
+    return {name: loop.rows(name) for name in loop.caches}
 
 
 def as_value(array: np.ndarray) -> onnxruntime.OrtValue:
