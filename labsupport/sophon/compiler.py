@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 NAME = "step"
 PROCESSOR, QUANTIZE = "bm1684x", "F16"
 LOWERED = f"{NAME}_{PROCESSOR}_{QUANTIZE.lower()}"
-VERSION = "1"  # of this file's way to call the tools; raise it when the same inputs would give other files
+VERSION = "2"  # of this file's way to call the tools; raise it when the same inputs would give other files
 SECONDS = 1800
-MEGABYTES = 1000  # about what six layers leave
+MEGABYTES = 1500  # about what six layers take while they are compiled
 PASSES = ("processor-tpu-optimize", "layer-group", "affine-opt")
 RUNNING = "[Running]: tpuc-opt "
 STAGES = {
@@ -52,14 +52,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled graph. `folder` holds what the compiler wrote; `transformed` what that was made from."""
+    """A compiled graph. `folder` holds what the compiler wrote; `origin`, which is the same unless passes were left
+    out, the graph before it was lowered and the reference outputs.
+    """
 
     folder: Path
-    transformed: Path
+    origin: Path
 
     def stage(self, name: str) -> Path:
         """The graph at one of `STAGES`."""
-        home = self.transformed if name in ("imported", "top") else self.folder
+        home = self.origin if name in ("imported", "top") else self.folder
         return home / STAGES[name]
 
     @property
@@ -80,7 +82,7 @@ class Compiled:
         """
         import numpy as np
 
-        with np.load(self.transformed / "reference.npz") as reference, np.load(self.folder / "outputs.npz") as got:
+        with np.load(self.origin / "reference.npz") as reference, np.load(self.folder / "outputs.npz") as got:
             pairs = list(zip(reference.files, got.files, strict=False))
             shapes = [(reference[a].shape, got[b].shape) for a, b in pairs]
             if len(reference.files) != len(got.files) or any(a != b for a, b in shapes):
@@ -122,17 +124,16 @@ def compile_graph(
         raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"choose of: {', '.join(PASSES)}")
     key = hash_of([VERSION, toolchain.version, *serialise(model, inputs)])
     tools = {"toolchain": toolchain, "seconds": seconds}
-    transformed = keep("transformed", key, functools.partial(transform, model=model, inputs=inputs, **tools))
-    whole = keep("compiled", key, functools.partial(deploy, transformed=transformed, **tools))
+    whole = keep(key, functools.partial(compile_whole, model=model, inputs=inputs, **tools))
     if not without:
-        return Compiled(whole, transformed)
-    again = functools.partial(repeat, transformed=transformed, whole=whole, without=without, **tools)
-    return Compiled(keep("compiled", f"{key}-{hash_of(sorted(without))}", again), transformed)
+        return Compiled(whole, whole)
+    again = functools.partial(repeat, whole=whole, without=without, **tools)
+    return Compiled(keep(f"{key}-{hash_of(sorted(without))}", again), whole)
 
 
-def keep(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+def keep(key: str, make: Callable[[Path], None]) -> Path:
     """The folder of the cache with this key, made if need be."""
-    return make_once(cache_dir() / "sophon" / kind / key, f"{kind} graph", MEGABYTES, make)
+    return make_once(cache_dir() / "sophon" / "compiled" / key, "compiled graph", MEGABYTES, make)
 
 
 def hash_of(parts: Iterable[bytes | str]) -> str:
@@ -150,6 +151,16 @@ def serialise(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[
     return [model.SerializeToString(deterministic=True), *(part for array in sorted(arrays) for part in array)]
 
 
+def compile_whole(
+    folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
+) -> None:
+    """Fills `folder` with all stages, the program, its profile, and the outputs of simulator and reference."""
+    transform(folder, model, inputs, toolchain, seconds)
+    deploy(folder, toolchain, seconds)
+    wanted = (*STAGES.values(), f"{NAME}_in_f32.npz", f"{LOWERED}_tpu_weights.npz", f"{NAME}.bmodel")
+    keep_only(folder, (*wanted, "reference.npz", "outputs.npz", "compiler_profile_0.txt", "*.log"))
+
+
 def transform(
     folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
 ) -> None:
@@ -163,7 +174,6 @@ def transform(
     arguments = ["--model_name", NAME, "--model_def", "graph.onnx", "--test_input", "inputs.npz"]
     arguments += ["--test_result", f"{NAME}_top.npz", "--mlir", f"{NAME}.mlir"]
     toolchain.run("model_transform", *arguments, folder=folder, log=folder / "transform.log", seconds=seconds)
-    keep_only(folder, ("*.mlir", "*weight.npz", f"{NAME}_in_f32.npz", f"{NAME}_top.npz", "reference.npz", "*.log"))
 
 
 def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -175,31 +185,26 @@ def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[s
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def deploy(folder: Path, transformed: Path, toolchain: Toolchain, seconds: float) -> None:
+def deploy(folder: Path, toolchain: Toolchain, seconds: float) -> None:
     """The compiler's graph -> the program, which model_deploy checks stage by stage and runs on the simulator."""
-    copy_files(transformed, folder, (f"{NAME}.mlir", "*weight.npz", f"{NAME}_in_f32.npz"))
-    (folder / f"{NAME}_top.npz").symlink_to(transformed / f"{NAME}_top.npz")  # hundreds of MB, and only read
     arguments = ["--mlir", f"{NAME}.mlir", "--quantize", QUANTIZE, "--processor", PROCESSOR]
     arguments += ["--quant_input", "--quant_output", "--debug", "--model", f"{NAME}.bmodel"]
     arguments += ["--test_input", f"{NAME}_in_f32.npz", "--test_reference", f"{NAME}_top.npz"]
     toolchain.run("model_deploy", *arguments, folder=folder, log=folder / "deploy.log", seconds=seconds)
     (folder / f"{LOWERED}_model_outputs.npz").rename(folder / "outputs.npz")
-    wanted = (STAGES["lowered"], STAGES["optimised"], STAGES["final"], "*_tpu_weights.npz", f"{NAME}.bmodel")
-    keep_only(folder, (*wanted, "deploy.log", "outputs.npz", "compiler_profile_0.txt"))
 
 
-def repeat(
-    folder: Path, transformed: Path, whole: Path, without: Collection[str], toolchain: Toolchain, seconds: float
-) -> None:
+def repeat(folder: Path, whole: Path, without: Collection[str], toolchain: Toolchain, seconds: float) -> None:
     """The commands that model_deploy ran after lowering, less the passes; then the simulator."""
     log = folder / "deploy.log"
-    copy_files(transformed, folder, (f"{NAME}_in_f32.npz",))
-    copy_files(whole, folder, (STAGES["lowered"], "*_tpu_weights.npz"))
+    for name in (f"{NAME}_in_f32.npz", STAGES["lowered"], f"{LOWERED}_tpu_weights.npz"):
+        if (whole / name).exists():  # a graph may have no weights
+            shutil.copyfile(whole / name, folder / name)  # the tools write over some of what they read
     for command in leave_out(read_commands(whole / "deploy.log"), without):
         toolchain.run(*command, folder=folder, log=log, seconds=seconds)
     arguments = ["--input", f"{NAME}_in_f32.npz", "--model", f"{NAME}.bmodel", "--output", "outputs.npz"]
     toolchain.run("model_runner", *arguments, folder=folder, log=log, seconds=seconds)
-    keep_only(folder, ("deploy.log", "outputs.npz", "compiler_profile_0.txt", "*.mlir"))
+    keep_only(folder, (*STAGES.values(), "outputs.npz", "compiler_profile_0.txt", "*.log"))
 
 
 def read_commands(log: Path) -> list[list[str]]:
@@ -229,25 +234,11 @@ def pass_name(word: str) -> str:
     return word.removeprefix("--").split("=")[0] if word.startswith("--") else ""
 
 
-def copy_files(source: Path, folder: Path, patterns: Collection[str]) -> None:
-    """Copies of files of `source`, since the tools write over some of what they read.
-
-    Raises:
-        DamagedOutput: nothing fits one of the patterns.
-    """
-    for pattern in patterns:
-        found = list(source.glob(pattern))
-        if not found and "weight" not in pattern:  # a graph may have no weights
-            raise DamagedOutput(f"The compiler left no {pattern}.", where=source)
-        for path in found:
-            shutil.copyfile(path, folder / path.name)
-
-
 def keep_only(folder: Path, patterns: Collection[str]) -> None:
-    """Removes links, folders, and every file that fits none of the patterns."""
+    """Removes every folder, and every file that fits none of the patterns."""
     kept = {path for pattern in patterns for path in folder.glob(pattern)}
     for path in list(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.is_symlink() or path not in kept:
+        elif path not in kept:
             path.unlink()
