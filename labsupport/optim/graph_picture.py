@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BUSY = {"Concat", "Slice", "Tile", "Transpose"}  # what the four passes take away,
 MANY = 10_000  # where they move this many numbers or more
-ROOM = 1.9  # between the middles of two boxes
+ROOM = 2.1  # between the middles of two boxes
 
 
 def neighbourhood(model: onnx.ModelProto, starts: Sequence[str], end: str) -> list[onnx.NodeProto]:
@@ -41,8 +41,9 @@ def draw_neighbourhood(
     Args:
         lengths: what to put for the graphs' free lengths.
     """
-    drawn, axes = plots.figure(width=5.2 * len(models), height=8.5)
+    drawn, axes = plots.figure(width=4.4 * len(models), height=6.2)
     axes.remove()
+    drawn.set_dpi(84)  # four such pictures go into one notebook
     told = []
     for panel, (title, model) in zip(drawn.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
         nodes, shapes = neighbourhood(model, starts, end), shapes_of(model, **lengths)
@@ -61,14 +62,14 @@ def draw_nodes(axes: Axes, nodes: list[onnx.NodeProto], outside: set[str], shape
     for node in nodes:
         for name in node.input:
             if name in places:
-                arrow = {"arrowstyle": "-|>", "color": "0.5", "shrinkA": 14, "shrinkB": 14}
+                arrow = {"arrowstyle": "-|>", "color": "0.5", "shrinkA": 11, "shrinkB": 11}
                 axes.annotate("", places[node.output[0]], places[name], arrowprops=arrow)
     for name, (x, y) in places.items():
         text = kinds.get(name, label(name))
         busy = text in BUSY and math.prod(dim or 1 for dim in shapes[name]) >= MANY
         shade = plots.COLOURS[1] if busy else plots.COLOURS[5] if name in kinds else "0.9"
         box = {"boxstyle": "round", "facecolor": shade, "edgecolor": "0.4", "alpha": 0.9}
-        axes.text(x, y, f"{text}\n{times(shapes[name])}", ha="center", va="center", fontsize=8, bbox=box)
+        axes.text(x, y, f"{text}\n{times(shapes[name])}", ha="center", va="center", fontsize=7, bbox=box)
     columns, rows = zip(*places.values(), strict=True)
     axes.set(xlim=(min(columns) - 1, max(columns) + 1), ylim=(min(rows) - 0.5, max(rows) + 0.5))
     axes.axis("off")
