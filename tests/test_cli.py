@@ -198,7 +198,7 @@ class FakeWhisper:
 @pytest.fixture
 def fake(monkeypatch):
     whisper = FakeWhisper()
-    monkeypatch.setattr("labsupport.whisper.load", lambda name, backend=None: whisper)
+    monkeypatch.setattr("labsupport.whisper.load", lambda name, **engine: whisper)
     return whisper
 
 

@@ -155,13 +155,18 @@ def test_a_damaged_graph_is_noticed_and_made_again(folder, caplog, file):
     assert (folder / file).read_bytes() == before
 
 
-def test_sound_graphs_are_not_built_again_and_others_lie_elsewhere(folder, monkeypatch):
-    monkeypatch.setattr(onnx_store, "hash_builders", lambda: "another source")
-    assert onnx_store.find_graphs(SMALL, 7, [50]) != folder
-    monkeypatch.undo()
-    monkeypatch.setenv("LAB_CACHE", str(folder.parents[1]))
+def test_sound_graphs_are_not_built_again(folder, monkeypatch):
     monkeypatch.setattr(made_once, "replace_folder", None)
     assert onnx_store.find_graphs(SMALL, 7, [50]) == folder
+
+
+def test_graphs_of_other_options_lie_beside_and_those_of_other_code_are_replaced(folder, monkeypatch):
+    other = onnx_store.find_graphs(SMALL, 7, [50, 51])
+    assert other != folder
+    assert folder.exists()
+    monkeypatch.setattr(onnx_store, "hash_builders", lambda: "another source")
+    newest = onnx_store.find_graphs(SMALL, 7, [50])
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [newest]
 
 
 BUILD = """

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import logging
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -27,7 +28,7 @@ def find_graphs(checkpoint: checkpoints.Checkpoint, start: int, languages: list[
     """The folder with a checkpoint's graphs, NAME.onnx each, and `form.json`, the interface of the loop.
 
     They are built on first use, again if a file is damaged, and anew if the weights or the code that builds them
-    changed.
+    changed: those of an earlier code are then removed.
 
     Args:
         start, languages: tokens, see `onnx_graphs.language`; without languages there is no such graph.
@@ -35,10 +36,22 @@ def find_graphs(checkpoint: checkpoints.Checkpoint, start: int, languages: list[
     Raises:
         CacheUnusable: the folder cannot be written.
     """
-    key = hashlib.sha256(json.dumps([identify(checkpoint), hash_builders(), start, languages]).encode()).hexdigest()
-    folder = cache_dir() / "onnx" / f"{checkpoint.name.replace('/', '--')}-{key[:16]}"
-    write = functools.partial(write_graphs, checkpoint=checkpoint, start=start, languages=languages)
+    key = hashlib.sha256(json.dumps([identify(checkpoint), start, languages]).encode()).hexdigest()
+    ours = cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
+    folder = ours / f"{hash_builders()[:8]}-{key[:8]}"
+
+    def write(part: Path) -> None:
+        remove_outdated(ours)
+        write_graphs(part, checkpoint, start, languages)
+
     return make_once(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
+
+
+def remove_outdated(folder: Path) -> None:
+    """Removes a checkpoint's graphs that other code has built; they would fill the disk with every change."""
+    for old in folder.iterdir():
+        if old.is_dir() and old.suffix != ".part" and not old.name.startswith(hash_builders()[:8]):
+            shutil.rmtree(old)
 
 
 def identify(checkpoint: checkpoints.Checkpoint) -> list:
