@@ -329,3 +329,39 @@ def move(pairs: list[KeysValues], rows: np.ndarray, stop: int | None = None) -> 
     if len(to) == 0:
         return pairs
     return [tuple(xp.move_rows(tensor, rows[to], to, stop) for tensor in pair) for pair in pairs]
+
+
+def step_bytes(config, position: int, rows: int = 1, windows: int | None = None) -> dict[str, int]:
+    """Bytes of float32 that a decode step has to read, however it is written.
+
+    Args:
+        config: a `whisper.config.Config`.
+        position: tokens that each text has already.
+        rows: texts.
+        windows: of sound; by default each text has its own.
+
+    Returns:
+        "weights" of the decoder (of its table of positions one row), "cross": cross-attention's keys and values, and
+        "own": the texts', with the new token's.
+    """
+    d, layers = config.d_model, config.decoder_layers
+    attention = 4 * d * d + 3 * d  # four projections; keys have no bias
+    feed_forward = 2 * d * config.ffn_dim + config.ffn_dim + d
+    weights = layers * (2 * attention + feed_forward + 3 * 2 * d) + 2 * d + (config.vocab_size + 1) * d
+    pair = 2 * layers * d  # keys and values of one place
+    cross = pair * config.audio_positions * (rows if windows is None else windows)
+    return {"weights": 4 * weights, "cross": 4 * cross, "own": 4 * pair * rows * (position + 1)}
+
+
+def moved_bytes(config, position: int, rows: int = 1, capacity: int = POSITIONS) -> dict[str, int]:
+    """Bytes that each cache moves in a step beside what `step_bytes` counts: read to copy, written, read needlessly.
+
+    A step at `position`; arguments as in `step_bytes`.
+    """
+    place = 4 * 2 * config.decoder_layers * config.d_model * rows
+    return {
+        "DynamicCache": place * (position + position + 2),  # reads the past and the new token, writes both
+        "PaddedCache": place
+        * (2 * capacity + (capacity - position - 1)),  # the same, for all; and attends to the empty
+        "StaticCache": 2 * place,  # reads and writes the new token
+    }
