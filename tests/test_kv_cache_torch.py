@@ -10,7 +10,7 @@ import torch
 
 from labsupport import audio, checkpoints, whisper
 from labsupport.arrays import xp
-from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache
+from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache, step_bytes
 from labsupport.whisper import decode, features, torch_model
 from labsupport.whisper.config import Config
 
@@ -72,6 +72,20 @@ def test_the_cache_is_chosen_when_a_model_is_loaded(jfk, tiny):
     static = whisper.load("tiny.en", backend="torch", cache=StaticCache)
     assert isinstance(static.model.new_cache(), StaticCache)
     assert static.transcribe(jfk).segments == tiny.ours.transcribe(jfk).segments
+
+
+@pytest.mark.parametrize("name", ["tiny.en", "base"])
+def test_the_bytes_of_a_step_are_those_of_its_tensors(request, name):
+    model = request.getfixturevalue(name.removesuffix(".en")).ours.model
+    sound, cache = model.encode(np.zeros((3, 80, 3000), np.float32)), DynamicCache()
+    model.step(np.full((3, 7), 1000), sound, cache)
+    model.keep(np.repeat([0, 1, 2], 2), sound, cache)
+    positions = model.decoder.embed_positions.weight
+    weights = sum(p.numel() for p in model.decoder.parameters()) - positions.numel() + positions[0].numel()
+    counted = step_bytes(model.config, 6, rows=6, windows=3)
+    assert counted["weights"] == 4 * weights
+    assert counted["cross"] == sum(tensor.nbytes for pair in cache.cross for tensor in pair)
+    assert counted["own"] == sum(tensor.nbytes for pair in cache.own for tensor in pair)
 
 
 # --- compiled ---------------------------------------------------------------------------------------------------------

@@ -360,8 +360,7 @@ def moved_bytes(config, position: int, rows: int = 1, capacity: int = POSITIONS)
     """
     place = 4 * 2 * config.decoder_layers * config.d_model * rows
     return {
-        "DynamicCache": place * (position + position + 2),  # reads the past and the new token, writes both
-        "PaddedCache": place
-        * (2 * capacity + (capacity - position - 1)),  # the same, for all; and attends to the empty
-        "StaticCache": 2 * place,  # reads and writes the new token
+        "DynamicCache": place * 2 * (position + 1),  # reads the past and the new token, and writes them
+        "PaddedCache": place * (2 * capacity + capacity - position - 1),  # all places; then attends to the empty ones
+        "StaticCache": place * 2,  # reads and writes the new token
     }
