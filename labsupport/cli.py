@@ -28,6 +28,8 @@ out = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 NBVAL = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
 NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
+SIDE_BY_SIDE = ("--dist", "loadgroup", "--no-loadscope-reorder")  # a file's tests stay together: tests/conftest.py
+MEMORY_OF_TESTS = 8 * 2**30  # bytes that one process of tests may want; MindSpore's does
 SLOW = ("test_notebooks",)
 MINDSPORE_TESTS = (("tests", "both_backends"), ("tests", "mindspore"))  # the second are MindSpore's alone
 NO_TESTS = 5  # pytest's exit code when its options leave nothing to run
@@ -125,13 +127,35 @@ def run(
 def test(context: typer.Context) -> None:
     """Check the style, then run all tests, on MindSpore too, and every notebook. Further arguments go to pytest."""
     codes = [_python("ruff", "check", "."), _python("ruff", "format", "--check", ".")]
+    options, threads = _split_work(context.args)
     with tempfile.TemporaryDirectory() as home:
         for backend, arguments in _sessions(context.args):
             # A test's results are nobody's results: they must not land among the learner's own.
-            code = _python("pytest", *NBVAL, *arguments, environment={"LAB_HOME": home, "LAB_BACKEND": backend})
+            environment = {"LAB_HOME": home, "LAB_BACKEND": backend, **threads}
+            code = _python("pytest", *NBVAL, *options, *arguments, environment=environment)
             codes.append(0 if code == NO_TESTS and context.args else code)
     if any(codes):
         raise typer.Exit(1)
+
+
+def _split_work(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """pytest's options and the environment that run tests side by side, with one thread each.
+
+    Two threads of one computation wait for each other at the end of every operation. Where the system takes one of
+    two cores away for a moment, both stand still: on a shared machine, the same decoding then takes 0.4 or 46 s. Two
+    processes of one thread lose only what is taken. Tests that are named run alone, with all cores.
+    """
+    from labsupport.system import usable_cores, usable_memory
+
+    workers = min(usable_cores(), usable_memory() // MEMORY_OF_TESTS)
+    if workers < 2 or _named(arguments):
+        return [], {}
+    return ["-n", str(workers), *SIDE_BY_SIDE], {"OMP_NUM_THREADS": "1"}
+
+
+def _named(arguments: list[str]) -> list[str]:
+    """The paths among pytest's arguments."""
+    return [argument for argument in arguments if Path(argument).parts[:1] in {("tests",), ("notebooks",)}]
 
 
 def _python(module: str, *arguments: str, environment: dict[str, str] | None = None) -> int:
@@ -147,7 +171,7 @@ def _sessions(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     """
     from labsupport.doctor import missing
 
-    named = [argument for argument in arguments if Path(argument).parts[:1] in {("tests",), ("notebooks",)}]
+    named = _named(arguments)
     options = [argument for argument in arguments if argument not in named]
     ours = [path for path in named if Path(path).parts[:2] in MINDSPORE_TESTS]
     others = [path for path in named if Path(path).parts[:2] != MINDSPORE_TESTS[-1]]

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from typer.testing import CliRunner
 
-from labsupport import cli, doctor, report, runner
+from labsupport import cli, doctor, report, runner, system
 from labsupport.outcomes import Outcome, Summary
 from labsupport.paths import AUDIO, ROOT
 
@@ -120,6 +120,22 @@ def test_test_runs_all_tests_then_the_slow_ones_then_the_notebooks_on_torch(comm
     assert {"--nbval", "--nbval-current-env"} <= set(arguments)
     assert arguments[-3:] == ["-x", "-k", "data"]
     assert environment["LAB_HOME"] != os.environ["LAB_HOME"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "arguments", "workers"),
+    [(2, 24, [], 2), (8, 32, ["-x"], 4), (1, 24, [], 0), (2, 12, [], 0), (2, 24, ["tests/test_cli.py"], 0)],
+)
+def test_test_runs_as_many_processes_as_cores_and_memory_allow(
+    commands, monkeypatch, cores, gigabytes, arguments, workers
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(system, "usable_cores", lambda: cores)
+    monkeypatch.setattr(system, "usable_memory", lambda: gigabytes * 2**30)
+    invoke("test", *arguments)
+    given, environment = commands["pytest", "torch"]
+    assert (given[given.index("-n") + 1] if "-n" in given else "0") == str(workers)
+    assert (environment.get("OMP_NUM_THREADS") == "1") == (workers > 0)
 
 
 def test_test_runs_what_concerns_mindspore_in_a_process_of_its_own(commands):
