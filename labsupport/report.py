@@ -40,13 +40,17 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Variants of one piece of work, measured together: name -> its latest row, in the order of measuring."""
+    """Variants of one piece of work, measured together: name -> its latest row, in the order of measuring.
+
+    Or the ops of one run: name -> its row, the largest first. unit: "s", or what an estimate counts, "cycles".
+    """
 
     topic: str
     model: str | None
     clip: str | None
     machine: str
     backend: str
+    unit: str
     steps: dict[str, Row] = field(default_factory=dict)
 
     @property
@@ -68,17 +72,32 @@ def _lesson(path: Path) -> Lesson:
 
 
 def ladders(results: Iterable[Row]) -> list[Ladder]:
-    """Groups the rows that `Comparison.record` wrote ("topic: variant", in seconds) by topic and setting.
+    """Groups the rows that `Comparison.record` wrote ("topic: variant", in seconds) and those like them by setting.
 
     A variant that was measured again counts with its latest row.
     """
+    return _group(row for row in results if row.unit in ("s", "cycles") and not row.what.startswith(rows.OPS))
+
+
+def op_tables(results: Iterable[Row]) -> list[Ladder]:
+    """Groups the rows that `rows.record_ops` wrote ("ops of TOPIC: NAME"): for each setting the latest table alone."""
+    results = [row for row in results if row.what.startswith(rows.OPS)]
+    latest = {_setting(row): row.date for row in results}
+    return _group(row for row in results if row.date == latest[_setting(row)])
+
+
+def _group(results: Iterable[Row]) -> list[Ladder]:
     found: dict[tuple, Ladder] = {}
     for row in results:
-        topic, separator, variant = row.what.partition(": ")
-        if separator and row.unit == "s" and row.claim is None and row.value is not None:
-            key = (topic, row.model, row.clip, row.machine, row.backend)
-            found.setdefault(key, Ladder(*key)).steps[variant] = row
+        if ": " in row.what and row.claim is None and row.value is not None:
+            key = _setting(row)
+            found.setdefault(key, Ladder(*key)).steps[row.what.partition(": ")[2]] = row
     return list(found.values())
+
+
+def _setting(row: Row) -> tuple:
+    """Topic, model, clip, machine, backend and unit, as in `Ladder`."""
+    return row.what.partition(": ")[0], row.model, row.clip, row.machine, row.backend, row.unit
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -116,6 +135,7 @@ def page(
         lessons=[(lesson, [outcome for outcome in outcomes if outcome.notebook == lesson.name]) for lesson in course],
         counts=Counter(outcome.status for outcome in outcomes),
         ladders=[(ladder, ladder_plot(ladder), _step_rows(ladder)) for ladder in ladders(results)],
+        op_tables=[(table, _op_rows(table)) for table in op_tables(results)],
         verdict_plot=verdict_plot(verdicts),
         verdict_counts=_verdict_counts(verdicts),
         statuses=VERDICTS,
@@ -125,12 +145,13 @@ def page(
 
 
 def ladder_plot(ladder: Ladder) -> str:
-    """Bars of the variants' median seconds, as an `<img>` with alt text."""
+    """Bars of the variants' median seconds, or estimated cycles, as an `<img>` with alt text."""
     values = {name: row.value for name, row in ladder.steps.items()}
     spreads = {name: row.spread or 0.0 for name, row in ladder.steps.items()}
-    told = "; ".join(f"{name} {value:.3g} s" for name, value in values.items())
-    drawn = plots.bars(values, "seconds (median; line: interquartile range)", ladder.topic, spreads)
-    return _svg(drawn, f"Bars of the median seconds of {ladder.topic} ({ladder.setting}): {told}.")
+    told = "; ".join(f"{name} {value:.3g} {ladder.unit}" for name, value in values.items())
+    what = "seconds (median; line: interquartile range)" if ladder.unit == "s" else f"{ladder.unit} (estimate)"
+    drawn = plots.bars(values, what, ladder.topic, spreads)
+    return _svg(drawn, f"Bars of the {what.partition(' (')[0]} of {ladder.topic} ({ladder.setting}): {told}.")
 
 
 def _step_rows(ladder: Ladder) -> list[tuple[str, ...]]:
@@ -139,13 +160,22 @@ def _step_rows(ladder: Ladder) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            f"{row.value:.4g} s",
-            "" if row.spread is None else f"{row.spread:.2g} s",
+            f"{row.value:.4g} s" if ladder.unit == "s" else f"{row.value:,.0f} {ladder.unit}",
+            "" if row.spread is None else f"{row.spread:.2g} {ladder.unit}",
             f"{first / row.value:.2f}x",
             "" if row.peak_bytes is None else format_bytes(row.peak_bytes),
             row.date[:10],
         )
         for name, row in ladder.steps.items()
+    ]
+
+
+def _op_rows(table: Ladder) -> list[tuple[str, ...]]:
+    """Table rows: op, its time or cycles, its part of all, what is noted of it."""
+    whole = sum(row.value for row in table.steps.values())
+    return [
+        (name, f"{row.value:,.4g} {row.unit}", f"{100 * row.value / whole:.1f} %" if whole else "", row.note or "")
+        for name, row in table.steps.items()
     ]
 
 
@@ -228,6 +258,7 @@ def results_table(measured: Sequence[Ladder]) -> str:
     """
     if not measured:
         return "No reference results are stored yet."
+    measured = [ladder for ladder in measured if ladder.unit == "s"]
     gains = [ladder for ladder in measured if _gains(ladder)]
     table = _table("What | Start | Fastest | Gain | Measured with", map(_result_line, gains))
     others = [

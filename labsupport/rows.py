@@ -9,6 +9,7 @@ import json
 import math
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ from labsupport.errors import LabError
 from labsupport.paths import DATA, ROOT, lab_dir
 
 REFERENCE = DATA / "results"
+OPS = "ops of "  # what a row of an op table begins with
 
 
 class RowError(LabError):
@@ -91,26 +93,40 @@ def record(
     Args:
         backend: the one that gave the number, as in `hardware.backend()`.
         group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner sets it), else "other".
-        details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note.
+        details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note; `date`, else now.
 
     Raises:
         RowError: see `Row`.
     """
     framework = hardware.backend(backend)
     machine = hardware.describe(framework)
+    details = {"date": now(), **details}
     row = Row(
         what=what,
         value=to_plain(value),
         unit=unit,
         machine=machine.name,
         backend=framework,
-        date=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         commit=read_commit(ROOT),
         versions=machine.versions,
         **{name: to_plain(detail) for name, detail in details.items()},
     )
     append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or 'other'}.jsonl")
     return row
+
+
+def record_ops(topic: str, ops: Iterable[tuple[str, float, str]], unit: str, **details) -> list[Row]:
+    """Appends a row for each (name, value, note) of an op table ("ops of TOPIC: NAME").
+
+    All have one date, so that whoever reads them knows which rows are one table.
+    """
+    date = now()
+    return [record(f"{OPS}{topic}: {name}", value, unit, note=note, date=date, **details) for name, value, note in ops]
+
+
+def now() -> str:
+    """The time as a row gives it: ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
 def to_plain(value: object) -> object:

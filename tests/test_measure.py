@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from labsupport import hardware, measure, rows
 from labsupport.measure import DifferentResult, MeasureError, Ratio, VariantFailed, compare, paired_ratio, peak_memory
+from labsupport.profiling.table import make_table
 from labsupport.rows import Row, RowError
 
 MEGABYTE = 1_000_000
@@ -305,6 +306,19 @@ def test_comparison_is_recorded_a_row_a_variant(monkeypatch, tmp_path, clock):
         ("step: a", 1.0, 3, "base"),
         ("step: b", 2.0, 3, "base"),
     ]
+    assert rows.read_rows(tmp_path) == written
+
+
+def test_an_op_table_is_recorded_with_one_date(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    written = make_table([("MatMul", "", 2, 3.0, 2.0, "cpu"), ("Tile", "", 1, 1.0, 1.0, "cpu")]).record(
+        "a step", model="base"
+    )
+    assert [(row.what, row.value, row.unit, row.note) for row in written] == [
+        ("ops of a step: MatMul", 3.0, "ms", "calls: 2, on cpu"),
+        ("ops of a step: Tile", 1.0, "ms", "calls: 1, on cpu"),
+    ]
+    assert len({row.date for row in written}) == 1
     assert rows.read_rows(tmp_path) == written
 
 

@@ -38,6 +38,12 @@ RESULTS = [
     row("claimed: x", 3.0, 5, claim="A1"),
     row("size: x", 3.0, 6, unit="bytes"),
     row("a sentence", 3.0, 7),
+    row("ops of a step: MatMul", 4.0, 8, unit="ms"),
+    row("ops of a step: Tile", 2.0, 8, unit="ms"),
+    row("ops of a step: MatMul", 3.0, 9, unit="ms", note="12 calls"),
+    row("ops of a step: Concat", 1.0, 9, unit="ms"),
+    row("estimate: Tile", 200, 10, unit="cycles"),
+    row("estimate: broadcast", 100, 11, unit="cycles"),
 ]
 
 
@@ -114,10 +120,25 @@ def test_the_page_of_a_lab_where_nothing_ran_yet_says_so():
 
 
 def test_ladders_hold_what_was_measured_together_with_the_latest_rows_in_order():
-    first, second = ladders(RESULTS)
+    first, second, estimate = ladders(RESULTS)
     assert [(name, row.value) for name, row in first.steps.items()] == [("no cache", 2.0), ("cache", 0.5)]
     assert first.setting == "tiny.en, jfk, torch, toy-2c"
     assert (second.model, list(second.steps)) == ("base", ["cache"])
+    assert (estimate.unit, list(estimate.steps)) == ("cycles", ["Tile", "broadcast"])
+
+
+def test_an_op_table_is_the_latest_one_alone():
+    (table,) = report.op_tables(RESULTS)
+    assert table.topic == "ops of a step"
+    assert [(name, row.value) for name, row in table.steps.items()] == [("MatMul", 3.0), ("Concat", 1.0)]
+
+
+def test_the_page_shows_an_op_table_and_an_estimate_with_their_units(text):
+    assert re.findall(r"<td>MatMul</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td>(.*?)</td>", text) == [
+        ("3 ms", "75.0 %", "12 calls")
+    ]
+    assert "100 cycles</td>" in text
+    assert "Bars of the cycles of estimate (torch, toy-2c): Tile 200 cycles; broadcast 100 cycles." in text
 
 
 def test_the_same_figure_gives_the_same_bytes():
@@ -159,6 +180,10 @@ def test_the_results_compare_the_first_step_with_the_fastest():
     assert "| decoding | no cache: 2 s | cache: 0.5 s | 4.00x | tiny.en, jfk, torch, toy-2c |" in table
     assert "base" not in table, "one variant alone is no comparison"
     assert "No reference results" in report.results_table([])
+
+
+def test_an_estimate_is_no_result_at_a_glance():
+    assert "estimate" not in report.results_table(ladders(RESULTS))
 
 
 def test_what_gained_nothing_beyond_its_spread_is_told_apart():

@@ -484,6 +484,15 @@ def test_the_table_counts_every_cycle_and_byte_once_and_says_what_it_is():
     assert sophon.ESTIMATE in repr(table)
 
 
+def test_the_table_is_recorded_op_by_op_and_engine_by_engine(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    table = sophon.read_profile(sample("default", "profile.txt")).table()
+    written = table.record("a step")
+    assert [(row.value, row.unit) for row in written] == [(one.cycles, "cycles") for one in table]
+    assert written[0].what == f"ops of a step: {table.rows[0].op}, {table.rows[0].engine}"
+    assert all(sophon.ESTIMATE in row.note for row in written)
+
+
 def test_slices_copy_in_dram_until_the_affine_pass_makes_them_offsets_of_a_load():
     """The same graph, compiled with and without one pass."""
     merged, apart = [sophon.read_profile(sample(name, "profile.txt")) for name in NAMES]

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .. import rows as results
+
 PHASE = "phase"  # the kind of a named stretch of the work
 NUMBERS = {"calls", "total ms", "mean ms", "max ms", "share"}
 SHOWN = 15  # rows of a table on a page; the rest goes into one line
@@ -93,6 +95,11 @@ class Table:
         for row in self.rows:
             groups[row.kind, row.device].append(row)
         return Table(in_order(merge(rows, kind, kind) for (kind, _), rows in groups.items()))
+
+    def record(self, topic: str, **details) -> list[results.Row]:
+        """Writes a row for each op (total milliseconds), which the report shows as a table; see `rows.record_ops`."""
+        told = ((row.name, row.total_ms, f"calls: {row.calls}, on {row.device}") for row in self.rows)
+        return results.record_ops(topic, told, "ms", **details)
 
     def cells(self) -> list[list[str]]:
         """The heading and one line of texts a row; the rows past the first `SHOWN` in one line; no empty column."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import rows
 from .compiler import STAGES, Compiled
 from .errors import DamagedOutput
 
@@ -99,6 +100,14 @@ class CycleTable:
     def cycles_of(self, op: str) -> int:
         """Busy cycles of an op on both engines."""
         return sum(row.cycles for row in self.rows if row.op == op)
+
+    def record(self, topic: str, **details) -> list[rows.Row]:
+        """Writes a row for each op and engine (cycles), which the report shows as a table; see `rows.record_ops`."""
+        told = (
+            (f"{row.op}, {row.engine}", row.cycles, f"{row.commands} commands, {row.bytes:,} bytes; {ESTIMATE}")
+            for row in self.rows
+        )
+        return rows.record_ops(topic, told, "cycles", **details)
 
     def cells(self) -> list[list[str]]:
         """The heading and one line of texts a row; the label stands in the heading."""
