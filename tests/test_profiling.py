@@ -192,7 +192,7 @@ def test_an_inner_phase_takes_its_ops_and_its_time_from_the_outer(tmp_path):
             torch.ones(4).exp()
 
     profile = profiling.profile(work, tmp_path)
-    assert profile.table("inner")["aten::sort"].calls == 1
+    assert "aten::sort" in {row.name for row in profile.table("inner")}
     assert "aten::sort" not in {row.name for row in profile.table("outer")}
     assert profile.table("outer")["aten::exp"].calls == 2
     outer, inner = (next(p for p in profile.phases if p.name == name) for name in ("outer", "inner"))

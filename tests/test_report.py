@@ -93,7 +93,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(text):
 
 def test_every_picture_has_alt_text_with_its_numbers(text):
     alts = [attributes["alt"] for tag, attributes in Outline(text).tags if tag == "img"]
-    assert len(alts) == 3
+    assert len(alts) == 4
     assert "no cache 2 s; cache 0.5 s" in alts[0]
     assert "partly 1" in alts[-1]
 
