@@ -149,7 +149,7 @@ def ladder_plot(ladder: Ladder) -> str:
     values = {name: row.value for name, row in ladder.steps.items()}
     spreads = {name: row.spread or 0.0 for name, row in ladder.steps.items()}
     told = "; ".join(f"{name} {value:.3g} {ladder.unit}" for name, value in values.items())
-    what = "seconds (median; line: interquartile range)" if ladder.unit == "s" else f"{ladder.unit} (estimate)"
+    what = "median seconds (line: interquartile range)" if ladder.unit == "s" else f"{ladder.unit} (estimate)"
     drawn = plots.bars(values, what, ladder.topic, spreads)
     return _svg(drawn, f"Bars of the {what.partition(' (')[0]} of {ladder.topic} ({ladder.setting}): {told}.")
 
