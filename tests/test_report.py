@@ -182,6 +182,12 @@ def test_the_results_compare_the_first_step_with_the_fastest():
     assert "No reference results" in report.results_table([])
 
 
+def test_a_lower_bound_is_shown_and_is_no_gain():
+    steps = [row("step: static", 2.0), row("step: growing", 2.0, 1), row("step: reading alone", 1.0, 2)]
+    assert "reading alone" in ladders(steps)[0].steps
+    assert "no gain beyond the spread: step (torch)" in report.results_table(ladders(steps))
+
+
 def test_an_estimate_is_no_result_at_a_glance():
     assert "estimate" not in report.results_table(ladders(RESULTS))
 
