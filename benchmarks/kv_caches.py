@@ -49,7 +49,7 @@ def main(name: str = "base", runs: int = 15) -> None:
     graphs = xp.graphs_compiled()
     compare_positions(plain, models, sound, runs, compile_seconds)
     report("graphs compiled after the warm-up", xp.graphs_compiled() - graphs, "graphs", name)
-    for beams, windows in ((5, 1), (1, 3), (5, 3)):
+    for beams, windows in ((5, 1), (1, 4), (5, 4)):
         compare_texts(plain, models, mels[:windows], beams, runs)
 
 

@@ -51,13 +51,15 @@ class Ladder:
     clip: str | None
     machine: str
     backend: str
+    threads: int | None
     unit: str
     steps: dict[str, Row] = field(default_factory=dict)
 
     @property
     def setting(self) -> str:
         """Where and with what it was measured."""
-        return ", ".join(filter(None, [self.model, self.clip, self.backend, self.machine]))
+        threads = self.threads and f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return ", ".join(filter(None, [self.model, self.clip, self.backend, self.machine, threads]))
 
 
 def lessons(folder: Path = NOTEBOOKS) -> list[Lesson]:
@@ -97,8 +99,8 @@ def _group(results: Iterable[Row]) -> list[Ladder]:
 
 
 def _setting(row: Row) -> tuple:
-    """Topic, model, clip, machine, backend and unit, as in `Ladder`."""
-    return row.what.partition(": ")[0], row.model, row.clip, row.machine, row.backend, row.unit
+    """Topic, model, clip, machine, backend, threads and unit, as in `Ladder`."""
+    return row.what.partition(": ")[0], row.model, row.clip, row.machine, row.backend, row.threads, row.unit
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Row:
         spread: interquartile range of the runs, in `unit`; for a ratio, how far below it its interval reaches.
         machine: slug of `hardware.describe()`; `versions` maps packages to theirs.
         peak_bytes: peak memory above the start of the run.
+        threads: what `OMP_NUM_THREADS` asked for; absent where it asked for nothing, which means all cores.
         commit: of this repository, "+dirty" when files differed from it; "unknown" outside git.
         date: ISO 8601, UTC.
         claim: id of the article's claim that this result tests.
@@ -56,6 +57,7 @@ class Row:
     model: str | None = None
     clip: str | None = None
     peak_bytes: int | None = None
+    threads: int | None = None
     claim: str | None = None
     missing: str | None = None
     note: str | None = None
@@ -67,7 +69,7 @@ class Row:
         for name in ("model", "clip", "claim", "missing", "note"):
             if not isinstance(getattr(self, name), str | None):
                 raise RowError(f"A row's {name} must be text or absent.", where=getattr(self, name))
-        for name in ("value", "spread", "runs", "peak_bytes"):
+        for name in ("value", "spread", "runs", "peak_bytes", "threads"):
             check_number(name, getattr(self, name))
         if not isinstance(self.versions, dict):
             raise RowError("A row's versions must map packages to versions.", where=self.versions)
@@ -109,6 +111,7 @@ def record(
         backend=framework,
         commit=read_commit(ROOT),
         versions=machine.versions,
+        threads=asked_threads(),
         **{name: to_plain(detail) for name, detail in details.items()},
     )
     append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or 'other'}.jsonl")
@@ -122,6 +125,12 @@ def record_ops(topic: str, ops: Iterable[tuple[str, float, str]], unit: str, **d
     """
     date = now()
     return [record(f"{OPS}{topic}: {name}", value, unit, note=note, date=date, **details) for name, value, note in ops]
+
+
+def asked_threads() -> int | None:
+    """What `OMP_NUM_THREADS` asks for; None where it is not set, or is a list for nested loops."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() else None
 
 
 def now() -> str:

@@ -289,6 +289,15 @@ def test_recorded_row_is_read_back_with_all_that_it_needs(monkeypatch, tmp_path)
     assert row.versions[hardware.backend()]
 
 
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("4,2", None), (None, None)])
+def test_a_row_keeps_how_many_threads_were_asked_for(monkeypatch, tmp_path, asked, threads):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert rows.record("encoder", 1.0, "s").threads == threads
+
+
 def test_own_results_go_to_the_labs_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("LAB_RESULTS", raising=False)
     monkeypatch.delenv("LAB_GROUP", raising=False)
@@ -337,6 +346,7 @@ GOOD = Row("x", 1.0, "s", "m", "torch", "2026-01-01T00:00:00+00:00", "abc")
         {"spread": math.nan},
         {"what": None},
         {"model": 3},
+        {"threads": "1"},
         {"versions": []},
         {"date": "yesterday"},
         {"date": "2026-01-01T00:00:00+08:00"},

@@ -127,6 +127,11 @@ def test_ladders_hold_what_was_measured_together_with_the_latest_rows_in_order()
     assert (estimate.unit, list(estimate.steps)) == ("cycles", ["Tile", "broadcast"])
 
 
+def test_other_threads_are_another_setting():
+    plain, pinned = ladders([row("step: a", 2.0), row("step: a", 3.0, 1, threads=1)])
+    assert (plain.setting, pinned.setting) == ("torch, toy-2c", "torch, toy-2c, 1 thread")
+
+
 def test_an_op_table_is_the_latest_one_alone():
     (table,) = report.op_tables(RESULTS)
     assert table.topic == "ops of a step"
