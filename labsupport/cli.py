@@ -28,7 +28,7 @@ out = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 NBVAL = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
 NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
-SIDE_BY_SIDE = ("--dist", "loadgroup", "--no-loadscope-reorder")  # a file's tests stay together: tests/conftest.py
+SIDE_BY_SIDE = ("--dist", "loadfile", "--no-loadscope-reorder")  # the cells of a notebook share a kernel
 MEMORY_OF_TESTS = 8 * 2**30  # bytes that one process of tests may want; MindSpore's does
 SLOW = ("test_notebooks",)
 MINDSPORE_TESTS = (("tests", "both_backends"), ("tests", "mindspore"))  # the second are MindSpore's alone

@@ -15,13 +15,6 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def pytest_collection_modifyitems(items):
-    """Where tests run side by side, those of a file stay in one process: they share models, a notebook its kernel."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.fixture(autouse=True)
 def own_lab_home(tmp_path_factory, monkeypatch):
     """Results and progress of tests never mix with a learner's."""

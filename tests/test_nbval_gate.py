@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from labsupport.cli import NBVAL
+from labsupport.cli import NBVAL, SIDE_BY_SIDE
 
 SHOW = """
 from IPython.display import display
@@ -68,3 +68,15 @@ def test_a_right_cell_passes(results, name):
 def test_a_planted_fault_fails_its_cell_and_the_session(results, name):
     assert results[name] == "FAILED"
     assert results["exit code"] == 1
+
+
+def test_side_by_side_a_notebooks_cells_share_their_kernel(tmp_path):
+    for name in ("01_a", "02_b"):
+        cells = [nbformat.v4.new_code_cell("count = 0", execution_count=1)]
+        cells += [nbformat.v4.new_code_cell("count += 1", execution_count=number) for number in range(2, 8)]
+        cells.append(nbformat.v4.new_code_cell("print(count)", execution_count=8, outputs=[printed("6\n")]))
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", *NBVAL]
+    command += ["-n", "2", *SIDE_BY_SIDE, "01_a.ipynb", "02_b.ipynb"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "16 passed" in done.stdout, done.stdout

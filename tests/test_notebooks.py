@@ -8,14 +8,11 @@ import pytest
 from labsupport import hardware, runner
 
 # A build without notebooks must not look like one whose notebooks pass: find_notebooks raises then.
-PATHS = [
-    pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"{path.stem} in lab run"))
-    for path in runner.find_notebooks()
-]
+PATHS = runner.find_notebooks()
 
 
 @pytest.mark.parametrize("backend", sorted(set(hardware.FRAMEWORKS) - {"torch"}))
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path, backend):
     if backend not in runner.read(path)["metadata"]["lab"]["backends"]:
         pytest.skip(f"{path.stem} is not written for {backend}")
