@@ -18,7 +18,7 @@ from pathlib import Path
 
 from labsupport.errors import LabError
 from labsupport.paths import atomic_write, cache_dir
-from labsupport.system import count_physical_cores, name_system, read_cpu, usable_cores, usable_memory
+from labsupport.system import asked_threads, count_physical_cores, name_system, read_cpu, usable_cores, usable_memory
 
 FRAMEWORKS = ("torch", "mindspore")
 PACKAGES = (*FRAMEWORKS, "mindnlp", "transformers", "numpy", "onnxruntime", "faster-whisper", "ctranslate2", "torchao")
@@ -278,7 +278,7 @@ def roofline(refresh: bool = False, chosen: str | None = None) -> Roofline:
     """
     framework = backend(chosen)
     machine = describe(framework)
-    threads = os.environ.get("OMP_NUM_THREADS", str(machine.cores))
+    threads = asked_threads() or machine.cores
     name = f"{machine.name}-{framework}-{machine.versions[framework]}-{threads}t.json"
     target = cache_dir() / "roofline" / name
     cached = None if refresh else read_roofline(target)

@@ -17,6 +17,7 @@ from pathlib import Path
 from labsupport import hardware
 from labsupport.errors import LabError
 from labsupport.paths import DATA, ROOT, lab_dir
+from labsupport.system import asked_threads
 
 REFERENCE = DATA / "results"
 OPS = "ops of "  # what a row of an op table begins with
@@ -125,12 +126,6 @@ def record_ops(topic: str, ops: Iterable[tuple[str, float, str]], unit: str, **d
     """
     date = now()
     return [record(f"{OPS}{topic}: {name}", value, unit, note=note, date=date, **details) for name, value, note in ops]
-
-
-def asked_threads() -> int | None:
-    """What `OMP_NUM_THREADS` asks for; None where it is not set, or is a list for nested loops."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() else None
 
 
 def now() -> str:

@@ -50,6 +50,12 @@ def count_physical_cores(usable: int) -> int:
     return min(psutil.cpu_count(logical=False) or usable, usable)
 
 
+def asked_threads() -> int | None:
+    """How many threads `OMP_NUM_THREADS` asks for; None where it is not set, or lists numbers for nested loops."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else None
+
+
 def usable_memory() -> int:
     """Bytes of memory that this process may fill: the machine's, cut by the control group's limit."""
     import psutil

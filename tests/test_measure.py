@@ -289,7 +289,7 @@ def test_recorded_row_is_read_back_with_all_that_it_needs(monkeypatch, tmp_path)
     assert row.versions[hardware.backend()]
 
 
-@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("4,2", None), (None, None)])
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("0", None), ("4,2", None), (None, None)])
 def test_a_row_keeps_how_many_threads_were_asked_for(monkeypatch, tmp_path, asked, threads):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

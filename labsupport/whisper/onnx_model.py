@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ import numpy as np
 from ..checkpoints import Checkpoint
 from ..errors import LabError
 from ..optim.graph import GROWS, SHIFTS, Interface, interface
-from ..system import count_physical_cores, usable_cores
+from ..system import asked_threads, count_physical_cores, usable_cores
 from ..text import Tokenizer
 from .config import Config
 from .onnx_store import find_graphs
@@ -75,8 +74,7 @@ def require_runtime() -> None:
 
 
 def count_threads() -> int:
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) else count_physical_cores(usable_cores())
+    return asked_threads() or count_physical_cores(usable_cores())
 
 
 def as_value(array: np.ndarray) -> OrtValue:
