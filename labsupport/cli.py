@@ -142,8 +142,9 @@ def _split_work(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """pytest's options and the environment that run tests side by side, with one thread each.
 
     Two threads of one computation wait for each other at the end of every operation. Where the system takes one of
-    two cores away for a moment, both stand still: on a shared machine, the same decoding then takes 0.4 or 46 s. Two
-    processes of one thread lose only what is taken. Tests that are named run alone, with all cores.
+    two cores away for a moment, both stand still: on a shared machine, the same decoding then takes now a moment, now
+    many times as long. Two processes of one thread lose only what is taken. Tests that are named run alone, with all
+    cores.
     """
     from labsupport.system import usable_cores, usable_memory
 
