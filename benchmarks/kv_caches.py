@@ -1,5 +1,5 @@
-"""The caches against each other and against reading alone: a decode step at several positions, and texts side
-by side (beams, a batch of windows, both), as a real beam search asks for them.
+"""The caches against each other and against reading alone: a decode step at several positions, for one text and for
+several side by side (beams, a batch of windows, both), and a real beam search.
 
     .venv/bin/python benchmarks/kv_caches.py [MODEL] [RUNS]
 
@@ -11,33 +11,35 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from labsupport import audio, measure, rows, whisper
 from labsupport.arrays import xp
-from labsupport.optim import kv_cache
-from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache
+from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache, len_of, moved_bytes, step_bytes
 from labsupport.whisper import decode, features
+from labsupport.whisper.replay import Recorder, reading_alone, replay, step_at
 
 CLIP, GROUP = "narration", "kv_caches"
 POSITIONS = (4, 50, 100, 220, 440)
-STEPS = 30  # of each beam search
+SIDE_BY_SIDE = ((5, 1), (1, 4), (5, 4))  # beams, windows
+STEPS = 30  # of a beam search
 
 
 class CrossForEachBeam(DynamicCache):
     """As article B before its first change, and as most libraries: a window's sound is repeated for each beam."""
 
     def windows_of(self, chosen):
-        return chosen // (self.rows // kv_cache.len_of(self.cross))
+        return chosen // (self.rows // len_of(self.cross))
 
 
 KINDS = {"dynamic": DynamicCache, "padded": PaddedCache, "static": StaticCache}
 
 
 def main(name: str = "base", runs: int = 15) -> None:
-    plain = whisper.load(name)
+    plain = whisper.load(name, compiled=False)
     speech = audio.read(audio.clip(CLIP).path)
     mels = np.stack([features.log_mel(part, plain.model.config.mels) for part in audio.windows(speech)])
     models = {kind: (plain.model, cache) for kind, cache in KINDS.items()}
@@ -45,12 +47,15 @@ def main(name: str = "base", runs: int = 15) -> None:
         graph = whisper.load(name, compiled=True).model
         models |= {f"{kind}, compiled": (graph, KINDS[kind]) for kind in ("dynamic", "static")}
     sound = plain.model.encode(mels[:1])
-    compile_seconds = {variant: time_first_step(*pair, sound) for variant, pair in models.items()}
+    compile_seconds = {variant: time_compiling(*pair, sound) for variant, pair in models.items() if "," in variant}
     graphs = xp.graphs_compiled()
-    compare_positions(plain, models, sound, runs, compile_seconds)
-    report("graphs compiled after the warm-up", xp.graphs_compiled() - graphs, "graphs", name)
-    for beams, windows in ((5, 1), (1, 4), (5, 4)):
-        compare_texts(plain, models, mels[:windows], beams, runs)
+    compare_positions(plain, models, sound, 3 * runs, compile_seconds)
+    report("graphs compiled after the warm-up", xp.graphs_compiled() - graphs, "graphs", plain.label)
+    models.pop("dynamic, compiled", None)  # it would compile again for every number of texts
+    for beams, windows in SIDE_BY_SIDE:
+        compare_side_by_side(plain, models, plain.model.encode(mels[:windows]), beams, runs)
+    for windows in (1, 4):
+        compare_search(plain, models, plain.model.encode(mels[:windows]), 5, runs)
 
 
 def report(what: str, value: float, unit: str, model: str, **details) -> None:
@@ -58,25 +63,16 @@ def report(what: str, value: float, unit: str, model: str, **details) -> None:
     print(f"{what}: {value:.4g} {unit}")
 
 
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    return float(np.abs(a - b).max()) < 1e-3
+
+
 # --- one text ---------------------------------------------------------------------------------------------------------
 
 
-def step_at(model, kind, sound, position: int):
-    """A step at `position`, again and again."""
-    cache = kind()
-    model.step(np.full((len(sound), position), 1000), sound, cache)
-    own, token = cache.own, np.full((len(sound), 1), 1000)
-
-    def step():
-        cache.own, cache.length = own, position
-        return model.step(token, sound, cache)
-
-    return step
-
-
-def time_first_step(model, kind, sound) -> float:
-    """Seconds of the first step of this kind less those of the second: what compiling costs."""
-    step, seconds = step_at(model, kind, sound, 4), []
+def time_compiling(model, kind, sound) -> float:
+    """Seconds of the first step of this kind less those of the second."""
+    step, seconds = step_at(model, kind(), sound, 5), []
     for _ in range(2):
         start = time.perf_counter()
         step()
@@ -84,98 +80,100 @@ def time_first_step(model, kind, sound) -> float:
     return seconds[0] - seconds[1]
 
 
-def close(a: np.ndarray, b: np.ndarray) -> bool:
-    return float(np.abs(a - b).max()) < 1e-3
+def products_alone(model, cache: DynamicCache, result: np.ndarray) -> Callable[[], np.ndarray]:
+    """torch's products with all that a step reads, piece by piece and on nothing; gives `result`.
 
-
-def reading_alone(config, position: int, like, scores: np.ndarray):
-    """One matrix times a vector that reads as many bytes as a step must; gives the step's scores, which it is handed.
-
-    It takes its turn with the steps, so that a neighbour who takes bandwidth away takes it from all.
+    Between this and `reading_alone` stands what it costs to read in many small pieces; between this and a step, all
+    that is no product.
     """
-    width, count = 1024, sum(kv_cache.step_bytes(config, position).values()) // 4
-    matrix, vector = xp.full((count // width, width), 1.0, like), xp.full((width, 1), 1.0, like)
-    return lambda: (matrix @ vector, scores)[1]
+    import torch
+    from torch.nn import functional as F
+
+    decoder, query = model.decoder, torch.ones(1, model.config.heads, 1, model.config.head_dim)
+    heard = {
+        projection for layer in decoder.layers for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
+    }
+    linears = [module for module in decoder.modules() if isinstance(module, torch.nn.Linear) and module not in heard]
+    inputs = {width: torch.ones(1, 1, width) for width in {linear.in_features for linear in linears}}
+
+    @torch.inference_mode()
+    def run() -> np.ndarray:
+        for linear in linears:
+            linear(inputs[linear.in_features])
+        for keys, values in [*cache.heard(), *cache.past(0)]:
+            F.scaled_dot_product_attention(query, keys, values)
+        F.linear(inputs[model.config.d_model], decoder.embed_tokens.weight)
+        return result
+
+    return run
 
 
 def compare_positions(plain, models: dict, sound, runs: int, compile_seconds: dict) -> None:
     like = xp.asarray(np.zeros(1, np.float32))
     for position in POSITIONS:
-        work = {name: step_at(model, kind, sound, position) for name, (model, kind) in models.items()}
-        work["reading alone"] = reading_alone(plain.model.config, position, like, work["dynamic"]())
-        timed = measure.compare(work, runs=3 * runs, warmup=3, check=close)
+        caches = {name: kind() for name, (_, kind) in models.items()}
+        work = {name: step_at(model, caches[name], sound, position) for name, (model, _) in models.items()}
+        logits = work["dynamic"]()
+        if xp.name == "torch":
+            work["its products alone"] = products_alone(plain.model, caches["static"], logits)
+        work["reading alone"] = reading_alone(sum(step_bytes(plain.model.config, position).values()), like, logits)
+        timed = measure.compare(work, runs=runs, warmup=3, check=close)
         timed.record(f"decode step at {position}", model=plain.label, clip=CLIP, group=GROUP)
         print(f"\nposition {position}\n{timed}")
-        for name in models:
+        for name in work.keys() - {"reading alone"}:
             ratio = timed.speedup(name, "reading alone")
             report(f"decode step at {position}, times the reading alone: {name}", ratio.value, "times",
-                   plain.label, spread=ratio.value - ratio.low, runs=3 * runs)  # fmt: skip
-    for name in (name for name in models if "compiled" in name):
+                   plain.label, spread=ratio.value - ratio.low, runs=runs)  # fmt: skip
+    for name, seconds in compile_seconds.items():
         saved = timed[name.removesuffix(", compiled")].median - timed[name].median
-        report(f"compile: {name}", compile_seconds[name], "s", plain.label)
+        report(f"compile: {name}", seconds, "s", plain.label)
         if saved > 0:
-            report(f"break-even: {name}", compile_seconds[name] / saved, "tokens", plain.label)
+            report(f"break-even: {name}", seconds / saved, "tokens", plain.label)
 
 
 # --- texts side by side -----------------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A model that writes down what a search asks of it."""
-
-    def __init__(self, model):
-        self.model, self.config, self.calls = model, model.config, []
-
-    def new_cache(self):
-        return DynamicCache()
-
-    def step(self, tokens, sound, cache):
-        self.calls.append(("step", tokens.copy()))
-        return self.model.step(tokens, sound, cache)
-
-    def reorder(self, chosen, cache):
-        self.calls.append(("reorder", chosen.copy()))
-        self.model.reorder(chosen, cache)
-
-    def keep(self, chosen, sound, cache):
-        self.calls.append(("keep", chosen.copy()))
-        return self.model.keep(chosen, sound, cache)
+def compare_side_by_side(plain, models: dict, sound, beams: int, runs: int) -> None:
+    """A step of many texts and, with beams, a reordering in which every window's last beam goes on from its first."""
+    windows = len(sound)
+    chosen = np.arange(windows * beams)
+    chosen[beams - 1 :: beams] = chosen[::beams]
+    for position in (4, 220, 440):
+        work = {
+            name: step_at(model, kind(), sound, position, beams, chosen if beams > 1 else None)
+            for name, (model, kind) in models.items()
+        }
+        timed = measure.compare(work, runs=runs, warmup=2, check=close)
+        what = f"decode step at {position}, {windows} windows, {beams} beams"
+        timed.record(what, model=plain.label, clip=CLIP, group=GROUP)
+        must = sum(step_bytes(plain.model.config, position, beams * windows, windows).values())
+        moved = moved_bytes(plain.model.config, position, beams * windows)["DynamicCache"]
+        print(f"\n{what}: {must / 1e6:.0f} MB to read; growing moves {moved / 1e6:.0f} MB more\n{timed}")
+        report_gain(timed, what, plain.label, runs)
 
 
-def replay(model, kind, sound, calls) -> np.ndarray:
-    """The same steps with a cache of this kind, without the search around them; gives the last logits."""
-    cache = kind()
-    for call, given in calls:
-        if call == "step":
-            logits = model.step(given, sound, cache)
-        elif call == "reorder":
-            model.reorder(given, cache)
-        else:
-            sound = model.keep(given, sound, cache)
-    return logits
+def report_gain(timed: measure.Comparison, what: str, model: str, runs: int) -> None:
+    gain = timed.speedup("dynamic", "static")
+    report(f"{what}: static against dynamic", gain.value, "times", model, spread=gain.value - gain.low, runs=runs)
 
 
-def compare_texts(plain, models: dict, mels: np.ndarray, beams: int, runs: int) -> None:
-    recorder, sound = Recorder(plain.model), plain.model.encode(mels)
-    language = "en" if plain.model.config.multilingual else None
+def compare_search(plain, models: dict, sound, beams: int, runs: int) -> None:
+    """The steps that a real beam search asks for."""
+    recorder, language = Recorder(plain.model), "en" if plain.model.config.multilingual else None
     prompt = decode.make_prompt(plain.tokenizer, language, timestamps=False)
-    rules = replace(plain.rules, timestamps=False)
-    if beams == 1:
-        decode.greedy(recorder, sound, prompt, rules, STEPS)
-    else:
-        decode.beam_search(recorder, sound, prompt, rules, beams, STEPS)
-    models = {**models, "dynamic, sound for each beam": (plain.model, CrossForEachBeam)} if beams > 1 else models
+    decode.beam_search(recorder, sound, prompt, replace(plain.rules, timestamps=False), beams, STEPS)
+    models = {**models, "dynamic, sound for each beam": (plain.model, CrossForEachBeam)}
     work = {
-        name: lambda model=model, kind=kind: replay(model, kind, sound, recorder.calls)
+        name: lambda model=model, kind=kind: replay(model, kind(), sound, recorder.calls)
         for name, (model, kind) in models.items()
     }
     timed = measure.compare(work, runs=runs, check=close)
-    what = f"{STEPS} steps, {len(mels)} windows, {beams} beams"
+    what = f"{STEPS} steps, {len(sound)} windows, {beams} beams"
     timed.record(what, model=plain.label, clip=CLIP, group=GROUP)
     moved = [np.mean(given != np.arange(len(given))) for call, given in recorder.calls if call == "reorder"]
-    print(f"\n{what}; a reordering moves {100 * np.mean(moved or [0]):.0f} % of the rows\n{timed}")
-    gain = timed.speedup("dynamic", "static")
-    report(f"{what}: static against dynamic", gain.value, "times", plain.label, spread=gain.value - gain.low, runs=runs)
+    print(f"\n{what}; a reordering moves {100 * np.mean(moved):.0f} % of the rows\n{timed}")
+    report_gain(timed, what, plain.label, runs)
 
 
 if __name__ == "__main__":

@@ -266,10 +266,14 @@ class Whisper(nn.Module):
 
 
 def load_model(checkpoint: Checkpoint, pieces: Pieces | None = None, device: str = "cpu") -> Whisper:
-    """Builds the model without memory of its own, then gives it the checkpoint's tensors (float32, no copy)."""
+    """Builds the model without memory of its own, then gives it copies of the checkpoint's tensors (float32).
+
+    Copies, because torch aligns its memory to whole cache lines, and a file does not: a decode step, which does little
+    but read weights, is slower on the file's own.
+    """
     with torch.device("meta"):
         model = Whisper(checkpoint.config, pieces)
-    tensors = {name.removeprefix("model."): torch.from_numpy(array) for name, array in checkpoint.tensors()}
+    tensors = {name.removeprefix("model."): torch.from_numpy(array).clone() for name, array in checkpoint.tensors()}
     tensors.pop("proj_out.weight", None)  # tied to the token embedding
     model.load_state_dict(tensors, assign=True)
     return model.eval().to(device)
