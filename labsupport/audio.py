@@ -110,11 +110,7 @@ def clip(name: str) -> Clip:
 
 
 def _read_card(card: Path) -> Clip:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    entry = tomllib.loads(card.read_text(encoding="utf-8"))
+    entry = paths.read_toml(card)
     fields = {key: entry[key] for key in ("name", "text", "source", "licence", "sha256", "seconds", "language")}
     return Clip(path=card.parent / entry["file"], **fields)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
@@ -17,13 +16,8 @@ from pathlib import Path
 from labsupport import hardware, rows
 from labsupport.errors import LabError
 from labsupport.measure import Ratio
-from labsupport.paths import DATA
+from labsupport.paths import DATA, read_toml
 from labsupport.rows import Row
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LEDGER = DATA / "claims.toml"
 ARTICLES = {"A": "MindSpore Whisper", "B": "TPU-MLIR Whisper", "C": "Whisper memory", "D": "Bark"}
@@ -143,8 +137,8 @@ def load(path: Path = LEDGER) -> list[Claim]:
         ClaimError: a claim lacks a field, has one that no claim has (a verdict, say), or an id is there twice.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("claim", [])
-    except tomllib.TOMLDecodeError as error:
+        entries = read_toml(path).get("claim", [])
+    except ValueError as error:
         raise ClaimError(f"The ledger is no TOML: {error}", where=path) from error
     claims = [parse_claim(entry, f"{path}, claim {number}") for number, entry in enumerate(entries, 1)]
     ids = [claim.id for claim in claims]

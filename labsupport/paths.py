@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def cache_dir() -> Path:
 def lab_dir() -> Path:
     """The folder for what belongs to this learner (results, runs, progress): `LAB_HOME`, else `.lab` in the repo."""
     return Path(os.environ.get("LAB_HOME") or ROOT / ".lab").expanduser().resolve()
+
+
+def read_toml(path: Path) -> dict:
+    """A TOML file's contents. Raises ValueError (TOMLDecodeError) where it is none."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -52,6 +52,21 @@ def bars(values: Mapping[str, float], unit: str, title: str, spreads: Mapping[st
     return drawn
 
 
+def stacked_bars(parts: Mapping[str, Mapping[str, float]], unit: str, title: str) -> Figure:
+    """Horizontal bars, the first on top, each made of its named parts; a part has one colour in all bars."""
+    drawn, axes = figure(height=1.4 + 0.42 * len(parts))
+    names = dict.fromkeys(part for bar in parts.values() for part in bar)
+    ends = dict.fromkeys(parts, 0.0)
+    for name in names:
+        lengths = [bar.get(name, 0.0) for bar in parts.values()]
+        axes.barh(list(parts), lengths, left=list(ends.values()), label=name)
+        ends = {bar: end + length for (bar, end), length in zip(ends.items(), lengths, strict=True)}
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, title=title)
+    drawn.legend(loc="outside lower center", ncols=3, frameon=False)
+    return drawn
+
+
 def show(drawn: Figure, alt: str) -> None:
     """Shows a figure in a notebook as a PNG with alt text.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arrays import xp
 from ..errors import LabError
+from .memory import count_parameters, cross_cache_bytes, self_cache_bytes, to_bytes
 
 KeysValues = tuple[Any, Any]
 POSITIONS = 448  # tokens of the longest text that any Whisper can produce
@@ -344,13 +345,12 @@ def step_bytes(config, position: int, rows: int = 1, windows: int | None = None)
         "weights" of the decoder (of its table of positions one row), "cross": cross-attention's keys and values, and
         "own": the texts', with the new token's.
     """
-    d, layers = config.d_model, config.decoder_layers
-    attention = 4 * d * d + 3 * d  # four projections; keys have no bias
-    feed_forward = 2 * d * config.ffn_dim + config.ffn_dim + d
-    weights = layers * (2 * attention + feed_forward + 3 * 2 * d) + 2 * d + (config.vocab_size + 1) * d
-    pair = 2 * layers * d  # keys and values of one place
-    cross = pair * config.audio_positions * (rows if windows is None else windows)
-    return {"weights": 4 * weights, "cross": 4 * cross, "own": 4 * pair * rows * (position + 1)}
+    weights = count_parameters(config)["decoder"] - (config.text_positions - 1) * config.d_model
+    return {
+        "weights": to_bytes(weights),
+        "cross": cross_cache_bytes(config, rows if windows is None else windows),
+        "own": self_cache_bytes(config, rows, position + 1),
+    }
 
 
 def moved_bytes(config, position: int, rows: int = 1, capacity: int = POSITIONS) -> dict[str, int]:
@@ -358,7 +358,7 @@ def moved_bytes(config, position: int, rows: int = 1, capacity: int = POSITIONS)
 
     A step at `position`; arguments as in `step_bytes`.
     """
-    place = 4 * 2 * config.decoder_layers * config.d_model * rows
+    place = self_cache_bytes(config, rows, 1)
     return {
         "DynamicCache": place * 2 * (position + 1),  # reads the past and the new token, and writes them
         "PaddedCache": place * (2 * capacity + capacity - position - 1),  # all places; then attends to the empty ones

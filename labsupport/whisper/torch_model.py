@@ -135,12 +135,20 @@ class DecoderLayer(Layer):
         return self.feed_forward(x), keys_values
 
 
+class Words(nn.Embedding):
+    """The table of tokens: read by row on the way in, and as a matrix on the way out."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(..., d_model) -> (..., vocab) logits"""
+        return F.linear(x, self.weight)
+
+
 class Decoder(nn.Module):
     """Reads the text so far and the encoded sound; scores every token of the vocabulary as the next one."""
 
     def __init__(self, config: Config, pieces: Pieces):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_tokens = Words(config.vocab_size, config.d_model)
         self.embed_positions = nn.Embedding(config.text_positions, config.d_model)
         self.layers = nn.ModuleList(DecoderLayer(config, pieces) for _ in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
@@ -176,7 +184,7 @@ class Decoder(nn.Module):
         for layer, heard, before in zip(self.layers, cross, past, strict=True):
             x, keys_values = layer(x, before, heard, position, mask, append)
             own.append(keys_values)
-        return F.linear(self.layer_norm(x), self.embed_tokens.weight), own
+        return self.embed_tokens.scores(self.layer_norm(x)), own
 
     def read_compiled(self, tokens: Tensor, position: Tensor, cache: DynamicCache) -> tuple[Tensor, list[KeysValues]]:
         """`read` for one token as a graph that serves all lengths of a text: as many places as are filled, a number
