@@ -1,0 +1,283 @@
+"""Weights of eight or four bits, and matrix products in integers: written out, for torch.
+
+A number x becomes a code q, a small integer: x is about scale * (q - zero). Symmetric schemes have no zero point. How
+many numbers share a scale is the **granularity**: all of a matrix, one row (an output channel), or a group of a row.
+
+Source: Jacob et al. 2018 (affine codes, integer products); Dettmers et al. 2022 (outliers kept in higher precision).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import LabError
+
+
+class QuantizationError(LabError):
+    """These numbers cannot be quantised in this way."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers become codes.
+
+    Args:
+        bits: 8 or 4.
+        granularity: "tensor", "channel" (a row), or how many neighbours of a row share a scale: 32, 64, 128.
+        symmetric: without a zero point; codes then reach as far below zero as above.
+    """
+
+    bits: int = 8
+    granularity: str | int = "channel"
+    symmetric: bool = True
+
+    @property
+    def lowest(self) -> int:
+        """The smallest code: symmetric ones leave the lowest integer out, so that -x has a code where x has one."""
+        return -(2 ** (self.bits - 1)) + self.symmetric
+
+    @property
+    def highest(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+    def group_size(self, columns: int, rows: int = 1) -> int:
+        """How many numbers share a scale in a (rows, columns) matrix.
+
+        Raises:
+            QuantizationError: rows do not fall into whole groups, or there is no such granularity.
+        """
+        size = {"tensor": rows * columns, "channel": columns}.get(self.granularity, self.granularity)
+        if not isinstance(size, int) or size < 1:
+            raise QuantizationError(
+                f"There is no granularity {self.granularity!r}.", hint='Take "tensor", "channel" or a number.'
+            )
+        if self.granularity != "tensor" and columns % size:
+            raise QuantizationError(f"Rows of {columns} do not fall into groups of {size}.", hint="Take a divisor.")
+        return size
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix as codes. `codes`: (rows, columns) int8, or, of four bits, (rows, columns / 2) uint8, two in a byte.
+
+    scale: (groups, 1) float32; zero: (groups, 1) float32 whole numbers, or None; the groups follow each other in the
+    order of the matrix' rows.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    scheme: Scheme
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Codes, scales and zero points."""
+        return sum(part.nbytes for part in (self.codes, self.scale, self.zero) if part is not None)
+
+    def dequantize(self) -> Tensor:
+        """(rows, columns) float32, as near to the first numbers as the codes come."""
+        return decode_groups(self.codes, self.scale, self.zero, self.scheme, self.shape)
+
+
+def quantize(weight: Tensor, scheme: Scheme) -> Quantized:
+    """Rounds a (rows, columns) matrix to codes, each at most half a scale away.
+
+    Raises:
+        QuantizationError: it holds numbers that are not finite, or its shape does not suit the scheme.
+    """
+    if weight.ndim != 2 or not torch.isfinite(weight).all():
+        raise QuantizationError(f"A {tuple(weight.shape)} tensor with finite numbers only must be a matrix.")
+    groups = weight.detach().float().reshape(-1, scheme.group_size(weight.shape[1], weight.shape[0]))
+    scale, zero = fit(groups, scheme)
+    codes = (groups / scale).round() + (0 if zero is None else zero)
+    codes = codes.clamp(scheme.lowest, scheme.highest).to(torch.int8).reshape(weight.shape)
+    return Quantized(pack(codes) if scheme.bits == 4 else codes, scale, zero, scheme, tuple(weight.shape))
+
+
+def fit(groups: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor | None]:
+    """The finest scale, and the zero point, with which each group's numbers all have a code.
+
+    Args:
+        groups: (groups, size) float32.
+
+    Returns:
+        (groups, 1) float32 scales, and zero points of the same shape, or None.
+    """
+    tiny = torch.finfo(torch.float32).tiny  # a group of zeros needs a scale, too
+    if scheme.symmetric:
+        return (groups.abs().amax(1, keepdim=True) / scheme.highest).clamp(min=tiny), None
+    low, high = groups.amin(1, keepdim=True).clamp(max=0), groups.amax(1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / (scheme.highest - scheme.lowest)).clamp(min=tiny)
+    return scale, (scheme.lowest - low / scale).round()
+
+
+def decode_groups(codes: Tensor, scale: Tensor, zero: Tensor | None, scheme: Scheme, shape: tuple[int, int]) -> Tensor:
+    """Codes back to float32; arguments as the fields of `Quantized`."""
+    whole = unpack(codes) if scheme.bits == 4 else codes
+    groups = whole.reshape(len(scale), -1).float()
+    return ((groups if zero is None else groups - zero) * scale).reshape(shape)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """(rows, columns) int8 codes of four bits -> (rows, columns / 2) uint8: the even column is the lower half.
+
+    Raises:
+        QuantizationError: an odd number of columns.
+    """
+    if codes.shape[1] % 2:
+        raise QuantizationError(f"{codes.shape[1]} codes of four bits do not fill whole bytes.")
+    nibbles = (codes.to(torch.int16) & 15).to(torch.uint8)
+    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """What `pack` packed."""
+    nibbles = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).to(torch.int8)
+    return torch.where(nibbles > 7, nibbles - 16, nibbles)
+
+
+def relative_error(exact: Tensor, near: Tensor) -> float:
+    """The difference's root mean square over that of the exact numbers; 0 where nothing is lost."""
+    return ((exact - near).norm() / exact.norm().clamp(min=torch.finfo(torch.float32).tiny)).item()
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+class QuantizedLinear(nn.Module):
+    """Weight-only: codes in memory, made float32 again for every product. It saves memory, and costs time."""
+
+    def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
+        super().__init__()
+        quantized = quantize(linear.weight, scheme)
+        self.scheme, self.shape, self.bias = scheme, quantized.shape, linear.bias
+        for name in ("codes", "scale", "zero"):
+            self.register_buffer(name, getattr(quantized, name))
+
+    @property
+    def weight(self) -> Tensor:
+        """(out, in) float32, made anew."""
+        return decode_groups(self.codes, self.scale, self.zero, self.scheme, self.shape)
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """(n,) int64 -> (n, in) float32: rows of the weight."""
+        scale, zero = (
+            part if part is None or len(part) == 1 else part.reshape(self.shape[0], -1)[chosen].reshape(-1, 1)
+            for part in (self.scale, self.zero)
+        )
+        return decode_groups(self.codes[chosen], scale, zero, self.scheme, (len(chosen), self.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class IntegerLinear(nn.Module):
+    """Dynamic: every row of the input gets codes of its own, and the product is one of integers.
+
+    int8 times int8 adds up in int32 without any rounding; the two scales come in at the end. Rows and output channels
+    each have one scale, for a scale can only be taken out of a sum that it is common to.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        quantized = quantize(linear.weight, Scheme())
+        self.register_buffer("codes", quantized.codes)
+        self.register_buffer("scale", quantized.scale.flatten())
+        self.bias = linear.bias
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """(n,) int64 -> (n, in) float32: rows of the weight."""
+        return self.codes[chosen] * self.scale[chosen, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes, scale = quantize_rows(x.flatten(0, -2))
+        out = torch._int_mm(codes, self.codes.t()) * scale * self.scale
+        return (out if self.bias is None else out + self.bias).unflatten(0, x.shape[:-1])
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, columns) float32 -> int8 codes, and (rows, 1) float32 scales: `quantize` by channel without its checks."""
+    scale = x.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return (x / scale).round().to(torch.int8), scale
+
+
+class QuantizedWords(nn.Module):
+    """The table of tokens in codes: rows are looked up and made float32; as the output layer it is a linear layer.
+
+    Args:
+        make: what makes the output layer's linear, `IntegerLinear` for example; its rows are those looked up.
+    """
+
+    def __init__(self, table: nn.Embedding, make: Callable[[nn.Linear], nn.Module]) -> None:
+        super().__init__()
+        linear = nn.Linear(table.embedding_dim, table.num_embeddings, bias=False, device="meta")
+        linear.weight = table.weight
+        self.scores = make(linear)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) int64 -> (..., d_model) float32"""
+        return self.scores.rows(tokens.flatten()).unflatten(0, tokens.shape)
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and module of every plain linear layer."""
+    return ((name, module) for name, module in model.named_modules() if type(module) is nn.Linear)
+
+
+def quantize_model(
+    model: nn.Module, make: Callable[[nn.Linear], nn.Module], keep: Iterable[str] = (), words: bool = True
+) -> nn.Module:
+    """Replaces the linear layers of our Whisper in place; gives the model.
+
+    Args:
+        make: a linear layer's replacement: `IntegerLinear`, or `lambda linear: QuantizedLinear(linear, scheme)`.
+        keep: names of layers that stay in float32, for example those with outliers.
+        words: the table of tokens, too.
+    """
+    kept = set(keep)
+    for name, linear in list(linears(model)):
+        if name not in kept:
+            model.set_submodule(name, make(linear))
+    if words:
+        model.decoder.embed_tokens = QuantizedWords(model.decoder.embed_tokens, make)
+    return model
+
+
+@torch.inference_mode()
+def layer_errors(
+    model: nn.Module, run: Callable[[], object], make: Callable[[nn.Linear], nn.Module]
+) -> dict[str, float]:
+    """How wrong each linear layer's output becomes on its own input: name -> relative error, largest first.
+
+    Args:
+        run: does some work with the model, on which the layers are judged: an encoding, a few decode steps.
+    """
+    squares: dict[str, list[float]] = {}
+
+    def judge(name: str, replacement: nn.Module) -> Callable:
+        def hook(_module, inputs, output):
+            wrong = replacement(*inputs) - output
+            sums = squares.setdefault(name, [0.0, 0.0])
+            sums[0] += wrong.square().sum().item()
+            sums[1] += output.square().sum().item()
+
+        return hook
+
+    hooks = [linear.register_forward_hook(judge(name, make(linear))) for name, linear in linears(model)]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    errors = {name: math.sqrt(wrong / max(all_, 1e-30)) for name, (wrong, all_) in squares.items()}
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))

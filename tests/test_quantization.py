@@ -1,0 +1,230 @@
+"""Codes against their laws, torch's own quantiser and plain integer arithmetic; layers and models against float32."""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from labsupport import checkpoints, whisper
+from labsupport.optim import quantization
+from labsupport.optim.quantization import (
+    IntegerLinear,
+    QuantizationError,
+    QuantizedLinear,
+    QuantizedWords,
+    Scheme,
+    pack,
+    quantize,
+    quantize_model,
+    unpack,
+)
+from labsupport.whisper.config import Config
+
+SCHEMES = st.builds(Scheme, st.sampled_from([8, 4]), st.sampled_from(["tensor", "channel", 4, 8]), st.booleans())
+
+
+@st.composite
+def matrices(draw):
+    rows, columns = draw(st.integers(1, 6)), 8 * draw(st.integers(1, 4))
+    values = draw(st.lists(st.floats(-1e4, 1e4, width=32), min_size=rows * columns, max_size=rows * columns))
+    return torch.tensor(values).reshape(rows, columns)
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(matrices(), SCHEMES)
+def test_no_number_moves_further_than_half_a_step(weight, scheme):
+    quantized = quantize(weight, scheme)
+    groups = weight.reshape(len(quantized.scale), -1)
+    moved = (quantized.dequantize().reshape(groups.shape) - groups).abs()
+    assert (moved <= 0.501 * quantized.scale + 1e-6 * groups.abs()).all()
+
+
+@settings(deadline=None)
+@given(matrices(), SCHEMES)
+def test_zero_stays_zero_and_codes_stay_in_their_bits(weight, scheme):
+    weight[0, 0] = 0.0
+    quantized = quantize(weight, scheme)
+    assert quantized.dequantize()[0, 0] == 0
+    codes = unpack(quantized.codes) if scheme.bits == 4 else quantized.codes
+    assert scheme.lowest <= codes.min() <= codes.max() <= scheme.highest
+
+
+@settings(deadline=None)
+@given(matrices(), SCHEMES)
+def test_what_was_quantised_is_not_changed_by_quantising_again(weight, scheme):
+    once = quantize(weight, scheme).dequantize()
+    again = quantize(once, scheme).dequantize()
+    assert torch.allclose(once, again, rtol=1e-4, atol=1e-4 * float(weight.abs().max()))
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.randoms())
+def test_packing_loses_nothing(rows, pairs, random):
+    codes = torch.tensor([[random.randint(-8, 7) for _ in range(2 * pairs)] for _ in range(rows)], dtype=torch.int8)
+    assert pack(codes).shape == (rows, pairs)
+    assert torch.equal(unpack(pack(codes)), codes)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated, and still an independent reference
+def test_codes_are_those_of_torchs_own_quantiser():
+    weight = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    ours = quantize(weight, Scheme())
+    theirs = torch.quantize_per_channel(weight, ours.scale.flatten(), torch.zeros(5), axis=0, dtype=torch.qint8)
+    assert torch.equal(ours.codes, theirs.int_repr())
+    assert torch.allclose(ours.dequantize(), theirs.dequantize())
+
+
+def test_the_lower_half_of_a_byte_is_the_even_column():
+    assert pack(torch.tensor([[1, -1, 7, -8]], dtype=torch.int8)).tolist() == [[0xF1, 0x87]]
+
+
+def test_finer_groups_cost_more_bytes_and_lose_less():
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    weight[:, 17] *= 30  # an outlier in every row
+    made = [quantize(weight, Scheme(4, granularity)) for granularity in ("tensor", "channel", 128, 32)]
+    errors = [quantization.relative_error(weight, one.dequantize()) for one in made]
+    assert errors == sorted(errors, reverse=True)
+    assert [one.nbytes for one in made] == [64 * 128 + 4 * groups for groups in (1, 64, 128, 512)]
+
+
+def test_a_zero_point_pays_where_numbers_lie_to_one_side():
+    weight = torch.rand(8, 64, generator=torch.Generator().manual_seed(0)) + 1
+    lost = {s: quantization.relative_error(weight, quantize(weight, Scheme(symmetric=s)).dequantize()) for s in (0, 1)}
+    assert lost[0] < 0.6 * lost[1]
+
+
+@pytest.mark.parametrize(
+    ("weight", "scheme", "told"),
+    [
+        (torch.tensor([[1.0, float("nan")]]), Scheme(), "finite"),
+        (torch.ones(3), Scheme(), "matrix"),
+        (torch.ones(2, 6), Scheme(granularity=4), "Rows of 6 do not fall into groups of 4"),
+        (torch.ones(2, 6), Scheme(granularity="row"), "no granularity 'row'"),
+        (torch.ones(2, 3), Scheme(bits=4), "3 codes of four bits"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused(weight, scheme, told):
+    with pytest.raises(QuantizationError, match=told):
+        quantize(weight, scheme)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+SCHEMES_OF_LAYERS = [Scheme(), Scheme(4, 32), Scheme(8, "tensor", False), Scheme(4, 64, False)]
+MAKERS = [IntegerLinear, *(functools.partial(QuantizedLinear, scheme=scheme) for scheme in SCHEMES_OF_LAYERS)]
+
+
+def linear(rows=48, columns=64, bias=True) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(columns, rows, bias=bias)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES_OF_LAYERS)
+def test_a_weight_only_layer_computes_with_the_decoded_weight(scheme):
+    layer, x = linear(), torch.randn(2, 3, 64)
+    made = QuantizedLinear(layer, scheme)
+    expected = nn.functional.linear(x, quantize(layer.weight, scheme).dequantize(), layer.bias)
+    assert torch.equal(made(x), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_integer_product_is_that_of_whole_numbers(rows, bias):
+    layer, x = linear(bias=bias), torch.randn(rows, 64)
+    made, found = IntegerLinear(layer), quantize(x, Scheme())
+    whole = found.codes.numpy().astype(np.int64) @ made.codes.numpy().astype(np.int64).T
+    expected = whole * found.scale.numpy() * made.scale.numpy()
+    if bias:
+        expected = expected + layer.bias.detach().numpy()
+    assert np.allclose(made(x).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
+    assert quantization.relative_error(layer(x), made(x)) < 0.02
+
+
+class OneStepTooFar(IntegerLinear):
+    def forward(self, x):
+        return super().forward(x) + self.scale
+
+
+def test_a_planted_fault_is_seen():
+    layer, x = linear(), 0.01 * torch.randn(5, 64)
+    assert quantization.relative_error(layer(x) - layer.bias, IntegerLinear(layer)(x) - layer.bias) < 0.02
+    assert quantization.relative_error(layer(x) - layer.bias, OneStepTooFar(layer)(x) - layer.bias) > 0.1
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_words_are_looked_up_as_they_are_scored(make):
+    words, tokens = QuantizedWords(nn.Embedding(20, 64), make), torch.tensor([[3, 19], [0, 3]])
+    weight = words.scores.rows(torch.arange(20))
+    assert words(tokens).shape == (2, 2, 64)
+    assert torch.equal(words(tokens), weight[tokens])
+    x = torch.randn(3, 64)
+    assert quantization.relative_error(x @ weight.T, words.scores(x)) < 0.02
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+SMALL = checkpoints.Checkpoint("small", None, Config(64, 2, 2, 2, 90, audio_positions=40), random=True)
+MEL = np.random.default_rng(0).normal(size=(1, 80, 80)).astype(np.float32)
+TOKENS = np.array([[1, 5, 9, 20]])
+
+
+def small():
+    return whisper.load_model(SMALL, "cpu")
+
+
+def scores(model) -> np.ndarray:
+    return model.step(TOKENS, model.encode(MEL), model.new_cache())
+
+
+@pytest.mark.parametrize(
+    ("make", "most"), [(IntegerLinear, 0.05), (functools.partial(QuantizedLinear, scheme=Scheme()), 0.03)]
+)
+def test_a_quantised_model_says_nearly_the_same(make, most):
+    exact, near = scores(small()), scores(quantize_model(small(), make))
+    assert 0 < np.linalg.norm(exact - near) / np.linalg.norm(exact) < most
+
+
+def test_kept_layers_stay_and_all_others_go():
+    model = quantize_model(small(), IntegerLinear, keep=["encoder.layers.0.fc1"], words=False)
+    assert [name for name, _ in quantization.linears(model)] == ["encoder.layers.0.fc1"]
+    assert isinstance(model.decoder.embed_tokens, nn.Embedding)
+    everything = quantize_model(small(), IntegerLinear)
+    assert not list(quantization.linears(everything))
+    assert isinstance(everything.decoder.embed_tokens, QuantizedWords)
+
+
+def test_the_layer_with_a_planted_outlier_is_the_worst():
+    model = small()
+    with torch.no_grad():
+        model.encoder.layers[1].fc2.weight[:, 3] *= 1000
+    errors = quantization.layer_errors(
+        model, lambda: scores(model), functools.partial(QuantizedLinear, scheme=Scheme(4, "tensor"))
+    )
+    assert len(errors) == len(list(quantization.linears(model)))
+    assert list(errors.values()) == sorted(errors.values(), reverse=True)
+    weight_only = quantization.layer_errors(model, lambda: scores(model), IntegerLinear)
+    assert all(0 < error < 0.2 for error in weight_only.values())
+    assert errors["encoder.layers.1.fc2"] > 5 * weight_only["encoder.layers.1.fc2"]
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_state_dict_goes_out_and_in(tmp_path):
+    made = quantize_model(small(), functools.partial(QuantizedLinear, scheme=Scheme(4, 32)))
+    stored = io.BytesIO()
+    torch.save(made.state_dict(), stored)
+    stored.seek(0)
+    other = quantize_model(small(), functools.partial(QuantizedLinear, scheme=Scheme(4, 32)))
+    with torch.no_grad():
+        other.encoder.layers[0].fc1.codes.zero_()
+    assert np.abs(scores(other) - scores(made)).max() > 0
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    assert np.array_equal(scores(other), scores(made))
