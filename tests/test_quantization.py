@@ -120,7 +120,7 @@ def test_what_cannot_be_quantised_is_refused(weight, scheme, told):
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 SCHEMES_OF_LAYERS = [Scheme(), Scheme(4, 32), Scheme(8, "tensor", False), Scheme(4, 64, False)]
-MAKERS = [IntegerLinear, *(functools.partial(QuantizedLinear, scheme=scheme) for scheme in SCHEMES_OF_LAYERS)]
+MAKERS = [IntegerLinear.of, *(functools.partial(QuantizedLinear.of, scheme=scheme) for scheme in SCHEMES_OF_LAYERS)]
 
 
 def linear(rows=48, columns=64, bias=True) -> nn.Linear:
@@ -131,7 +131,7 @@ def linear(rows=48, columns=64, bias=True) -> nn.Linear:
 @pytest.mark.parametrize("scheme", SCHEMES_OF_LAYERS)
 def test_a_weight_only_layer_computes_with_the_decoded_weight(scheme):
     layer, x = linear(), torch.randn(2, 3, 64)
-    made = QuantizedLinear(layer, scheme)
+    made = QuantizedLinear.of(layer, scheme)
     expected = nn.functional.linear(x, quantize(layer.weight, scheme).dequantize(), layer.bias)
     assert torch.equal(made(x), expected)
 
@@ -140,9 +140,9 @@ def test_a_weight_only_layer_computes_with_the_decoded_weight(scheme):
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_integer_product_is_that_of_whole_numbers(rows, bias):
     layer, x = linear(bias=bias), torch.randn(rows, 64)
-    made, found = IntegerLinear(layer), quantize(x, Scheme())
+    made, found = IntegerLinear.of(layer), quantize(x, Scheme())
     whole = found.codes.numpy().astype(np.int64) @ made.codes.numpy().astype(np.int64).T
-    expected = whole * found.scale.numpy() * made.scale.numpy()
+    expected = whole * found.scale.numpy() * made.scale.numpy().T
     if bias:
         expected = expected + layer.bias.detach().numpy()
     assert np.allclose(made(x).detach().numpy(), expected, rtol=1e-6, atol=1e-6)
@@ -151,18 +151,18 @@ def test_the_integer_product_is_that_of_whole_numbers(rows, bias):
 
 class OneStepTooFar(IntegerLinear):
     def forward(self, x):
-        return super().forward(x) + self.scale
+        return super().forward(x) + self.scale.t()
 
 
 def test_a_planted_fault_is_seen():
     layer, x = linear(), 0.01 * torch.randn(5, 64)
-    assert quantization.relative_error(layer(x) - layer.bias, IntegerLinear(layer)(x) - layer.bias) < 0.02
-    assert quantization.relative_error(layer(x) - layer.bias, OneStepTooFar(layer)(x) - layer.bias) > 0.1
+    assert quantization.relative_error(layer(x) - layer.bias, IntegerLinear.of(layer)(x) - layer.bias) < 0.02
+    assert quantization.relative_error(layer(x) - layer.bias, OneStepTooFar.of(layer)(x) - layer.bias) > 0.1
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_words_are_looked_up_as_they_are_scored(make):
-    words, tokens = QuantizedWords(nn.Embedding(20, 64), make), torch.tensor([[3, 19], [0, 3]])
+    words, tokens = QuantizedWords.of(nn.Embedding(20, 64), make), torch.tensor([[3, 19], [0, 3]])
     weight = words.scores.rows(torch.arange(20))
     assert words(tokens).shape == (2, 2, 64)
     assert torch.equal(words(tokens), weight[tokens])
@@ -186,18 +186,18 @@ def scores(model) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("make", "most"), [(IntegerLinear, 0.05), (functools.partial(QuantizedLinear, scheme=Scheme()), 0.03)]
+    ("make", "most"), [(IntegerLinear.of, 0.05), (functools.partial(QuantizedLinear.of, scheme=Scheme()), 0.03)]
 )
 def test_a_quantised_model_says_nearly_the_same(make, most):
-    exact, near = scores(small()), scores(quantize_model(small(), make))
+    exact, near = scores(small()), scores(quantize_model(small(), make, words=make))
     assert 0 < np.linalg.norm(exact - near) / np.linalg.norm(exact) < most
 
 
 def test_kept_layers_stay_and_all_others_go():
-    model = quantize_model(small(), IntegerLinear, keep=["encoder.layers.0.fc1"], words=False)
+    model = quantize_model(small(), IntegerLinear.of, keep=["encoder.layers.0.fc1"])
     assert [name for name, _ in quantization.linears(model)] == ["encoder.layers.0.fc1"]
     assert isinstance(model.decoder.embed_tokens, nn.Embedding)
-    everything = quantize_model(small(), IntegerLinear)
+    everything = quantize_model(small(), IntegerLinear.of, words=IntegerLinear.of)
     assert not list(quantization.linears(everything))
     assert isinstance(everything.decoder.embed_tokens, QuantizedWords)
 
@@ -207,22 +207,70 @@ def test_the_layer_with_a_planted_outlier_is_the_worst():
     with torch.no_grad():
         model.encoder.layers[1].fc2.weight[:, 3] *= 1000
     errors = quantization.layer_errors(
-        model, lambda: scores(model), functools.partial(QuantizedLinear, scheme=Scheme(4, "tensor"))
+        model, lambda: scores(model), functools.partial(QuantizedLinear.of, scheme=Scheme(4, "tensor"))
     )
     assert len(errors) == len(list(quantization.linears(model)))
     assert list(errors.values()) == sorted(errors.values(), reverse=True)
-    weight_only = quantization.layer_errors(model, lambda: scores(model), IntegerLinear)
+    weight_only = quantization.layer_errors(model, lambda: scores(model), IntegerLinear.of)
     assert all(0 < error < 0.2 for error in weight_only.values())
     assert errors["encoder.layers.1.fc2"] > 5 * weight_only["encoder.layers.1.fc2"]
     assert not any(module._forward_hooks for module in model.modules())
 
 
+# --- rounding with correction -----------------------------------------------------------------------------------------
+
+
+def related_inputs(rows=400, columns=64):
+    """Inputs whose columns go together, as a layer's do."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, 8, generator=generator) @ torch.randn(8, columns, generator=generator)
+
+
+@pytest.mark.parametrize("scheme", [Scheme(4), Scheme(4, 32), Scheme(4, 16, False), Scheme(8)])
+def test_correction_makes_the_product_nearer_and_the_weight_farther(scheme):
+    weight, x = linear().weight.detach(), related_inputs()
+    plain, better = quantize(weight, scheme), quantization.correct(weight, x.T @ x, scheme)
+    products = [quantization.relative_error(x @ weight.T, x @ made.dequantize().T) for made in (plain, better)]
+    weights = [quantization.relative_error(weight, made.dequantize()) for made in (plain, better)]
+    assert products[1] < 0.5 * products[0]
+    assert weights[1] > weights[0]
+    assert (better.codes.shape, better.scale.shape) == (plain.codes.shape, plain.scale.shape)
+
+
+@pytest.mark.parametrize("scheme", [Scheme(4, 16), Scheme(8, "channel", False)])
+def test_without_relations_correction_is_plain_rounding(scheme):
+    weight = linear().weight.detach()
+    plain, same = quantize(weight, scheme), quantization.correct(weight, torch.eye(64), scheme)
+    assert torch.equal(plain.codes, same.codes)
+    assert torch.equal(plain.scale, same.scale)
+
+
+def test_inputs_are_recorded_for_every_layer():
+    model, seen = small(), []
+    fc1 = model.encoder.layers[0].fc1
+    hook = fc1.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].flatten(0, -2)))
+    products = quantization.record_inputs(model, lambda: scores(model))
+    hook.remove()
+    assert set(products) == {name for name, _ in quantization.linears(model)}
+    assert torch.allclose(products["encoder.layers.0.fc1"], seen[0].T @ seen[0])
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_corrected_model_is_nearer_than_a_plain_one():
+    exact, scheme = scores(small()), Scheme(4, 32)
+    plain = scores(quantize_model(small(), functools.partial(QuantizedLinear.of, scheme=scheme)))
+    model = small()
+    products = quantization.record_inputs(model, lambda: scores(model))
+    better = scores(quantize_model(model, quantization.corrected(model, products, scheme)))
+    assert np.linalg.norm(better - exact) < 0.9 * np.linalg.norm(plain - exact)
+
+
 def test_a_state_dict_goes_out_and_in(tmp_path):
-    made = quantize_model(small(), functools.partial(QuantizedLinear, scheme=Scheme(4, 32)))
+    made = quantize_model(small(), functools.partial(QuantizedLinear.of, scheme=Scheme(4, 32)))
     stored = io.BytesIO()
     torch.save(made.state_dict(), stored)
     stored.seek(0)
-    other = quantize_model(small(), functools.partial(QuantizedLinear, scheme=Scheme(4, 32)))
+    other = quantize_model(small(), functools.partial(QuantizedLinear.of, scheme=Scheme(4, 32)))
     with torch.no_grad():
         other.encoder.layers[0].fc1.codes.zero_()
     assert np.abs(scores(other) - scores(made)).max() > 0

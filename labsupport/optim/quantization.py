@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from ..errors import LabError
 
+Maker = Callable[[nn.Linear], nn.Module]  # a linear layer -> its replacement
+
 
 class QuantizationError(LabError):
     """These numbers cannot be quantised in this way."""
@@ -154,12 +156,16 @@ def relative_error(exact: Tensor, near: Tensor) -> float:
 class QuantizedLinear(nn.Module):
     """Weight-only: codes in memory, made float32 again for every product. It saves memory, and costs time."""
 
-    def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
+    def __init__(self, quantized: Quantized, bias: Tensor | None) -> None:
         super().__init__()
-        quantized = quantize(linear.weight, scheme)
-        self.scheme, self.shape, self.bias = scheme, quantized.shape, linear.bias
+        self.scheme, self.shape, self.bias = quantized.scheme, quantized.shape, bias
         for name in ("codes", "scale", "zero"):
             self.register_buffer(name, getattr(quantized, name))
+
+    @classmethod
+    def of(cls, linear: nn.Linear, scheme: Scheme | None = None) -> QuantizedLinear:
+        """A linear layer's replacement; int8 by channel unless a scheme is given."""
+        return cls(quantize(linear.weight, scheme or Scheme()), linear.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -178,27 +184,24 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class IntegerLinear(nn.Module):
+class IntegerLinear(QuantizedLinear):
     """Dynamic: every row of the input gets codes of its own, and the product is one of integers.
 
     int8 times int8 adds up in int32 without any rounding; the two scales come in at the end. Rows and output channels
     each have one scale, for a scale can only be taken out of a sum that it is common to.
+
+    Raises:
+        QuantizationError: the weight's scheme is another than int8, symmetric, by channel.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        quantized = quantize(linear.weight, Scheme())
-        self.register_buffer("codes", quantized.codes)
-        self.register_buffer("scale", quantized.scale.flatten())
-        self.bias = linear.bias
-
-    def rows(self, chosen: Tensor) -> Tensor:
-        """(n,) int64 -> (n, in) float32: rows of the weight."""
-        return self.codes[chosen] * self.scale[chosen, None]
+    def __init__(self, quantized: Quantized, bias: Tensor | None) -> None:
+        if quantized.scheme != Scheme():
+            raise QuantizationError(f"Integer products need int8, symmetric, by channel, not {quantized.scheme}.")
+        super().__init__(quantized, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         codes, scale = quantize_rows(x.flatten(0, -2))
-        out = torch._int_mm(codes, self.codes.t()) * scale * self.scale
+        out = torch._int_mm(codes, self.codes.t()) * scale * self.scale.t()
         return (out if self.bias is None else out + self.bias).unflatten(0, x.shape[:-1])
 
 
@@ -209,17 +212,18 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class QuantizedWords(nn.Module):
-    """The table of tokens in codes: rows are looked up and made float32; as the output layer it is a linear layer.
+    """The table of tokens in codes: rows are looked up and made float32; as the output layer it is a linear layer."""
 
-    Args:
-        make: what makes the output layer's linear, `IntegerLinear` for example; its rows are those looked up.
-    """
-
-    def __init__(self, table: nn.Embedding, make: Callable[[nn.Linear], nn.Module]) -> None:
+    def __init__(self, scores: QuantizedLinear) -> None:
         super().__init__()
+        self.scores = scores
+
+    @classmethod
+    def of(cls, table: nn.Embedding, make: Maker) -> QuantizedWords:
+        """Replaces a table; `make` makes the output layer, whose rows are those looked up."""
         linear = nn.Linear(table.embedding_dim, table.num_embeddings, bias=False, device="meta")
         linear.weight = table.weight
-        self.scores = make(linear)
+        return cls(make(linear))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) int64 -> (..., d_model) float32"""
@@ -234,29 +238,25 @@ def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     return ((name, module) for name, module in model.named_modules() if type(module) is nn.Linear)
 
 
-def quantize_model(
-    model: nn.Module, make: Callable[[nn.Linear], nn.Module], keep: Iterable[str] = (), words: bool = True
-) -> nn.Module:
+def quantize_model(model: nn.Module, make: Maker, keep: Iterable[str] = (), words: Maker | None = None) -> nn.Module:
     """Replaces the linear layers of our Whisper in place; gives the model.
 
     Args:
-        make: a linear layer's replacement: `IntegerLinear`, or `lambda linear: QuantizedLinear(linear, scheme)`.
+        make: gives a linear layer's replacement: `IntegerLinear.of`, or `partial(QuantizedLinear.of, scheme=...)`.
         keep: names of layers that stay in float32, for example those with outliers.
-        words: the table of tokens, too.
+        words: gives that of the table of tokens; None keeps the table in float32.
     """
     kept = set(keep)
     for name, linear in list(linears(model)):
         if name not in kept:
             model.set_submodule(name, make(linear))
     if words:
-        model.decoder.embed_tokens = QuantizedWords(model.decoder.embed_tokens, make)
+        model.decoder.embed_tokens = QuantizedWords.of(model.decoder.embed_tokens, words)
     return model
 
 
 @torch.inference_mode()
-def layer_errors(
-    model: nn.Module, run: Callable[[], object], make: Callable[[nn.Linear], nn.Module]
-) -> dict[str, float]:
+def layer_errors(model: nn.Module, run: Callable[[], object], make: Maker) -> dict[str, float]:
     """How wrong each linear layer's output becomes on its own input: name -> relative error, largest first.
 
     Args:
@@ -281,3 +281,76 @@ def layer_errors(
             hook.remove()
     errors = {name: math.sqrt(wrong / max(all_, 1e-30)) for name, (wrong, all_) in squares.items()}
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+# --- rounding with correction -----------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def record_inputs(model: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
+    """What `correct` needs of every linear layer's inputs: name -> (in, in) float32 sum of their outer products."""
+    sums: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Callable:
+        def hook(_module, inputs):
+            rows = inputs[0].flatten(0, -2)
+            sums[name] = sums.get(name, 0) + rows.T @ rows
+
+        return hook
+
+    hooks = [linear.register_forward_pre_hook(hook_for(name)) for name, linear in linears(model)]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+def correct(weight: Tensor, products: Tensor, scheme: Scheme, damping: float = 0.01) -> Quantized:
+    """Rounds column by column, and lets the columns that are still to come make up for each rounding's error.
+
+    What counts is not the weight but its product with real inputs. Where inputs of two columns go together, the second
+    can take back what the first one did. Scales are fitted when a group's first column is reached.
+
+    Args:
+        weight: (rows, columns) float32.
+        products: (columns, columns), from `record_inputs`.
+        damping: part of the mean diagonal that is added to it, so that columns without input have an inverse, too.
+
+    Source: Frantar et al. 2022 (GPTQ), algorithm 1.
+    """
+    left, size = weight.detach().float().clone(), scheme.group_size(weight.shape[1])
+    spread = upper_inverse(products, damping)
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    scales, zeros = [], []
+    for column in range(weight.shape[1]):
+        if column % size == 0:
+            scale, zero = fit(left[:, column : column + size], scheme)
+            scales.append(scale)
+            zeros.append(zero)
+        shift = 0 if zero is None else zero[:, 0]
+        code = ((left[:, column] / scale[:, 0]).round() + shift).clamp(scheme.lowest, scheme.highest)
+        codes[:, column] = code.to(torch.int8)
+        wrong = (left[:, column] - (code - shift) * scale[:, 0]) / spread[column, column]
+        left[:, column:] -= wrong[:, None] * spread[column, column:]
+    scale, zero = (None if part[0] is None else torch.cat(part, dim=1).reshape(-1, 1) for part in (scales, zeros))
+    return Quantized(pack(codes) if scheme.bits == 4 else codes, scale, zero, scheme, tuple(weight.shape))
+
+
+def upper_inverse(products: Tensor, damping: float) -> Tensor:
+    """The upper Cholesky factor of the damped matrix' inverse, in float64 while it is made."""
+    damped = products.double()
+    damped = damped + damping * damped.diagonal().mean().clamp(min=1e-12) * torch.eye(len(damped), dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def corrected(model: nn.Module, products: dict[str, Tensor], scheme: Scheme) -> Maker:
+    """For `quantize_model`: rounds every linear layer of this model with `correct`, by its own inputs.
+
+    Args:
+        products: from `record_inputs` on the same model.
+    """
+    own = {linear: products[name] for name, linear in linears(model)}
+    return lambda linear: QuantizedLinear(correct(linear.weight, own[linear], scheme), linear.bias)

@@ -276,8 +276,8 @@ class Whisper(nn.Module):
 def load_model(checkpoint: Checkpoint, pieces: Pieces | None = None, device: str = "cpu") -> Whisper:
     """Builds the model without memory of its own, then gives it copies of the checkpoint's tensors (float32).
 
-    Copies, because torch aligns its memory to whole cache lines, and a file does not: a decode step, which does little
-    but read weights, is slower on the file's own.
+    Copies, because torch aligns its memory to whole cache lines, and NumPy does not: a decode step, which does little
+    but read weights, is slower on NumPy's.
     """
     with torch.device("meta"):
         model = Whisper(checkpoint.config, pieces)
