@@ -173,6 +173,7 @@ def test_words_are_looked_up_as_they_are_scored(make):
 # --- models -----------------------------------------------------------------------------------------------------------
 
 SMALL = checkpoints.Checkpoint("small", None, Config(64, 2, 2, 2, 90, audio_positions=40), random=True)
+WIDE = checkpoints.Checkpoint("wide", None, Config(128, 1, 1, 2, 90, audio_positions=40), random=True)
 MEL = np.random.default_rng(0).normal(size=(1, 80, 80)).astype(np.float32)
 TOKENS = np.array([[1, 5, 9, 20]])
 
@@ -191,6 +192,31 @@ def scores(model) -> np.ndarray:
 def test_a_quantised_model_says_nearly_the_same(make, most):
     exact, near = scores(small()), scores(quantize_model(small(), make, words=make))
     assert 0 < np.linalg.norm(exact - near) / np.linalg.norm(exact) < most
+
+
+@pytest.mark.parametrize("way", [*quantization.WAYS])
+def test_every_way_quantises_all_layers_and_words(way):
+    model = quantization.WAYS[way](whisper.load_model(WIDE, "cpu"))
+    assert not list(quantization.linears(model))
+    assert model.decoder.embed_tokens.scores.scheme == Scheme()
+    bits = {layer.scheme.bits for layer in model.encoder.modules() if isinstance(layer, QuantizedLinear)}
+    assert bits == {int(way[3])}
+
+
+@pytest.mark.parametrize("way", ["int8 weights", "int4 weights, groups of 32"])
+def test_a_decoded_model_says_what_the_quantised_one_says(way):
+    made = quantization.WAYS[way](whisper.load_model(WIDE, "cpu"))
+    before = scores(made)
+    plain = quantization.decode_model(made)
+    assert not any(isinstance(layer, QuantizedLinear) for layer in plain.modules())
+    assert np.abs(scores(plain) - before).max() < 1e-5
+
+
+def test_integer_layers_are_no_weight_only_layers():
+    made = quantization.WAYS["int8 integers"](whisper.load_model(WIDE, "cpu"))
+    layers = sum(isinstance(layer, IntegerLinear) for layer in made.modules())
+    again = quantization.decode_model(made)
+    assert sum(isinstance(layer, IntegerLinear) for layer in again.modules()) == layers
 
 
 def test_kept_layers_stay_and_all_others_go():

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import LabError
+from ..whisper.torch_model import Words
 
 Maker = Callable[[nn.Linear], nn.Module]  # a linear layer -> its replacement
 
@@ -255,6 +257,22 @@ def quantize_model(model: nn.Module, make: Maker, keep: Iterable[str] = (), word
     return model
 
 
+def decode_model(model: nn.Module) -> nn.Module:
+    """Makes weight-only layers plain again, in place, with the numbers that their codes stand for; gives the model.
+
+    For judging a text: it stays the same, and no weight is decoded twice.
+    """
+    for name, layer in list(model.named_modules()):
+        if type(layer) is QuantizedLinear and layer is not getattr(model.decoder.embed_tokens, "scores", None):
+            linear = nn.Linear(layer.shape[1], layer.shape[0], device="meta")
+            linear.weight, linear.bias = nn.Parameter(layer.weight, requires_grad=False), layer.bias
+            model.set_submodule(name, linear)
+    words = model.decoder.embed_tokens
+    if isinstance(words, QuantizedWords) and type(words.scores) is QuantizedLinear:
+        model.decoder.embed_tokens = Words.from_pretrained(words.scores.weight)
+    return model
+
+
 @torch.inference_mode()
 def layer_errors(model: nn.Module, run: Callable[[], object], make: Maker) -> dict[str, float]:
     """How wrong each linear layer's output becomes on its own input: name -> relative error, largest first.
@@ -281,6 +299,19 @@ def layer_errors(model: nn.Module, run: Callable[[], object], make: Maker) -> di
             hook.remove()
     errors = {name: math.sqrt(wrong / max(all_, 1e-30)) for name, (wrong, all_) in squares.items()}
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+INT4 = {size: partial(QuantizedLinear.of, scheme=Scheme(4, size)) for size in ("channel", 128, 64, 32)}
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {  # name -> what does it to a model of ours, in place
+    "int8 weights": partial(quantize_model, make=QuantizedLinear.of, words=QuantizedLinear.of),
+    "int8 integers": partial(quantize_model, make=IntegerLinear.of, words=IntegerLinear.of),
+    **{
+        f"int4 weights, {size if size == 'channel' else f'groups of {size}'}": partial(
+            quantize_model, make=make, words=QuantizedLinear.of
+        )
+        for size, make in INT4.items()
+    },
+}
 
 
 # --- rounding with correction -----------------------------------------------------------------------------------------
