@@ -1,5 +1,6 @@
-"""The caches against each other and against reading alone: a decode step at several positions, for one text and for
-several side by side (beams, a batch of windows, both), and a real beam search.
+"""The caches against each other and against reading alone, from a single step to a real beam search.
+
+A decode step at several positions, for one text and for several side by side: beams, a batch of windows, both.
 
     .venv/bin/python benchmarks/kv_caches.py [MODEL] [RUNS]
 
