@@ -7,85 +7,18 @@ replaced by small ones. The real installation is what `.ci/run` does first.
 from __future__ import annotations
 
 import ast
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from stand_ins import plant_venv, script, stub_steps, wish_for
 
-from labsupport.paths import ROOT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from labsupport.paths import ROOT, read_toml
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins for interpreters are shell scripts")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def load_lab(folder: Path):
-    loader = SourceFileLoader("lab_under_test", str(folder / "lab"))
-    module = module_from_spec(spec_from_loader("lab_under_test", loader))
-    loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """The bootstrap as a module, over a copy of the repository's settings where nothing is installed."""
-    for name in ("lab", "pyproject.toml", "uv.lock"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    (tmp_path / "lab").chmod(0o755)
-    for name in ("LAB_ENV", "LAB_PYTHON", "PIP_FIND_LINKS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    module = load_lab(tmp_path)
-    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
-    return module
-
-
-def script(path: Path, body: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{body}\n")
-    path.chmod(0o755)
-    return path
-
-
-def wish_for(lab, *argv: str) -> dict:
-    return lab.split_options(list(argv), {})[0]
-
-
-def plant_env(lab, env: Path, with_mindspore: bool = True, **instead: str | None) -> Path:
-    """An interpreter that says it has the expected versions, or those given `instead`, and echoes what it is to run."""
-    versions = {**lab.expected_versions(with_mindspore), **instead}
-    answer = json.dumps({"python": versions.pop("python", "3.11"), **versions})
-    return script(env / "bin/python", f'if [ "$1" = -m ]; then echo "$PYTHONPATH|$*"; exit 7; fi; echo \'{answer}\'')
-
-
-def plant_venv(lab, wish: dict, **instead: str | None) -> None:
-    plant_env(lab, lab.VENV, wish["mindspore"], **instead)
-    lab.write_stamp({**wish, "complete": True, "python": "3.11"})
-
-
-def stub_steps(lab, monkeypatch, **steps) -> list[str]:
-    """Replaces the installing steps by ones that only note their names; returns the notes."""
-    done = []
-
-    def note(name):
-        return lambda wish: (done.append(name), steps.get(name, lambda wish: None)(wish))
-
-    names = ("make_venv", "install_uv", "sync_packages", "install_torch", "check_environment")
-    monkeypatch.setattr(lab, "STEPS", [(name, note(name)) for name in names])
-    return done
+PROJECT = read_toml(ROOT / "pyproject.toml")
 
 
 # What is asked for
@@ -273,7 +206,7 @@ def test_a_platform_without_mindspore_is_told_before_anything_is_done(lab, monke
 
 
 def test_mindspore_platforms_are_those_of_the_lock(lab):
-    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    lock = read_toml(ROOT / "uv.lock")
     (mindspore,) = [package for package in lock["package"] if package["name"] == "mindspore"]
     names = " ".join(wheel["url"] for wheel in mindspore["wheels"])
     tags = {"Linux": "manylinux1_{}", "Darwin": "macosx_1[01]_1?[05]_{}", "Windows": "win_{}"}
@@ -460,138 +393,3 @@ def test_emptying_keeps_the_stamp_and_takes_the_rest(lab, monkeypatch, tmp_path)
     assert [entry.name for entry in lab.VENV.iterdir()] == [lab.STAMP.name]
     assert lab.read_stamp()["complete"] is False
     assert (tmp_path / "uv.lock").exists()
-
-
-# A driver for a process of its own: the real venv step and lock, with a slow second step in place of uv.
-DRIVER = """
-import sys, time
-sys.path.insert(0, {tests!r}); sys.dont_write_bytecode = True
-from test_bootstrap import load_lab, Path
-lab = load_lab(Path({root!r}))
-lab.expected_versions = lambda mindspore: {{}}
-lab.find_python = lambda: [sys.executable]
-lab.SUITABLE = ("%d.%d" % sys.version_info[:2],)
-def slow(wish):
-    (lab.VENV / "half-written").write_text("x"); time.sleep(float(sys.argv[1])); (lab.VENV / "half-written").unlink()
-make = lab.make_venv
-lab.run = lambda command: lab.subprocess.run([*command, "--without-pip"], check=True)
-lab.STEPS = [("venv", make), ("slow", slow)]
-lab.check_platform = lambda: None
-lab.check_disk = lambda wish: None
-sys.exit(lab.main(["setup"] if len(sys.argv) < 3 else sys.argv[2:]))
-"""
-
-
-def start_driver(lab, tmp_path, seconds: float) -> subprocess.Popen:
-    driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(tests=str(Path(__file__).parent), root=str(tmp_path)))
-    command = [sys.executable, str(driver), str(seconds)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
-
-
-def test_what_a_kill_left_is_repaired_by_the_next_call(lab, tmp_path):
-    first = start_driver(lab, tmp_path, 60)
-    wait_for(lab.VENV / "half-written", first)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
-    assert lab.read_stamp()["complete"] is False
-    second = start_driver(lab, tmp_path, 0)
-    told = second.communicate(timeout=30)[1]
-    assert second.returncode == 0, told
-    assert lab.read_stamp()["complete"] is True
-    assert not (lab.VENV / "half-written").exists()
-    assert subprocess.run([lab.VENV / "bin/python", "-c", ""]).returncode == 0
-
-
-def test_a_second_call_waits_for_the_first(lab, tmp_path):
-    first = start_driver(lab, tmp_path, 1.5)
-    wait_for(lab.VENV / "half-written", first)
-    second = start_driver(lab, tmp_path, 0)
-    told = second.communicate(timeout=30)[1]
-    assert first.wait(timeout=0) == 0, "the second finished while the first was at work"
-    assert (second.returncode, "waiting for it" in told) == (0, True)
-    first.communicate()
-
-
-# Handing over
-
-
-def call_lab(lab, *argv: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, lab.ROOT / "lab", *argv], capture_output=True, text=True, env={**os.environ, **env}
-    )
-
-
-def test_a_ready_environment_is_handed_over_to_within_a_second(lab):
-    plant_venv(lab, wish_for(lab, "--without", "mindspore"))
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = call_lab(lab, "run", "00", "--fast")
-        seconds.append(time.monotonic() - start)
-    assert done.stdout.strip().endswith("|-m labsupport run 00 --fast")
-    assert done.returncode == 7
-    assert min(seconds) < 1
-
-
-def test_asking_for_help_installs_nothing(lab):
-    done = call_lab(lab, "--help")
-    assert (done.returncode, "./lab setup" in done.stdout, lab.VENV.exists()) == (0, True, False)
-
-
-def test_a_prepared_environment_is_used_as_it_is(lab, tmp_path):
-    plant_env(lab, tmp_path / "mine", torch="2.11.0", mindspore="2.6.0")
-    done = call_lab(lab, "doctor", LAB_ENV=str(tmp_path / "mine"))
-    assert done.stdout.startswith(str(tmp_path))  # labsupport is found through PYTHONPATH
-    assert done.stdout.strip().endswith("|-m labsupport doctor")
-    assert "torch 2.11.0" in done.stderr
-    assert "mindspore 2.6.0" in done.stderr
-    assert not lab.VENV.exists()
-
-
-@pytest.mark.parametrize(
-    ("argv", "instead", "told"),
-    [
-        (["doctor"], {"transformers": None}, "LAB_ENV needs"),
-        (["doctor"], {"torch": None, "mindspore": None}, "LAB_ENV needs"),
-        (["doctor"], {"numpy": "2.3.0"}, "numpy 2"),
-        (["--without", "mindspore", "doctor"], {}, "used as it is"),
-    ],
-)
-def test_a_prepared_environment_that_cannot_work_is_refused(lab, tmp_path, argv, instead, told):
-    plant_env(lab, tmp_path / "mine", **instead)
-    done = call_lab(lab, *argv, LAB_ENV=str(tmp_path / "mine"))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_mindspore_alone_is_enough_for_a_prepared_environment(lab, tmp_path):
-    plant_env(lab, tmp_path / "mine", torch=None)
-    assert call_lab(lab, "doctor", LAB_ENV=str(tmp_path / "mine")).returncode == 7
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_for_people(lab, monkeypatch, capsys):
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(lab.VENV))
-
-    monkeypatch.setattr(lab.Path, "mkdir", refuse)
-    assert lab.main(["setup"]) == 1
-    assert f"Permission denied\n  where: {lab.VENV}" in capsys.readouterr().err
-
-
-def test_stopping_it_says_that_the_next_call_goes_on(lab, monkeypatch, capsys):
-    def interrupt(wish):
-        raise KeyboardInterrupt
-
-    stub_steps(lab, monkeypatch, make_venv=interrupt)
-    assert lab.main(["setup"]) == 130
-    assert "goes on from here" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from stand_ins import script
 from typer.testing import CliRunner
 
 from labsupport import cli, sophon
@@ -61,13 +62,6 @@ def is_running(pid: int) -> bool:
 # --- the toolchain ----------------------------------------------------------------------------------------------------
 
 
-def write_script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
-
-
 # A stand-in for uv: "venv" makes a folder with an interpreter, "pip install" puts there what the wheel would bring.
 UV = r"""
 echo "$@" >> "$CALLS"
@@ -95,7 +89,7 @@ def fake(tmp_path, monkeypatch):
     calls.touch()
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CALLS", str(calls))
-    uv = write_script(tmp_path / "uv", UV)
+    uv = script(tmp_path / "uv", UV)
     monkeypatch.setattr(toolchain, "find_uv", lambda: [str(uv)])
     monkeypatch.setattr(toolchain, "find_python310", lambda: "/usr/bin/python3.10")
     monkeypatch.setattr(toolchain, "check_platform", lambda: None)
@@ -184,7 +178,7 @@ def test_every_pin_is_exact():
 
 
 def test_without_python_310_the_error_says_what_to_do(monkeypatch, tmp_path):
-    shim = write_script(tmp_path / "python3.10", "exit 127")
+    shim = script(tmp_path / "python3.10", "exit 127")
     monkeypatch.setattr(toolchain, "candidate_pythons", lambda: iter([str(shim), "/no/such/python3.10"]))
     with pytest.raises(sophon.NoPython310, match=r"uv python install 3\.10") as caught:
         sophon.find_python310()
@@ -193,14 +187,14 @@ def test_without_python_310_the_error_says_what_to_do(monkeypatch, tmp_path):
 
 
 def test_a_python_of_another_version_is_passed_over(monkeypatch, tmp_path):
-    other = write_script(tmp_path / "other", "echo 3 12")
-    right = write_script(tmp_path / "right", "echo 3 10")
+    other = script(tmp_path / "other", "echo 3 12")
+    right = script(tmp_path / "right", "echo 3 10")
     monkeypatch.setattr(toolchain, "candidate_pythons", lambda: iter([str(other), str(right)]))
     assert sophon.find_python310() == str(right)
 
 
 def test_pyenv_is_looked_at(monkeypatch, tmp_path):
-    python = write_script(tmp_path / "versions" / "3.10.99" / "bin" / "python3.10", "echo 3 10")
+    python = script(tmp_path / "versions" / "3.10.99" / "bin" / "python3.10", "echo 3 10")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     assert str(python) in list(toolchain.candidate_pythons())
 

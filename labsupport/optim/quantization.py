@@ -96,8 +96,10 @@ def quantize(weight: Tensor, scheme: Scheme) -> Quantized:
     Raises:
         QuantizationError: it holds numbers that are not finite, or its shape does not suit the scheme.
     """
-    if weight.ndim != 2 or not torch.isfinite(weight).all():
-        raise QuantizationError(f"A {tuple(weight.shape)} tensor with finite numbers only must be a matrix.")
+    if weight.ndim != 2:
+        raise QuantizationError(f"A matrix is needed, not a tensor of shape {tuple(weight.shape)}.")
+    if not torch.isfinite(weight).all():
+        raise QuantizationError("The matrix holds numbers that are not finite.", hint="Look for overflow before.")
     groups = weight.detach().float().reshape(-1, scheme.group_size(weight.shape[1], weight.shape[0]))
     scale, zero = fit(groups, scheme)
     codes = (groups / scale).round() + (0 if zero is None else zero)
@@ -209,7 +211,7 @@ class IntegerLinear(QuantizedLinear):
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """(rows, columns) float32 -> int8 codes, and (rows, 1) float32 scales: `quantize` by channel without its checks."""
-    scale = x.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    scale, _ = fit(x, Scheme())
     return (x / scale).round().to(torch.int8), scale
 
 
