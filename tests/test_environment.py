@@ -15,12 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from labsupport.paths import ROOT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from labsupport.paths import ROOT, read_toml
 
 DOCKERFILES = ("Dockerfile.cuda", "Dockerfile.ascend")
 PLATFORMS = {
@@ -37,14 +32,14 @@ PYTHON = {
 
 
 @cache
-def read_toml(name: str) -> dict:
-    return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+def read_settings(name: str) -> dict:
+    return read_toml(ROOT / name)
 
 
 def locked_versions(platform: str) -> dict[str, str]:
     """What uv.lock installs there with Python 3.11 and MindSpore: {package: version}, found by walking its graph."""
     environment = {**PLATFORMS[platform], **PYTHON}
-    packages = {(p["name"], p.get("version")): p for p in read_toml("uv.lock")["package"]}
+    packages = {(p["name"], p.get("version")): p for p in read_settings("uv.lock")["package"]}
     versions_of = {name: [v for n, v in packages if n == name] for name, _ in packages}
     found, to_visit = {}, [("speech-inference-lab", None, ("mindspore",))]
     seen = set()
@@ -81,7 +76,7 @@ def find_differences(text: str, platform: str) -> list[str]:
     pins = [Requirement(line) for line in read_environment(text)[1]]
     said = {p.name: str(p.specifier) for p in pins if p.marker is None or p.marker.evaluate(environment)}
     wanted = {name: f"=={version}" for name, version in locked_versions(platform).items()}
-    wanted["torch"] = f"=={read_toml('pyproject.toml')['tool']['lab']['torch']}"
+    wanted["torch"] = f"=={read_settings('pyproject.toml')['tool']['lab']['torch']}"
     return [
         f"{n}: {said.get(n)} is not {wanted.get(n)}" for n in sorted({*said, *wanted}) if said.get(n) != wanted.get(n)
     ]
@@ -116,7 +111,7 @@ def test_a_wrong_pin_is_caught(planted, told):
 
 
 def test_the_walk_over_the_lock_finds_the_direct_needs():
-    project = read_toml("pyproject.toml")["project"]
+    project = read_settings("pyproject.toml")["project"]
     direct = [Requirement(need) for need in project["dependencies"] + project["optional-dependencies"]["mindspore"]]
     direct = [need for need in direct if need.marker is None or need.marker.evaluate({**PLATFORMS["linux"], **PYTHON})]
     found = locked_versions("linux")
@@ -134,7 +129,7 @@ def test_conda_specs_are_well_formed_and_ask_for_a_python_that_the_project_allow
     specs = [rattler.MatchSpec(line, strict=True) for line in conda]
     assert {spec.name.normalized for spec in specs} == {"python", "pip"}
     asked = SpecifierSet(next(line for line in conda if line.startswith("python")).removeprefix("python"))
-    allowed = SpecifierSet(read_toml("pyproject.toml")["project"]["requires-python"])
+    allowed = SpecifierSet(read_settings("pyproject.toml")["project"]["requires-python"])
     some = [f"3.{minor}.{patch}" for minor in range(8, 15) for patch in (0, 4, 5, 9)]
     assert {v for v in some if v in asked} == {v for v in some if v in allowed and v in SpecifierSet(">=3.11.5")}
     with pytest.raises(InvalidMatchSpecError):
@@ -166,7 +161,9 @@ def find_missing_sources(dockerfile: str) -> list[str]:
 
 def find_wrong_versions(dockerfile: str) -> list[str]:
     """The versions in ARG that are not those of pyproject.toml's [tool.lab]."""
-    pins = {f"{name.upper()}_VERSION": version for name, version in read_toml("pyproject.toml")["tool"]["lab"].items()}
+    pins = {
+        f"{name.upper()}_VERSION": version for name, version in read_settings("pyproject.toml")["tool"]["lab"].items()
+    }
     return [f"{name} is {value}" for name, value in read_args(dockerfile).items() if pins.get(name, value) != value]
 
 
@@ -254,6 +251,6 @@ def test_licences_and_citation_say_the_same():
     text = (ROOT / "LICENSE-TEXT").read_text(encoding="utf-8")
     assert "Section 8 – Interpretation" in text
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    project = read_toml("pyproject.toml")["project"]
+    project = read_settings("pyproject.toml")["project"]
     assert " AND ".join(citation["license"]) == project["license"]
     assert citation["version"] == project["version"]

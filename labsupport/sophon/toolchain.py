@@ -14,15 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labsupport.paths import ROOT, atomic_write, cache_dir
+from labsupport.paths import ROOT, atomic_write, cache_dir, read_toml
 
 from .errors import BrokenToolchain, InstallFailed, NoPython310, SophonError, WrongPlatform
 from .processes import run_tool
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 INSTALL_SECONDS = 1800
 CHECK_SECONDS = 300
@@ -71,7 +66,7 @@ def clean_environment() -> dict[str, str]:
 
 def read_pins() -> dict:
     """[tool.sophon] of pyproject.toml: `tpu_mlir`'s version, and `packages`, all others, each pinned exactly."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["sophon"]
+    return read_toml(ROOT / "pyproject.toml")["tool"]["sophon"]
 
 
 def toolchain_folder() -> Path:
