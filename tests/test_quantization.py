@@ -134,6 +134,15 @@ def test_a_weight_only_layer_computes_with_the_decoded_weight(scheme):
     made = QuantizedLinear.of(layer, scheme)
     expected = nn.functional.linear(x, quantize(layer.weight, scheme).dequantize(), layer.bias)
     assert torch.equal(made(x), expected)
+    assert torch.allclose(made(x[:1, :1]), expected[:1, :1], atol=1e-5), "one row, which torch.compile decodes inside"
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_compiled_layers_compute_the_same(make, rows):
+    layer, x = make(linear()), torch.randn(rows, 1, 64)
+    with torch.no_grad():
+        assert torch.allclose(torch.compile(layer)(x), layer(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40])
@@ -198,9 +207,17 @@ def test_a_quantised_model_says_nearly_the_same(make, most):
 def test_every_way_quantises_all_layers_and_words(way):
     model = quantization.WAYS[way](whisper.load_model(WIDE, "cpu"))
     assert not list(quantization.linears(model))
-    assert model.decoder.embed_tokens.scores.scheme == Scheme()
+    expected = Scheme(8, 64) if "tokens in groups" in way else Scheme()
+    assert model.decoder.embed_tokens.scores.scheme == expected
     bits = {layer.scheme.bits for layer in model.encoder.modules() if isinstance(layer, QuantizedLinear)}
     assert bits == {int(way[3])}
+
+
+def test_by_side_only_the_encoder_multiplies_integers():
+    model = quantization.WAYS["int8 integers, weights in the decoder"](whisper.load_model(WIDE, "cpu"))
+    sides = {side: {type(m) for m in getattr(model, side).modules()} for side in ("encoder", "decoder")}
+    assert [kind in sides["encoder"] for kind in (IntegerLinear, QuantizedLinear)] == [True, False]
+    assert [kind in sides["decoder"] for kind in (IntegerLinear, QuantizedLinear)] == [False, True]
 
 
 @pytest.mark.parametrize("way", ["int8 weights", "int4 weights, groups of 32"])
@@ -255,7 +272,7 @@ def related_inputs(rows=400, columns=64):
 @pytest.mark.parametrize("scheme", [Scheme(4), Scheme(4, 32), Scheme(4, 16, False), Scheme(8)])
 def test_correction_makes_the_product_nearer_and_the_weight_farther(scheme):
     weight, x = linear().weight.detach(), related_inputs()
-    plain, better = quantize(weight, scheme), quantization.correct(weight, x.T @ x, scheme)
+    plain, better = quantize(weight, scheme), quantization.correct(weight, x.T @ x, scheme, damping=0.01)
     products = [quantization.relative_error(x @ weight.T, x @ made.dequantize().T) for made in (plain, better)]
     weights = [quantization.relative_error(weight, made.dequantize()) for made in (plain, better)]
     assert products[1] < 0.5 * products[0]

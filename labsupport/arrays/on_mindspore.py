@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, mint, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import exp, log, maximum, where
 
@@ -166,3 +166,28 @@ def flash_packed(q: Tensor, k: Tensor, v: Tensor, ends: list[int], causal: bool)
         input_layout="TND",
         sparse_mode=3 if causal else 0,
     )
+
+
+class Group(nn.Cell):
+    """Layers as one cell, as `ms.recompute` asks; their weights keep their names."""
+
+    def __init__(self, layers: Sequence[nn.Cell]):
+        super().__init__(auto_prefix=False)
+        self.layers = layers
+
+    def construct(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def recompute(layers: Sequence[nn.Cell], x: Tensor) -> Tensor:
+    """Layers one after the other; backward gets nothing kept but `x`, and computes the rest again. Op by op only."""
+    return ms.recompute(Group(nn.CellList(layers, auto_prefix=False)), x)
+
+
+def gradients(loss: Callable[[], Tensor], model: nn.Cell) -> dict[str, np.ndarray]:
+    """What a pass forward and back gives each of the model's weights, by name."""
+    weights = model.trainable_params()
+    _, found = ms.value_and_grad(loss, None, weights)()
+    return {weight.name: to_numpy(gradient) for weight, gradient in zip(weights, found, strict=True)}

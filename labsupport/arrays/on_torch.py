@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -148,6 +148,20 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
                 raise
     said = " ".join(str(reason.message).partition(" (Triggered")[0] for reason in reasons)
     raise AttentionNotHere("torch's flash kernel cannot take this input.", where=said, hint='Use "sdpa" or "tiled".')
+
+
+def recompute(layers: Sequence[Callable], x: Tensor) -> Tensor:
+    """Layers one after the other; backward gets nothing kept but `x`, and computes the rest again."""
+    from ..optim.checkpointing_autograd import recompute  # which itself imports this module
+
+    return recompute(layers, x)
+
+
+def gradients(loss: Callable[[], Tensor], model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """What a pass forward and back gives each of the model's weights, by name."""
+    model.zero_grad()
+    loss().backward()
+    return {name: to_numpy(weight.grad) for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def has_cuda() -> bool:

@@ -18,6 +18,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ..checkpoints import Checkpoint, CheckpointError
 from ..optim.attention import eager
+from ..optim.checkpointing import in_order
 from ..optim.conv1d import framework
 from ..optim.kv_cache import DynamicCache
 from .config import Config
@@ -33,12 +34,14 @@ class Pieces:
     attention: (q, k, v, mask, causal) -> (batch, heads, queries, head_dim)
     conv1d: (x, weight, bias, stride, padding) -> (batch, channels, frames)
     cache: () -> an empty cache for one batch of texts
+    run: (layers) -> what goes through the encoder one after the other: the layers, or groups of them
     compiled: whether a step of few tokens runs as one compiled graph
     """
 
     attention: Callable = eager
     conv1d: Callable = framework
     cache: Callable = DynamicCache
+    run: Callable = in_order
     compiled: bool = True  # op by op MindSpore takes several times as long
 
 
@@ -111,7 +114,7 @@ class Encoder(nn.Cell):
 
     def __init__(self, config: Config, pieces: Pieces):
         super().__init__()
-        self.conv1d = pieces.conv1d
+        self.conv1d, self.run = pieces.conv1d, pieces.run
         self.conv1 = Weights((config.d_model, config.mels, 3), config.d_model)
         self.conv2 = Weights((config.d_model, config.d_model, 3), config.d_model)
         self.embed_positions = Weights((config.audio_positions, config.d_model))
@@ -123,7 +126,7 @@ class Encoder(nn.Cell):
         x = gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, 1, 1))
         x = gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, 2, 1))
         x = x.swapaxes(1, 2) + self.embed_positions.weight
-        for layer in self.layers:
+        for layer in self.run(self.layers):
             x = layer(x)
         return self.layer_norm(x)
 

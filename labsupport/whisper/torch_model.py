@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..checkpoints import Checkpoint
 from ..errors import LabError
 from ..optim.attention import sdpa
+from ..optim.checkpointing import in_order
 from ..optim.conv1d import native
 from ..optim.kv_cache import DynamicCache
 from .config import Config
@@ -39,12 +40,14 @@ class Pieces:
     attention: (q, k, v, mask, causal) -> (batch, heads, queries, head_dim)
     conv1d: (x, weight, bias, stride, padding) -> (batch, channels, frames)
     cache: () -> an empty cache for one batch of texts
+    run: (layers) -> what goes through the encoder one after the other: the layers, or groups of them
     compiled: whether a step of one token runs as one compiled graph, which a cache of fixed shape allows
     """
 
     attention: Callable = sdpa
     conv1d: Callable = native
     cache: Callable = DynamicCache
+    run: Callable = in_order
     compiled: bool = False
 
 
@@ -98,7 +101,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config, pieces: Pieces):
         super().__init__()
-        self.conv1d = pieces.conv1d
+        self.conv1d, self.run = pieces.conv1d, pieces.run
         self.conv1 = nn.Conv1d(config.mels, config.d_model, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(config.audio_positions, config.d_model)
@@ -110,7 +113,7 @@ class Encoder(nn.Module):
         x = F.gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, stride=1, padding=1))
         x = F.gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, stride=2, padding=1))
         x = x.transpose(1, 2) + self.embed_positions.weight
-        for layer in self.layers:
+        for layer in self.run(self.layers):
             x = layer(x)
         return self.layer_norm(x)
 
