@@ -278,6 +278,32 @@ def _rendered(transcript, form: Form, timestamps: bool) -> str:
     return transcript.text.strip() if form is Form.text else text.render(transcript.segments, form.value)
 
 
+bench = typer.Typer(help="Long measurements, which go on where they were stopped.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command(name="bark")
+def bench_bark(
+    samples: Annotated[int, typer.Option(min=1, help="how many to speak with each variant")] = 100,
+    batch: Annotated[str, typer.Option(help="how many at a time; several with commas: 1,8")] = "1",
+    checkpoint: Annotated[str, typer.Option(help="a shape (random weights), a folder or a hub id")] = "bark-small",
+    variants: Annotated[str | None, typer.Option(help="such as plain,fused,fused+half+offload; all by default")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="semantic tokens of a sample")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="in how many turns the variants share the samples")] = 4,
+    fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an earlier run did")] = False,
+) -> None:
+    """Article D's benchmark: latency, peak memory and throughput of Bark with each combination of tricks."""
+    from labsupport import console, measure
+    from labsupport.bark import bench as bark
+
+    plan = bark.Plan(checkpoint, bark.read_variants(variants), bark.read_sizes(batch), samples, tokens, rounds)
+    with console.BatchProgress(out) as progress:
+        summaries = bark.run(plan, progress.tell, fresh)
+    bark.record(plan, summaries)
+    out.print(measure.in_columns(bark.table(summaries)), highlight=False, markup=False)
+    out.print(f"plot: {bark.draw(plan, summaries)}", highlight=False)
+
+
 @app.command()
 def report(
     readme: Annotated[bool, typer.Option("--readme", help="rewrite the generated parts of README.md")] = False,

@@ -77,6 +77,28 @@ class RunProgress:
             self._bars.console.print(f"         {_plain(told)}", highlight=False)
 
 
+class BatchProgress:
+    """A bar for a long measurement: how much is done, and the time left by what was done so far."""
+
+    def __init__(self, console: Console | None = None):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._batches = self._bars.add_task("batches")
+
+    def __enter__(self) -> BatchProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def tell(self, done: int, total: int, at: str) -> None:
+        """So many batches are done; `at` is at work."""
+        self._bars.update(self._batches, completed=done, total=total, description=_plain(at))
+
+
 def summarise(summary: Summary) -> str:
     """One line: how many passed, failed, were skipped whole or in part, and the seconds of all."""
     parts = sum(len(outcome.skips) for outcome in summary.outcomes)

@@ -170,12 +170,16 @@ class Comparison:
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, rule, *lines])
 
     def __str__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(*self.table(), strict=True)]
-        pad = [str.ljust, *[str.rjust] * (len(widths) - 1)]
-        return "\n".join(
-            "  ".join(p(cell, w) for p, cell, w in zip(pad, cells, widths, strict=True)).rstrip()
-            for cells in self.table()
-        )
+        return in_columns(self.table())
+
+
+def in_columns(table: list[list[str]]) -> str:
+    """A heading and lines of texts, aligned: the first column to the left, all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    pad = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    return "\n".join(
+        "  ".join(p(cell, w) for p, cell, w in zip(pad, cells, widths, strict=True)).rstrip() for cells in table
+    )
 
 
 def compare(

@@ -292,6 +292,11 @@ class Buffers:
             return idle.pop()
         return [(xp.buffer(shape, like), xp.buffer(shape, like)) for _ in range(layers)]
 
+    @property
+    def idle_bytes(self) -> int:
+        """What nobody has on loan."""
+        return sum(part.nbytes for sets in self.free.values() for pairs in sets for pair in pairs for part in pair)
+
     def take_back(self, buffers: list[KeysValues]) -> None:
         key = buffers[0][0]
         self.free.setdefault(describe_buffers(tuple(key.shape), len(buffers), key), []).append(buffers)

@@ -1,0 +1,1 @@
+"""Bark, text to speech: what the course needs beyond transformers."""

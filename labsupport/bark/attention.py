@@ -1,0 +1,54 @@
+"""Fused attention for transformers' Bark, which has none: `attn_implementation="sdpa"`.
+
+BetterTransformer, article D's first trick, was one line that swapped each attention for torch's fused one. optimum 2
+and transformers 5 dropped it, since most models call `scaled_dot_product_attention` themselves now. Bark does not yet.
+
+Source: article D, section 1; Dao et al. 2022 for what the kernels do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.models.bark import modeling_bark
+from transformers.models.bark.modeling_bark import BarkSelfAttention
+from transformers.models.encodec.modeling_encodec import EncodecPreTrainedModel
+
+
+class BarkSdpaAttention(BarkSelfAttention):
+    """Bark's attention, causal or not, as one call; no scores are ever written down."""
+
+    def _attn(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, head_mask=None):
+        """(rows, heads, queries, head_dim), keys and values alike -> the same as the queries; no weights (None).
+
+        Args:
+            attention_mask: None, or what broadcasts to (rows, heads, queries, keys): bool, or numbers to add.
+
+        Raises:
+            NotImplementedError: with a head mask, which a fused kernel cannot apply to weights that it never shows.
+        """
+        if head_mask is not None:
+            raise NotImplementedError('A fused attention has no weights to mask: take attn_implementation="eager".')
+        queries, keys = query.shape[-2], key.shape[-2]
+        causal = self.is_causal and queries > 1  # a single query is the newest, and sees every key
+        if causal and (attention_mask is not None or queries < keys):
+            attention_mask, causal = self.merge(attention_mask, queries, keys), False
+        dropped = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, attention_mask, dropped, is_causal=causal), None
+
+    def merge(self, attention_mask: Tensor | None, queries: int, keys: int) -> Tensor:
+        """The causal rule and a mask as one: what neither forbids."""
+        seen = self.bias[:, :, keys - queries : keys, :keys]
+        if attention_mask is None:
+            return seen
+        if attention_mask.dtype == torch.bool:
+            return seen & attention_mask
+        return attention_mask.masked_fill(~seen, torch.finfo(attention_mask.dtype).min)
+
+
+def register() -> None:
+    """Lets `BarkModel` take `attn_implementation="sdpa"`. A second call changes nothing."""
+    modeling_bark.BARK_ATTENTION_CLASSES["sdpa"] = BarkSdpaAttention
+    modeling_bark.BarkPreTrainedModel._supports_sdpa = True
+    EncodecPreTrainedModel._supports_sdpa = True  # it has no attention, but is asked with the rest

@@ -1,0 +1,116 @@
+"""Bark's sub-models: their shapes, and where their weights come from: a hub, a folder, or a seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoModel, BarkConfig, BarkModel, EncodecConfig, GenerationConfig
+from transformers.models.bark.generation_configuration_bark import BarkGenerationConfig
+
+from ..errors import LabError
+from ..optim.offload import Stage
+from .attention import register
+
+try:
+    from transformers.initialization import no_init_weights  # transformers 5
+except ImportError:
+    from transformers.modeling_utils import no_init_weights
+
+
+SHAPES = {  # name -> width, layers and heads of each of the three transformers
+    "bark": (1024, 24, 16),
+    "bark-small": (768, 12, 12),
+    "bark-lesson": (128, 2, 4),  # for a page that has seconds: the vocabularies and the codec are the true ones
+}
+SAMPLE_RATE = 24_000
+
+
+class UnknownBark(LabError):
+    """There is no such shape, folder or model on the hub."""
+
+
+def make_config(name: str) -> BarkConfig:
+    """Shape `name` with the vocabularies of Suno's checkpoints.
+
+    Raises:
+        UnknownBark: there is no such shape.
+    """
+    if name not in SHAPES:
+        raise UnknownBark(f"There is no shape {name!r}.", hint=f"Known: {', '.join(SHAPES)}.")
+    width, layers, heads = SHAPES[name]
+    common = {"hidden_size": width, "num_layers": layers, "num_heads": heads, "bias": False}
+    vocabularies = {
+        "semantic_config": (129_600, 10_048),
+        "coarse_acoustics_config": (12_096, 12_096),
+        "fine_acoustics_config": (1_056, 1_056),
+    }
+    parts = {
+        part: {**common, "input_vocab_size": read, "output_vocab_size": written}
+        for part, (read, written) in vocabularies.items()
+    }
+    return BarkConfig(**parts, codec_config=EncodecConfig().to_dict())
+
+
+def load(
+    name: str, attention: str = "eager", dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
+) -> BarkModel:
+    """A Bark, ready to generate.
+
+    Args:
+        name: a shape of `SHAPES`, which gets random weights: real time and memory, and noise for sound; or a folder or
+            a hub's name, "suno/bark-small", "suno/bark".
+        attention: "eager", as transformers has it, or "sdpa", ours.
+        seed: of the random weights.
+
+    Raises:
+        UnknownBark: `name` is none of these, or the hub cannot be reached.
+    """
+    register()
+    if name in SHAPES:
+        return make_random(make_config(name), attention, seed).to(device, dtype).eval()
+    try:
+        return BarkModel.from_pretrained(name, attn_implementation=attention, dtype=dtype).to(device).eval()
+    except (OSError, ValueError) as error:
+        hint = f"Without a hub take a shape, whose weights are random: {', '.join(SHAPES)}."
+        raise UnknownBark(f"There is no Bark {name!r} here: {error}", where=name, hint=hint) from error
+
+
+def make_random(config: BarkConfig, attention: str, seed: int) -> BarkModel:
+    """A model of this shape with the same random float32 weights for the same seed."""
+    for part in (config, config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config):
+        part._attn_implementation = attention
+    with no_init_weights():  # transformers' own takes biases for granted, which Bark's norms lack
+        model = BarkModel(config)
+    generator = torch.Generator().manual_seed(seed)
+    for part in (model.semantic, model.coarse_acoustics, model.fine_acoustics):
+        for module in part.modules():
+            initialise(module, generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.codec_model = AutoModel.from_config(config.codec_config)
+    for layer in model.codec_model.quantizer.layers:
+        layer.codebook.embed.normal_(generator=generator)
+    model.tie_weights()
+    model.generation_config = GenerationConfig(**BarkGenerationConfig().to_dict())  # its parts as dicts, as in a file
+    return model
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """GPT-2's: normal numbers of deviation 0.02; norms that change nothing."""
+    with torch.no_grad():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.normal_(0.0, 0.02, generator=generator)
+
+
+def stages(model: BarkModel) -> dict[str, Stage]:
+    """The four stages as an offloader takes them, in the order of their turns."""
+    return {
+        "semantic": Stage(model.semantic, model.semantic, "generate"),
+        "coarse": Stage(model.coarse_acoustics, model.coarse_acoustics, "generate"),
+        "fine": Stage(model.fine_acoustics, model.fine_acoustics, "generate"),
+        "codec": Stage(model.codec_model, model, "codec_decode"),
+    }

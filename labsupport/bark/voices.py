@@ -1,0 +1,89 @@
+"""A speaker's voice: three arrays of tokens that Bark takes for what was said before.
+
+A file is NumPy's npz with `semantic_prompt` (tokens,), `coarse_prompt` (2, frames) and `fine_prompt` (8, frames). It is
+read without pickle: an array of objects can run any code when it is unpickled, and voices are files from strangers.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import LabError
+from ..paths import atomic_write
+
+PARTS = {"semantic_prompt": ((), 10_000), "coarse_prompt": ((2,), 1024), "fine_prompt": ((8,), 1024)}
+
+
+class BadVoice(LabError):
+    """This file is no voice; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """int64 arrays: semantic (tokens,) at 49.9 a second, coarse (2, frames) and fine (8, frames) at 75."""
+
+    semantic: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
+
+    def tensors(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """As transformers' `history_prompt`."""
+        arrays = (self.semantic, self.coarse, self.fine)
+        return {part: torch.tensor(array, device=device) for part, array in zip(PARTS, arrays, strict=True)}
+
+
+def read(path: Path) -> Voice:
+    """A voice's file.
+
+    Raises:
+        BadVoice: there is none, it is no npz, it would need pickle, a part is missing, or its tokens cannot be Bark's.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as parts:
+            missing = PARTS.keys() - set(parts.files)
+            if missing:
+                raise BadVoice(f"This voice lacks {', '.join(sorted(missing))}.", where=path)
+            return Voice(*(check(parts[part], part, path) for part in PARTS))
+    except FileNotFoundError as error:
+        raise BadVoice("There is no such voice.", where=path, hint="Give the path of an npz file.") from error
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        hint = "A voice is an npz of plain integers. What asks for pickle is not read: it could run any code."
+        raise BadVoice(f"This is no voice: {error}", where=path, hint=hint) from error
+
+
+def check(array: np.ndarray, part: str, path: Path) -> np.ndarray:
+    """The array as int64, if it has the part's shape and its tokens lie in the part's vocabulary."""
+    leading, vocabulary = PARTS[part]
+    if array.dtype.kind not in "iu":
+        raise BadVoice(f"{part} holds {array.dtype}, not integers.", where=path)
+    if array.ndim != len(leading) + 1 or array.shape[:-1] != leading or not array.size:
+        expected = (*leading, "n")
+        raise BadVoice(f"{part} has the shape {array.shape}, not ({', '.join(map(str, expected))}).", where=path)
+    if array.min() < 0 or array.max() >= vocabulary:
+        what = f"{part} holds tokens from {array.min()} to {array.max()}; there are 0 to {vocabulary - 1}."
+        raise BadVoice(what, where=path, hint="Was it made for another model?")
+    return array.astype(np.int64)
+
+
+def write(voice: Voice, path: Path) -> None:
+    """The file that `read` reads, whole or not at all."""
+    arrays = dict(zip(PARTS, (voice.semantic, voice.coarse, voice.fine), strict=True))
+    with atomic_write(Path(path)) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def make_random(seconds: float = 2.0, seed: int = 0) -> Voice:
+    """Nobody's voice, for work of the true size."""
+    random = np.random.default_rng(seed)
+    frames = round(75 * seconds)
+    return Voice(
+        random.integers(0, 10_000, round(49.9 * seconds)),
+        (fine := random.integers(0, 1024, (8, frames)))[:2].copy(),
+        fine,
+    )

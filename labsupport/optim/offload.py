@@ -1,0 +1,271 @@
+"""One stage of a model at a time where it computes, the others where memory is cheap.
+
+A model of stages that run one after the other needs one stage's weights at a time. Between its turns a stage's tensors
+are empty, and its weights lie on a **shelf**: CPU memory for a GPU, files for a CPU. Weights do not change, so a stage
+that leaves is dropped, not copied back. With **prefetch** the next stage comes while this one computes: no waiting, for
+the memory of two stages.
+
+Source: article D, section 3; accelerate's `cpu_offload_with_hook`, which copies back, moves stages on their first
+`forward`, and needs an accelerator.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import wraps
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import LabError
+from ..paths import atomic_write
+
+PAGE = 4096  # bytes
+
+
+class OffloadError(LabError):
+    """Stages cannot be moved as asked."""
+
+
+class Shelf(Protocol):
+    """Where stages rest."""
+
+    def put(self, stage: str, tensors: dict[str, Tensor]) -> None: ...
+
+    def fetch(self, stage: str) -> dict[str, Tensor]:
+        """The stage's tensors, ready for the device to compute with; called on any thread."""
+        ...
+
+
+class MemoryShelf:
+    """CPU memory, page-locked where there is CUDA, so that copies run beside computation."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device, self.held = torch.device(device), {}
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def put(self, stage: str, tensors: dict[str, Tensor]) -> None:
+        self.held[stage] = {name: self.lock(tensor.detach().cpu()) for name, tensor in tensors.items()}
+
+    def lock(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.stream else tensor
+
+    def fetch(self, stage: str) -> dict[str, Tensor]:
+        with torch.cuda.stream(self.stream):  # does nothing where there is none
+            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in self.held[stage].items()}
+        if self.stream:
+            self.stream.synchronize()
+        return moved
+
+
+class DiskShelf:
+    """A safetensors file for each stage, mapped into memory: a page is read when it is first touched, and the system
+    may drop it at any time.
+
+    Args:
+        folder: for the files; nothing else may write there meanwhile.
+        cold: has the system forget a file once it was used, where it can be told (Linux), so that each turn reads from
+            the disk itself. Else a machine with memory to spare keeps the files in it, and "reading" is only mapping.
+    """
+
+    def __init__(self, folder: Path, cold: bool = False) -> None:
+        self.folder, self.cold = Path(folder), cold
+
+    def path(self, stage: str) -> Path:
+        return self.folder / f"{stage}.safetensors"
+
+    def put(self, stage: str, tensors: dict[str, Tensor]) -> None:
+        with atomic_write(self.path(stage)) as part:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part)
+        self.forget(stage)
+
+    def fetch(self, stage: str) -> dict[str, Tensor]:
+        with safe_open(self.path(stage), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        for tensor in tensors.values():
+            touch(tensor)
+        self.forget(stage)
+        return tensors
+
+    def forget(self, stage: str) -> None:
+        """Drops the file's pages from the system's cache; those that are mapped now stay until they are not."""
+        if self.cold and hasattr(os, "posix_fadvise"):
+            with self.path(stage).open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def touch(tensor: Tensor) -> None:
+    """Reads a byte of each page, so that the pages come now and not in the first computation."""
+    tensor.flatten().view(torch.uint8)[::PAGE].max()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a model with weights of its own, and the method whose call begins its turn: `owner.method`."""
+
+    module: nn.Module
+    owner: nn.Module
+    method: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """What took how long: kind "fetch" (on whichever thread), "wait" (of the computation for it) or "compute".
+
+    Times in seconds since the offloader began or was reset.
+    """
+
+    stage: str
+    kind: str
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+class Offloader:
+    """Keeps one stage's weights at a time on the device; two while the next is fetched ahead.
+
+    Args:
+        stages: in the order of their turns.
+        shelf: where those rest that have no turn.
+        prefetch: fetch the next stage while this one computes.
+
+    Attributes:
+        spans: what happened since `reset`.
+        resident: (seconds, bytes of weights on the device or on their way to it) at each change.
+
+    Raises:
+        OffloadError: two stages share weights.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage], shelf: Shelf, prefetch: bool = False) -> None:
+        self.stages, self.shelf, self.prefetch = dict(stages), shelf, prefetch
+        self.tensors = {name: named_tensors(stage.module) for name, stage in self.stages.items()}
+        check_apart(self.tensors)
+        self.current: str | None = None
+        self.coming: tuple[str, Future] | None = None
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="fetch")
+        self.sizes = {}
+        for name, tensors in self.tensors.items():
+            self.sizes[name] = sum(tensor.nbytes for tensor in tensors.values())
+            shelf.put(name, tensors)
+            empty(tensors)
+        self.originals = {name: self.hook(name, stage) for name, stage in self.stages.items()}
+        self.reset()
+
+    def hook(self, name: str, stage: Stage) -> Callable:
+        """Has the method begin the stage's turn; gives the method as it was."""
+        original = getattr(stage.owner, stage.method)
+
+        @wraps(original)
+        def entering(*args, **kwargs):
+            self.enter(name)
+            return original(*args, **kwargs)
+
+        setattr(stage.owner, stage.method, entering)
+        return original
+
+    def reset(self) -> None:
+        """Begins the account anew."""
+        self.spans: list[Span] = []
+        self.began, self.turn = time.perf_counter(), 0.0
+        self.resident = [(0.0, self.held())]
+
+    def now(self) -> float:
+        return time.perf_counter() - self.began
+
+    def held(self) -> int:
+        """Bytes of the stage that is here, and of the one that comes."""
+        coming = self.coming[0] if self.coming else None
+        return sum(self.sizes[name] for name in {self.current, coming} - {None})
+
+    def enter(self, name: str) -> None:
+        """Begins a stage's turn: the stage before goes, this one comes. Its own turn goes on if it has it already."""
+        if name == self.current:
+            return
+        self.leave()
+        start = self.now()
+        fill(self.tensors[name], self.take(name))
+        self.current, self.turn = name, self.now()
+        self.spans.append(Span(name, "wait", start, self.turn))
+        following = self.after(name)
+        if self.prefetch and following:
+            self.coming = following, self.worker.submit(self.fetch, following)
+        self.resident.append((self.now(), self.held()))
+
+    def leave(self) -> None:
+        """Ends the turn of the stage that has it: its weights go."""
+        if self.current is None:
+            return
+        self.spans.append(Span(self.current, "compute", self.turn, self.now()))
+        empty(self.tensors[self.current])
+        self.current = None
+        self.resident.append((self.now(), self.held()))
+
+    def take(self, name: str) -> dict[str, Tensor]:
+        """The stage's tensors, from the fetch that is under way if it is this stage's."""
+        coming, self.coming = self.coming, None
+        if coming and coming[0] == name:
+            return coming[1].result()
+        if coming:
+            coming[1].result()  # another stage's: let it end, and drop it
+        return self.fetch(name)
+
+    def fetch(self, name: str) -> dict[str, Tensor]:
+        start = self.now()
+        tensors = self.shelf.fetch(name)
+        self.spans.append(Span(name, "fetch", start, self.now()))
+        return tensors
+
+    def after(self, name: str) -> str | None:
+        return dict(pairwise(self.stages)).get(name)
+
+    def seconds(self, kind: str) -> float:
+        """The sum of this kind's spans."""
+        return sum(span.seconds for span in self.spans if span.kind == kind)
+
+    def remove(self) -> None:
+        """Gives the model back as it was: all its weights on the device, its methods its own."""
+        self.leave()
+        for name, stage in self.stages.items():
+            fill(self.tensors[name], self.take(name))
+            setattr(stage.owner, stage.method, self.originals[name])
+        self.worker.shutdown()
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def check_apart(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    owners: dict[int, str] = {}
+    for stage, named in tensors.items():
+        for name, tensor in named.items():
+            if owners.setdefault(id(tensor), stage) != stage:
+                what = f"{name} of {stage} is also {owners[id(tensor)]}'s: it cannot leave with either."
+                raise OffloadError(what, hint="Make them one stage.")
+
+
+def empty(tensors: Mapping[str, Tensor]) -> None:
+    """Lets go of the numbers; dtype and device stay, so that a model still says where it computes."""
+    for tensor in tensors.values():
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+
+
+def fill(tensors: Mapping[str, Tensor], numbers: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.data = numbers[name]
