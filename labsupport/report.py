@@ -43,7 +43,8 @@ class Lesson:
 class Ladder:
     """Variants of one piece of work, measured together: name -> its latest row, in the order of measuring.
 
-    Or the ops of one run: name -> its row, the largest first. unit: "s", or what an estimate counts, "cycles".
+    Or the ops of one run: name -> its row, the largest first. unit: "s", a rate's "samples/s", or what an estimate
+    counts, "cycles".
     """
 
     topic: str
@@ -87,6 +88,11 @@ def op_tables(results: Iterable[Row]) -> list[Ladder]:
     results = [row for row in results if row.what.startswith(rows.OPS)]
     latest = {_setting(row): row.date for row in results}
     return _group(row for row in results if row.date == latest[_setting(row)])
+
+
+def trades(results: Iterable[Row]) -> list[Ladder]:
+    """Groups the rows that give a rate and the memory that it takes ("topic: variant", in things/s) by setting."""
+    return _group(row for row in results if row.unit.endswith("/s") and row.peak_bytes)
 
 
 def _group(results: Iterable[Row]) -> list[Ladder]:
@@ -138,6 +144,7 @@ def page(
         lessons=[(lesson, [outcome for outcome in outcomes if outcome.notebook == lesson.name]) for lesson in course],
         counts=Counter(outcome.status for outcome in outcomes),
         ladders=[(ladder, ladder_plot(ladder), _step_rows(ladder)) for ladder in ladders(results)],
+        trades=[(trade, trade_plot(trade)) for trade in trades(results)],
         op_tables=[(table, _op_rows(table)) for table in op_tables(results)],
         verdict_plot=verdict_plot(verdicts),
         verdict_counts=_verdict_counts(verdicts),
@@ -155,6 +162,14 @@ def ladder_plot(ladder: Ladder) -> str:
     what = "median seconds (line: interquartile range)" if ladder.unit == "s" else f"{ladder.unit} (estimate)"
     drawn = plots.bars(values, what, ladder.topic, spreads)
     return _svg(drawn, f"Bars of the {what.partition(' (')[0]} of {ladder.topic} ({ladder.setting}): {told}.")
+
+
+def trade_plot(trade: Ladder) -> str:
+    """Rate against peak memory, a point for each variant, as an `<img>` with alt text."""
+    points = {name: (row.peak_bytes, row.value) for name, row in trade.steps.items()}
+    told = "; ".join(f"{name} {size / 1e6:.0f} MB, {rate:.3g} {trade.unit}" for name, (size, rate) in points.items())
+    drawn = plots.trade(points, trade.unit, trade.topic)
+    return _svg(drawn, f"{trade.topic} against peak memory ({trade.setting}): {told}.")
 
 
 def _step_rows(ladder: Ladder) -> list[tuple[str, ...]]:

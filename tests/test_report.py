@@ -42,6 +42,9 @@ RESULTS = [
     row("ops of a step: Tile", 2.0, 8, unit="ms"),
     row("ops of a step: MatMul", 3.0, 9, unit="ms", note="12 calls"),
     row("ops of a step: Concat", 1.0, 9, unit="ms"),
+    row("speaking: plain, 1 at a time", 0.25, 10, unit="samples/s", peak_bytes=400 * 10**6),
+    row("speaking: small, 1 at a time", 0.2, 10, unit="samples/s", peak_bytes=100 * 10**6),
+    row("speaking: no memory known", 9.0, 10, unit="samples/s"),
     row("estimate: Tile", 200, 10, unit="cycles"),
     row("estimate: broadcast", 100, 11, unit="cycles"),
 ]
@@ -93,7 +96,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(text):
 
 def test_every_picture_has_alt_text_with_its_numbers(text):
     alts = [attributes["alt"] for tag, attributes in Outline(text).tags if tag == "img"]
-    assert len(alts) == 4
+    assert len(alts) == 5
     assert "no cache 2 s; cache 0.5 s" in alts[0]
     assert "partly 1" in alts[-1]
 
@@ -144,6 +147,12 @@ def test_the_page_shows_an_op_table_and_an_estimate_with_their_units(text):
     ]
     assert "100 cycles</td>" in text
     assert "Bars of the cycles of estimate (torch, toy-2c): Tile 200 cycles; broadcast 100 cycles." in text
+
+
+def test_a_rate_is_drawn_against_the_memory_that_it_takes(text):
+    told = "plain, 1 at a time 400 MB, 0.25 samples/s; small, 1 at a time 100 MB, 0.2 samples/s."
+    assert f"speaking against peak memory (torch, toy-2c): {told}" in text
+    assert "Speed against memory" not in page(COURSE, [], [], VERDICTS, MACHINE)
 
 
 def test_the_same_figure_gives_the_same_bytes():
