@@ -12,7 +12,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labsupport.bark import models, voices, words
+from labsupport.bark import bench, models, voices, words
 from labsupport.bark.attention import BarkSdpaAttention
 from labsupport.bark.speaker import DRAWN, Speaker
 from labsupport.bark.static import StaticSpeaker, choose
@@ -237,6 +237,19 @@ def test_offloaded_it_says_the_same_in_both_ways(eager, spoken, tokens, tmp_path
     finally:
         offloader.remove()
     assert torch.equal(spoken.semantic, Speaker(eager).semantic(*tokens, LENGTH))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_static_caches_and_offload_go_together(fused, spoken, tokens, tmp_path, compiled):
+    speaker = StaticSpeaker(fused, compiled=compiled)
+    offloader = offload.Offloader(speaker.stages(), offload.DiskShelf(tmp_path))
+    try:
+        for _ in range(2):  # the second time with what was compiled, and weights from a second fetch
+            assert_same(spoken, speaker.speak(*tokens, LENGTH))
+        assert {span.stage for span in offloader.spans if span.kind == "fetch"} == set(bench.STAGES)
+    finally:
+        offloader.remove()
+    assert_same(spoken, speaker.speak(*tokens, LENGTH))
 
 
 # --- voices ----------------------------------------------------------------------------------------------------------

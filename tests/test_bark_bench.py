@@ -39,15 +39,13 @@ def test_a_name_says_which_tricks(variant):
 
 def test_the_default_has_every_combination_of_the_articles_tricks():
     names = {variant.name for variant in bench.DEFAULT}
-    assert len(names) == 9
-    assert {"plain", "fused+half+offload", "half+offload", "fused+static"} < names
+    assert len(names) == 11
+    assert {"plain", "fused+half+offload", "half+offload", "fused+static", "fused+half+offload+static"} < names
 
 
 def test_an_unknown_trick_and_a_wrong_size_say_so():
     with pytest.raises(bench.BenchError, match="no trick 'fast'"):
         bench.read_variants("plain,fused+fast")
-    with pytest.raises(bench.BenchError, match="Leave out one"):
-        bench.read_variants("offload+static")
     with pytest.raises(bench.BenchError, match="no batch sizes"):
         bench.read_sizes("1,b")
     assert bench.read_variants(None) == bench.DEFAULT
@@ -93,13 +91,21 @@ def test_half_precision_is_what_the_cpu_has(monkeypatch):
 SMALL = {"checkpoint": "bark-lesson", "variants": (PLAIN, Variant(fused=True, offload=True)), "tokens": 2}
 
 
+def peaks(wanted):
+    """A stand-in for `weigh_apart`: a name's length for its bytes."""
+    return {(name, size): len(name) for name, size in wanted}
+
+
 def test_it_goes_on_where_it_was_and_says_the_same(monkeypatch):
     plan = Plan(**SMALL, samples=2, rounds=2)
-    opened, told = [], []
+    opened, told, weighed = [], [], []
     real = bench.opened
+    monkeypatch.setattr(bench, "weigh_apart", lambda plan, wanted, tell: weighed.append([*wanted]) or peaks(wanted))
     monkeypatch.setattr(bench, "opened", lambda name, variant: opened.append(variant.name) or real(name, variant))
     first = bench.run(plan, lambda *news: told.append(news))
     assert opened == ["plain", "fused+offload"] * 2
+    assert weighed == [[("plain", 1), ("fused+offload", 1)]]
+    assert [s.peak_bytes for s in first] == [5, 13]
     assert [news[:2] for news in told] == [(n, 4) for n in (0, 1, 1, 2, 2, 3, 3, 4)]
     assert told[-1][2] == "fused+offload, 1 at a time"
     assert [(s.variant, s.runs, s.same) for s in first] == [("plain", 2, 1.0), ("fused+offload", 2, 1.0)]
@@ -110,6 +116,7 @@ def test_it_goes_on_where_it_was_and_says_the_same(monkeypatch):
     assert opened[4:] == ["fused+offload"]
     assert plan.path().read_bytes().startswith(b"".join(lines[:3]))
     assert [s.runs for s in again] == [2, 2]
+    assert weighed[1:] == [[]]
     assert bench.run(plan) == again
     assert len(opened) == 5
     assert bench.run(plan, fresh=True) != again
@@ -187,6 +194,9 @@ def test_the_command_prints_a_table_keeps_rows_and_draws(tmp_path):
     latencies = [row for row in kept if row.what.startswith("Bark, 1 at a time")]
     assert [row.what for row in latencies] == ["Bark, 1 at a time: plain", "Bark, 1 at a time: fused"]
     assert all(row.unit == "s" and row.value > 0 and row.peak_bytes > 10**8 for row in latencies)
+    rates = [row for row in kept if row.what.startswith("Bark's throughput: ")]
+    assert [1 / row.value for row in rates] == pytest.approx([row.value for row in latencies])
+    assert [row.peak_bytes for row in rates] == [row.peak_bytes for row in latencies]
     (raw,) = (tmp_path / "bench").glob("*.jsonl")
     assert [json.loads(line)["variant"] for line in raw.read_text().splitlines()] == ["plain", "fused"]
     assert raw.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"

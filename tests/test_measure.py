@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import math
@@ -249,6 +250,29 @@ def test_memory_that_an_earlier_run_freed_counts_again():
 
     peaks = [peak_memory(many_small_blocks)[1] for _ in range(3)]
     assert peaks == pytest.approx([100 * MEGABYTE] * 3, rel=0.15)
+
+
+FREE_BELOW_A_PIN = """
+from labsupport import measure
+{first}
+for _ in range(2):  # the first free lets glibc's own rule grow
+    block = b"x" * 20_000_000
+    pin = b"y" * 100_000
+    before = measure.read_status("VmRSS")
+    del block
+    freed = before - measure.read_status("VmRSS")
+print(freed)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has mallopt, and keeps so much")
+@pytest.mark.parametrize(("first", "freed"), [("", 0), ("measure.take_fresh_blocks()", 20)])
+def test_a_freed_block_goes_back_where_fresh_ones_are_taken(first, freed):
+    """A small block above it keeps a large one of the heap where it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", FREE_BELOW_A_PIN.format(first=first)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) / MEGABYTE == pytest.approx(freed, abs=1)
 
 
 def test_peak_on_a_device_is_the_allocators(monkeypatch):

@@ -2,7 +2,8 @@
 
 Every batch's numbers are appended to a file at once, so a run that was stopped goes on where it was. Variants come in
 rounds, one after the other with a part of the samples each, so that a slow hour slows them all. A variant has the model
-to itself: its weights are there before a batch, or on their shelf, and its peak is all that it needed, weights and all.
+to itself: its weights are there before a batch, or on their shelf. Its peak, weights and all, is that of one batch
+more, in a process of its own, whose memory is what its tensors take.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +38,7 @@ from .static import StaticSpeaker
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WARM_UP = 8  # semantic tokens
 TOKENS = 256  # semantic tokens of a sample, as in the article: 5.1 s of sound
 STAGES = ("semantic", "coarse", "fine", "codec")
 TRICKS = ("fused", "half", "offload", "static")
@@ -47,21 +51,12 @@ class BenchError(LabError):
 
 @dataclass(frozen=True)
 class Variant:
-    """A combination of tricks: fused attention, half precision, offload by stage, static caches with compiled steps.
-
-    Raises:
-        BenchError: offload and static together.
-    """
+    """A combination of tricks: fused attention, half precision, offload by stage, static caches with compiled steps."""
 
     fused: bool = False
     half: bool = False
     offload: bool = False
     static: bool = False
-
-    def __post_init__(self) -> None:
-        if self.offload and self.static:
-            what = "Offload begins a stage's turn in transformers' `generate`, which static caches do without."
-            raise BenchError(what, where=self.name, hint="Leave out one of the two.")
 
     @property
     def name(self) -> str:
@@ -72,7 +67,7 @@ class Variant:
         """ "plain", or tricks with + between them.
 
         Raises:
-            BenchError: there is no such trick, or two do not go together.
+            BenchError: there is no such trick.
         """
         tricks = set(name.split("+")) - {"plain"}
         if unknown := tricks - set(TRICKS):
@@ -81,12 +76,14 @@ class Variant:
 
 
 ARTICLES = tuple(Variant(*chosen) for chosen in product((False, True), repeat=3))  # every combination of its three
-DEFAULT = (*ARTICLES, Variant(fused=True, static=True))
+STATIC = tuple(Variant(True, half, offload, True) for half, offload in ((False, False), (True, False), (True, True)))
+DEFAULT = (*ARTICLES, *STATIC)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one batch of samples took: seconds in all and by stage, and the most bytes at once, weights and all.
+    """What one batch of samples took: seconds in all and by stage; and the most bytes at once, weights and all, as
+    `weigh` found them for this variant and size.
 
     first: the first sample's number, which is the seed, too; codes: a checksum of what was said.
     """
@@ -194,19 +191,24 @@ def run(
     if fresh:
         plan.path().unlink(missing_ok=True)
     drop_torn_line(plan.path())
-    known = {(b.variant, b.batch, b.first) for b in read(plan.path())}
+    batches = read(plan.path())
+    known = {(b.variant, b.batch, b.first) for b in batches}
     todo = [
         (variant, size, [first for first in firsts if (variant.name, size, first) not in known])
         for variant, size, firsts in plan.blocks()
     ]
-    done, total = 0, sum(len(firsts) for _, _, firsts in todo)
-    for variant, size, firsts in filter(lambda block: block[2], todo):
+    todo, total = [block for block in todo if block[2]], sum(len(firsts) for _, _, firsts in todo)
+    peaks = {(b.variant, b.batch): b.peak_bytes for b in batches}
+    lacking = {(v.name, size): (v, size) for v, size, _ in todo if (v.name, size) not in peaks}
+    peaks |= weigh_apart(plan, lacking, lambda at: tell(0, total, at))
+    done = 0
+    for variant, size, firsts in todo:
         at = f"{variant.name}, {size} at a time"
         tell(done, total, at)
-        with opened(plan.checkpoint, variant) as (speaker, offloader):
-            speak(speaker, plan, size, firsts[0])  # to warm up; nothing of it is kept
+        with opened(plan.checkpoint, variant) as (speaker, _):
+            warm_up(speaker, plan, variant, size)
             for first in firsts:
-                append(plan.path(), take(speaker, offloader, plan, variant, size, first))
+                append(plan.path(), take(speaker, plan, variant, size, first, peaks[variant.name, size]))
                 done += 1
                 tell(done, total, at)
     wanted = {(variant.name, size, first) for variant, size, firsts in plan.blocks() for first in firsts}
@@ -221,7 +223,7 @@ def opened(checkpoint: str, variant: Variant) -> Iterator[tuple[Speaker, Offload
     speaker = StaticSpeaker(model, choice=DRAWN, compiled=True) if variant.static else Speaker(model, choice=DRAWN)
     with tempfile.TemporaryDirectory() as folder, quiet_library():
         shelf = MemoryShelf("cuda") if hardware.on_cuda() else DiskShelf(Path(folder), cold=True)
-        yield speaker, Offloader(models.stages(model), shelf) if variant.offload else None
+        yield speaker, Offloader(speaker.stages(), shelf) if variant.offload else None
     BUFFERS.free.clear()
 
 
@@ -255,24 +257,51 @@ def half_type(device: str) -> torch.dtype:
     raise BenchError("This CPU has no instructions for half precision.", hint="Leave out the variants with half.")
 
 
-def take(speaker: Speaker, offloader: Offloader | None, plan: Plan, variant: Variant, size: int, first: int) -> Batch:
-    """Speaks one batch and measures it."""
-    if offloader:
-        offloader.leave()
-    held = BUFFERS.idle_bytes + sum(part.nbytes for part in {*speaker.model.parameters(), *speaker.model.buffers()})
+def weigh_apart(
+    plan: Plan, wanted: dict[tuple[str, int], tuple[Variant, int]], tell: Callable[[str], None]
+) -> dict[tuple[str, int], int]:
+    """`weigh` for each (variant, batch size), in a process whose memory is what its tensors take."""
+    if not wanted:
+        return {}
+    peaks = {}
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=measure.take_fresh_blocks) as process:
+        for name, (variant, size) in wanted.items():
+            tell(f"{variant.name}, {size} at a time: weighing")
+            peaks[name] = process.submit(weigh, plan, variant, size).result()
+    return peaks
+
+
+def weigh(plan: Plan, variant: Variant, size: int) -> int:
+    """The most bytes that the first batch needs at once, weights and all."""
+    with opened(plan.checkpoint, variant) as (speaker, offloader):
+        warm_up(speaker, plan, variant, size)
+        if offloader:
+            offloader.leave()
+        weights = {*speaker.model.parameters(), *speaker.model.buffers()}
+        held = BUFFERS.idle_bytes + sum(part.nbytes for part in weights)
+        return held + measure.peak_memory(lambda: speak(speaker, plan.tokens, plan, size, 0))[1]
+
+
+def warm_up(speaker: Speaker, plan: Plan, variant: Variant, size: int) -> None:
+    """Speaks a little, or at full length where a length has steps of its own to compile. Nothing of it is kept."""
+    speak(speaker, plan.tokens if variant.static else min(plan.tokens, WARM_UP), plan, size, 0)
+
+
+def take(speaker: Speaker, plan: Plan, variant: Variant, size: int, first: int, peak: int) -> Batch:
+    """Speaks one batch and times it."""
     speaker.watch = clock = StageClock()
-    speech, peak = measure.peak_memory(lambda: speak(speaker, plan, size, first))
+    speech = speak(speaker, plan.tokens, plan, size, first)
     codes = zlib.crc32(speech.fine.cpu().numpy().tobytes())
-    return Batch(variant.name, size, first, sum(clock.seconds.values()), clock.seconds, held + peak, codes)
+    return Batch(variant.name, size, first, sum(clock.seconds.values()), clock.seconds, peak, codes)
 
 
-def speak(speaker: Speaker, plan: Plan, size: int, first: int) -> Speech:
-    """The samples from `first` on, with their seed."""
+def speak(speaker: Speaker, length: int, plan: Plan, size: int, first: int) -> Speech:
+    """The samples from `first` on, `length` tokens each, with their seed."""
     sentences = corpus.load("train")
     texts = [sentences[(first + place) % len(sentences)].text for place in range(size)]
     tokens, mask = (part.to(speaker.model.device) for part in words.encode(texts, plan.checkpoint))
     torch.manual_seed(first)
-    return speaker.speak(tokens, mask, plan.tokens)
+    return speaker.speak(tokens, mask, length)
 
 
 class StageClock:
@@ -394,28 +423,16 @@ def record(plan: Plan, summaries: Iterable[Summary]) -> None:
         note = f"{plan.tokens} semantic tokens a sample; 95 % interval {s.low:.4g} to {s.high:.4g} s"
         latency = {"runs": s.runs, "spread": s.high - s.low, "peak_bytes": round(s.peak_bytes), "note": note}
         rows.record(f"Bark, {s.batch} at a time: {s.variant}", s.latency, "s", **latency, **details)
-        rows.record(f"Bark's throughput, {s.batch} at a time: {s.variant}", s.throughput, "samples/s", **details)
+        name, peak = f"Bark's throughput: {s.variant}, {s.batch} at a time", {"peak_bytes": round(s.peak_bytes)}
+        rows.record(name, s.throughput, "samples/s", runs=s.runs, **peak, **details)
         for stage, seconds in s.stages.items():
             rows.record(f"Bark's {stage}, {s.batch} at a time: {s.variant}", seconds, "s", runs=s.runs, **details)
 
 
 def pareto(summaries: Iterable[Summary]) -> Figure:
-    """Peak memory against throughput, a point for each variant and batch size; those on the front are joined: no other
-    is both smaller and faster.
-    """
-    drawn, axes = plots.figure(7.2, 4.4)
-    points = sorted((s.peak_bytes / 1e6, -s.throughput, s.variant, s.batch) for s in summaries)
-    front, best = [], 0.0
-    for megabytes, slowness, name, size in points:
-        axes.plot(megabytes, -slowness, "o" if size == 1 else "s", color=plots.COLOURS[size > 1])
-        axes.annotate(f"{name}, {size}", (megabytes, -slowness), (4, 4), textcoords="offset points", fontsize="small")
-        if -slowness > best:
-            front.append((megabytes, -slowness))
-            best = -slowness
-    axes.plot(*zip(*front, strict=True), color=plots.COLOURS[2], linewidth=1, zorder=0)
-    axes.set(xlabel="peak memory (MB)", ylabel="samples a second", title="Smaller is left, faster is up")
-    axes.set(xlim=(0, None), ylim=(0, None))
-    return drawn
+    """Throughput against peak memory, a point for each variant and batch size."""
+    points = {f"{s.variant}, {s.batch} at a time": (s.peak_bytes, s.throughput) for s in summaries}
+    return plots.trade(points, "samples a second", "Smaller is left, faster is up")
 
 
 def draw(plan: Plan, summaries: Iterable[Summary]) -> Path:

@@ -107,7 +107,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def stages(model: BarkModel) -> dict[str, Stage]:
-    """The four stages as an offloader takes them, in the order of their turns."""
+    """The four stages as an offloader takes them, in the order of their turns in the model's own `generate`."""
     return {
         "semantic": Stage(model.semantic, model.semantic, "generate"),
         "coarse": Stage(model.coarse_acoustics, model.coarse_acoustics, "generate"),

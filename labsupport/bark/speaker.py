@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from transformers.models.bark.generation_configuration_bark import (
     BarkSemanticGenerationConfig,
 )
 
+from ..optim.offload import Stage
+from . import models
 from .voices import Voice
 
 GREEDY = {"do_sample": False}
@@ -72,6 +74,10 @@ class Speaker:
     def history(self) -> dict[str, Tensor] | None:
         """The voice as transformers wants it, on the model's device."""
         return self.voice and self.voice.tensors(self.model.device)
+
+    def stages(self) -> dict[str, Stage]:
+        """As an offloader takes them, in the order of their turns; a turn begins with this speaker's own method."""
+        return {name: replace(stage, owner=self, method=name) for name, stage in models.stages(self.model).items()}
 
     def semantic(self, tokens: Tensor, mask: Tensor, length: int) -> Tensor:
         """Text (rows, 256), 0 in the mask where there is none -> (rows, length): what is said, and how."""
