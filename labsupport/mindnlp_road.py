@@ -89,14 +89,19 @@ def travel(
     Raises:
         MindnlpNotHere, TripFailed, TripTooLong: says what happened, and where the process stopped.
     """
-    if not (is_installed("mindnlp") and is_installed("mindspore")):
-        hint = "It comes with the extra `mindspore` of this project's environment; see README.md."
-        raise MindnlpNotHere("MindNLP is not installed.", hint=hint)
+    require_mindnlp()
     with tempfile.TemporaryDirectory() as folder:  # MindSpore leaves files in its working directory
         result = Path(folder) / "trip.json"
         command = [sys.executable, "-m", __name__, model, clip, attention, str(pairs), str(result)]
         run_to_end(command, folder, timeout)
         return read_trip(json.loads(result.read_text(encoding="utf-8")))
+
+
+def require_mindnlp() -> None:
+    """Raises MindnlpNotHere where it is not installed."""
+    if not (is_installed("mindnlp") and is_installed("mindspore")):
+        hint = "It comes with the extra `mindspore` of this project's environment; see README.md."
+        raise MindnlpNotHere("MindNLP is not installed.", hint=hint)
 
 
 def run_to_end(command: list[str], folder: str, timeout: float) -> None:
