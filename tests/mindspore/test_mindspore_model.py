@@ -38,7 +38,7 @@ def ours(request) -> whisper.Recogniser:
 
 
 def errors(torchs, ours, jfk) -> tuple[np.ndarray, np.ndarray]:
-    """The errors of the encoder's output, against float64, and of the logits."""
+    """The errors of the encoder's output and of the logits, against transformers' in float64."""
     encoded = ours.model.encode(features.log_mel(jfk)[None])
     logits = ours.model.step(np.array([TEXT]), encoded, ours.model.new_cache())
     return (
@@ -48,9 +48,11 @@ def errors(torchs, ours, jfk) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_encoder_and_logits_equal_transformers(torchs, ours, jfk):
-    """base amplifies rounding in a few frames: transformers' own float32 lies up to 1e-3 from float64 there."""
+    """base amplifies rounding in a few frames: transformers' own float32 lies up to 1e-3 from float64 there, how far
+    depends on the CPU. What is wrong by more than rounding is wrong in more than a few.
+    """
     encoder, logits = errors(torchs, ours, jfk)
-    assert encoder.max() < max(1e-4, 1.5 * float(torchs[f"{ours.label} float32 error"]))
+    assert encoder.max() < max(1e-4, 4 * float(torchs[f"{ours.label} float32 error"]))
     assert np.quantile(encoder, 0.999) < 1e-4
     assert logits.max() < 1e-4
 

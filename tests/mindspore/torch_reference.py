@@ -13,8 +13,8 @@ MODELS = ("tiny.en", "base")
 
 
 def references(name: str) -> dict[str, np.ndarray]:
-    """transformers' encoder output in float64, how far its own float32 lies from that, its logits; and our torch
-    model's transcripts, as JSON.
+    """transformers' encoder output and logits in float64, how far its own float32 encoder lies from that; and our
+    torch model's transcripts, as JSON.
     """
     import torch
     from transformers import WhisperForConditionalGeneration
@@ -26,10 +26,10 @@ def references(name: str) -> dict[str, np.ndarray]:
     theirs = WhisperForConditionalGeneration.from_pretrained(checkpoints.resolve(name).folder).eval()
     mel = torch.from_numpy(features.log_mel(jfk))[None]
     with torch.inference_mode():
-        logits = theirs(mel, decoder_input_ids=torch.tensor([TEXT])).logits
         theirs.set_attn_implementation("eager")  # as the twin computes it
         single = theirs.model.encoder(mel).last_hidden_state
         exact = theirs.double().model.encoder(mel.double()).last_hidden_state
+        logits = theirs(mel.double(), decoder_input_ids=torch.tensor([TEXT])).logits
     ours = whisper.load(name, backend="torch")
     texts = {
         "jfk": ours.transcribe(jfk),
