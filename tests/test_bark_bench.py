@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,22 +92,19 @@ def test_half_precision_is_what_the_cpu_has(monkeypatch):
 SMALL = {"checkpoint": "bark-lesson", "variants": (PLAIN, Variant(fused=True, offload=True)), "tokens": 2}
 
 
-def peaks(wanted):
-    """A stand-in for `weigh_apart`: a name's length for its bytes."""
-    return {(name, size): len(name) for name, size in wanted}
-
-
 def test_it_goes_on_where_it_was_and_says_the_same(monkeypatch):
     plan = Plan(**SMALL, samples=2, rounds=2)
     opened, told, weighed = [], [], []
     real = bench.opened
-    monkeypatch.setattr(bench, "weigh_apart", lambda plan, wanted, tell: weighed.append([*wanted]) or peaks(wanted))
+    monkeypatch.setattr(bench, "scales", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(bench, "weigh", lambda plan, variant, size: weighed.append(variant.name) or len(variant.name))
     monkeypatch.setattr(bench, "opened", lambda name, variant: opened.append(variant.name) or real(name, variant))
     first = bench.run(plan, lambda *news: told.append(news))
     assert opened == ["plain", "fused+offload"] * 2
-    assert weighed == [[("plain", 1), ("fused+offload", 1)]]
+    assert weighed == ["plain", "fused+offload"]
     assert [s.peak_bytes for s in first] == [5, 13]
-    assert [news[:2] for news in told] == [(n, 4) for n in (0, 1, 1, 2, 2, 3, 3, 4)]
+    assert [news[:2] for news in told] == [(n, 4) for n in (0, 0, 1, 1, 1, 2, 2, 3, 3, 4)]
+    assert told[0][2] == "plain, 1 at a time: weighing"
     assert told[-1][2] == "fused+offload, 1 at a time"
     assert [(s.variant, s.runs, s.same) for s in first] == [("plain", 2, 1.0), ("fused+offload", 2, 1.0)]
     whole = plan.path().read_bytes()
@@ -116,7 +114,7 @@ def test_it_goes_on_where_it_was_and_says_the_same(monkeypatch):
     assert opened[4:] == ["fused+offload"]
     assert plan.path().read_bytes().startswith(b"".join(lines[:3]))
     assert [s.runs for s in again] == [2, 2]
-    assert weighed[1:] == [[]]
+    assert len(weighed) == 2
     assert bench.run(plan) == again
     assert len(opened) == 5
     assert bench.run(plan, fresh=True) != again

@@ -199,18 +199,20 @@ def run(
     ]
     todo, total = [block for block in todo if block[2]], sum(len(firsts) for _, _, firsts in todo)
     peaks = {(b.variant, b.batch): b.peak_bytes for b in batches}
-    lacking = {(v.name, size): (v, size) for v, size, _ in todo if (v.name, size) not in peaks}
-    peaks |= weigh_apart(plan, lacking, lambda at: tell(0, total, at))
     done = 0
-    for variant, size, firsts in todo:
-        at = f"{variant.name}, {size} at a time"
-        tell(done, total, at)
-        with opened(plan.checkpoint, variant) as (speaker, _):
-            warm_up(speaker, plan, variant, size)
-            for first in firsts:
-                append(plan.path(), take(speaker, plan, variant, size, first, peaks[variant.name, size]))
-                done += 1
-                tell(done, total, at)
+    with scales() as process:
+        for variant, size, firsts in todo:
+            at = f"{variant.name}, {size} at a time"
+            if (variant.name, size) not in peaks:
+                tell(done, total, f"{at}: weighing")
+                peaks[variant.name, size] = process.submit(weigh, plan, variant, size).result()
+            tell(done, total, at)
+            with opened(plan.checkpoint, variant) as (speaker, _):
+                warm_up(speaker, plan, variant, size)
+                for first in firsts:
+                    append(plan.path(), take(speaker, plan, variant, size, first, peaks[variant.name, size]))
+                    done += 1
+                    tell(done, total, at)
     wanted = {(variant.name, size, first) for variant, size, firsts in plan.blocks() for first in firsts}
     return summarise(batch for batch in read(plan.path()) if (batch.variant, batch.batch, batch.first) in wanted)
 
@@ -257,18 +259,9 @@ def half_type(device: str) -> torch.dtype:
     raise BenchError("This CPU has no instructions for half precision.", hint="Leave out the variants with half.")
 
 
-def weigh_apart(
-    plan: Plan, wanted: dict[tuple[str, int], tuple[Variant, int]], tell: Callable[[str], None]
-) -> dict[tuple[str, int], int]:
-    """`weigh` for each (variant, batch size), in a process whose memory is what its tensors take."""
-    if not wanted:
-        return {}
-    peaks = {}
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=measure.take_fresh_blocks) as process:
-        for name, (variant, size) in wanted.items():
-            tell(f"{variant.name}, {size} at a time: weighing")
-            peaks[name] = process.submit(weigh, plan, variant, size).result()
-    return peaks
+def scales() -> ProcessPoolExecutor:
+    """A process for `weigh`, whose memory is what its tensors take. It starts with the first weighing."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=measure.take_fresh_blocks)
 
 
 def weigh(plan: Plan, variant: Variant, size: int) -> int:
