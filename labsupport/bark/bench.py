@@ -423,8 +423,8 @@ def record(plan: Plan, summaries: Iterable[Summary]) -> None:
 
 
 def pareto(summaries: Iterable[Summary]) -> Figure:
-    """Throughput against peak memory, a point for each variant and batch size."""
-    points = {f"{s.variant}, {s.batch} at a time": (s.peak_bytes, s.throughput) for s in summaries}
+    """Throughput against peak memory, a point for each variant and batch size, with its latency."""
+    points = {f"{s.variant}, {s.batch} at a time: {s.latency:.3g} s": (s.peak_bytes, s.throughput) for s in summaries}
     return plots.trade(points, "samples a second", "Smaller is left, faster is up")
 
 
