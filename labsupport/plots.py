@@ -68,20 +68,23 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], unit: str, title: str
 
 
 def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> Figure:
-    """Speed against memory: name -> (bytes at most, things a second), a point each; `unit` says which things.
+    """Speed against memory: name -> (bytes at most, things a second), a numbered point each; `unit` says which things.
 
     Those on the Pareto front are joined: no other is both smaller and faster.
     """
-    drawn, axes = figure(7.2, 4.4)
+    drawn, axes = figure(5.2, 4.4)
+    for number, (name, (size, rate)) in enumerate(sorted(points.items(), key=lambda point: -point[1][1]), 1):
+        axes.plot(size / 1e6, rate, "o", color=COLOURS[0], label=f"{number}  {name}")
+        axes.annotate(str(number), (size / 1e6, rate), (4, 4), textcoords="offset points", fontsize="small")
     front, fastest = [], 0.0
-    for name, (size, rate) in sorted(points.items(), key=lambda point: (point[1][0], -point[1][1])):
-        axes.plot(size / 1e6, rate, "o", color=COLOURS[0])
-        axes.annotate(name, (size / 1e6, rate), (4, 4), textcoords="offset points", fontsize="small")
+    for size, rate in sorted(points.values(), key=lambda point: (point[0], -point[1])):
         if rate > fastest:
             front.append((size / 1e6, rate))
             fastest = rate
     axes.plot(*zip(*front, strict=True), color=COLOURS[2], linewidth=1, zorder=0)
     axes.set(xlabel="peak memory (MB)", ylabel=unit, title=title, xlim=(0, None), ylim=(0, None))
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}  # names in the plot would lie on one another
+    axes.legend(**beside, handlelength=0, markerscale=0, fontsize="small", frameon=False)
     return drawn
 
 

@@ -176,7 +176,8 @@ def test_the_front_joins_what_nothing_beats(tmp_path):
     figure = bench.pareto(bench.summarise(batches))
     front = figure.axes[0].lines[-1].get_xydata().tolist()
     assert front == [[100.0, 0.25], [300.0, 1.0]]
-    assert "fused, 1 at a time: 1 s" in [text.get_text() for text in figure.axes[0].texts]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["1  fused, 1 at a time: 1 s", "2  plain, 1 at a time: 2 s", "3  offload, 1 at a time: 4 s"]
     assert plots.to_png(figure)[:4] == b"\x89PNG"
 
 
