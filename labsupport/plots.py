@@ -72,7 +72,7 @@ def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> F
 
     Those on the Pareto front are joined: no other is both smaller and faster.
     """
-    drawn, axes = figure(5.2, 4.4)
+    drawn, axes = figure(8.4, 4.4)
     for number, (name, (size, rate)) in enumerate(sorted(points.items(), key=lambda point: -point[1][1]), 1):
         axes.plot(size / 1e6, rate, "o", color=COLOURS[0], label=f"{number}  {name}")
         axes.annotate(str(number), (size / 1e6, rate), (4, 4), textcoords="offset points", fontsize="small")
