@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 out = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
-NBVAL = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
+NBVAL = ("-p", "labsupport.nbval_kernels", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
 NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
 SIDE_BY_SIDE = ("--dist", "loadfile", "--no-loadscope-reorder")  # the cells of a notebook share a kernel
 MEMORY_OF_TESTS = 8 * 2**30  # bytes that one process of tests may want; MindSpore's does

@@ -6,7 +6,9 @@ import sys
 
 import nbformat
 import pytest
+from nbval import kernel
 
+from labsupport import nbval_kernels
 from labsupport.cli import NBVAL, SIDE_BY_SIDE
 
 SHOW = """
@@ -80,3 +82,29 @@ def test_side_by_side_a_notebooks_cells_share_their_kernel(tmp_path):
     command += ["-n", "2", *SIDE_BY_SIDE, "01_a.ipynb", "02_b.ipynb"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "16 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("deaths", [0, 1, 2])
+def test_a_kernel_that_dies_at_its_start_is_started_again(monkeypatch, deaths):
+    starts = [RuntimeError("Kernel died")] * deaths + [("manager", "client")]
+    assert start_from(starts, monkeypatch) == ("manager", "client")
+
+
+def test_a_kernel_that_always_dies_is_a_fault(monkeypatch):
+    starts = [RuntimeError("Kernel died")] * 4
+    with pytest.raises(RuntimeError, match="Kernel died"):
+        start_from(starts, monkeypatch)
+    assert len(starts) == 1
+
+
+def start_from(starts, monkeypatch):
+    """Starts a kernel where each start gives, or raises, the next of `starts`."""
+
+    def next_start(**options):
+        assert options == {"kernel_name": "any"}
+        if isinstance(start := starts.pop(0), Exception):
+            raise start
+        return start
+
+    monkeypatch.setattr(nbval_kernels, "start_once", next_start)
+    return kernel.start_new_kernel(kernel_name="any")
