@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/bark_attention.py [CHECKPOINT] [RUNS] [STAGES] [TOKENS]
 
-`./lab bench bark` takes its variants one after the other, which is fair to memory; what is faster by a tenth only turns
-in one process can tell. STAGES: "semantic,coarse,fine", or some of them. "bark" takes 10 GB of memory.
+`./lab bench bark` has one variant in memory at a time, so an hour that is slow may fall on one of them alone. Here both
+are in memory, take turns, and small differences can be told. STAGES: "semantic,coarse,fine", or some of them. "bark"
+takes 10 GB of memory.
 """
 
 from __future__ import annotations
