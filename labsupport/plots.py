@@ -70,12 +70,14 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], unit: str, title: str
 def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> Figure:
     """Speed against memory: name -> (bytes at most, things a second), a numbered point each; `unit` says which things.
 
-    Those on the Pareto front are joined: no other is both smaller and faster.
+    Those on the Pareto front are joined: no other is both smaller and faster. Numbers stand left and right in turns,
+    for those that follow one another are often neighbours.
     """
     drawn, axes = figure(8.4, 4.4)
     for number, (name, (size, rate)) in enumerate(sorted(points.items(), key=lambda point: -point[1][1]), 1):
         axes.plot(size / 1e6, rate, "o", color=COLOURS[0], label=f"{number}  {name}")
-        axes.annotate(str(number), (size / 1e6, rate), (4, 4), textcoords="offset points", fontsize="small")
+        aside = {"xytext": (4, 4), "ha": "left"} if number % 2 else {"xytext": (-4, 4), "ha": "right"}
+        axes.annotate(str(number), (size / 1e6, rate), **aside, textcoords="offset points", fontsize="small")
     front, fastest = [], 0.0
     for size, rate in sorted(points.values(), key=lambda point: (point[0], -point[1])):
         if rate > fastest:
