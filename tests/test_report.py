@@ -83,15 +83,20 @@ class Outline(html.parser.HTMLParser):
 def test_the_page_is_whole_and_needs_nothing_from_outside(text):
     outline = Outline(text)
     assert outline.open == []
-    references = [
-        value for _, attributes in outline.tags for key, value in attributes.items() if key in {"src", "href"}
-    ]
-    assert references
-    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in references)
+    pictures = [attributes["src"] for _, attributes in outline.tags if "src" in attributes]
+    assert pictures
+    assert all(picture.startswith("data:image/svg+xml;base64,") for picture in pictures)
+    assert all(attributes.get("href", "#").startswith("#") for _, attributes in outline.tags)
     assert "http" not in re.sub(r"data:[^\"]+", "", text)
     assert "url(" not in text
     assert "@import" not in text
     assert not {"script", "link", "iframe"} & {tag for tag, _ in outline.tags}
+
+
+def test_links_lead_to_every_section(text):
+    tags = Outline(text).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert links == [f"#{attributes['id']}" for tag, attributes in tags if tag == "h2"]
 
 
 def test_every_picture_has_alt_text_with_its_numbers(text):
