@@ -298,7 +298,7 @@ def _gains(ladder: Ladder) -> bool:
 
 def _result_line(ladder: Ladder) -> str:
     (start, first), (fastest, best) = _ends(ladder)
-    gain = f"{first.value / best.value:.2f}x"
+    gain = f"{first.value / best.value:.2f}x{' (one run)' if 1 in (first.runs, best.runs) else ''}"
     return f"{ladder.topic} | {start}: {first.value:.3g} s | {fastest}: {best.value:.3g} s | {gain} | {ladder.setting}"
 
 

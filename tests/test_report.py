@@ -218,6 +218,11 @@ def test_what_gained_nothing_beyond_its_spread_is_told_apart():
     assert table.endswith("no gain beyond the spread: conv (torch).")
 
 
+def test_a_gain_from_one_run_says_so():
+    steps = [row("step: old", 2.0, runs=1), row("step: new", 1.0, 1, runs=1)]
+    assert "| 2.00x (one run) |" in report.results_table(ladders(steps))
+
+
 def test_verdicts_are_counted_per_article_from_rows():
     ledger = [dataclasses.replace(found.claim, text="x") for found in VERDICTS]
     table = report.verdicts_table(ledger, [row("x", 1.3, unit="times", spread=0.1, claim="A1")])

@@ -101,7 +101,8 @@ class Batch:
 class Summary:
     """A variant's batches of one size: the median and its 95 % interval, from 1000 bootstrap samples.
 
-    latency: seconds of a batch; throughput: samples a second; same: the part of the batches, 0 to 1, that said what
+    latency: seconds of a batch; interval: its ends, or None where one batch alone tells no spread; throughput: samples
+    a second; same: the part of the batches, 0 to 1, that said what
     plain's did, code for code, or None where plain did not run.
     """
 
@@ -109,8 +110,7 @@ class Summary:
     batch: int
     runs: int
     latency: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     peak_bytes: float
     throughput: float
     stages: dict[str, float]
@@ -360,7 +360,6 @@ def summarise(batches: Iterable[Batch]) -> list[Summary]:
 
 def summarise_group(group: list[Batch], plain: dict[tuple[int, int], int]) -> Summary:
     seconds = [batch.seconds for batch in group]
-    low, high = median_interval(seconds)
     latency, size = statistics.median(seconds), group[0].batch
     pairs = [plain[size, b.first] == b.codes for b in group if (size, b.first) in plain]
     return Summary(
@@ -368,8 +367,7 @@ def summarise_group(group: list[Batch], plain: dict[tuple[int, int], int]) -> Su
         size,
         len(group),
         latency,
-        low,
-        high,
+        median_interval(seconds),
         statistics.median(batch.peak_bytes for batch in group),
         size / latency,
         {stage: statistics.median(batch.stages[stage] for batch in group) for stage in group[0].stages},
@@ -377,12 +375,12 @@ def summarise_group(group: list[Batch], plain: dict[tuple[int, int], int]) -> Su
     )
 
 
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % interval of the median, by bootstrap; the value itself where there is one alone."""
+def median_interval(values: list[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the median, by bootstrap; None where there is one value alone."""
     from scipy.stats import bootstrap
 
     if len(values) < 2:
-        return values[0], values[0]
+        return None
     found = bootstrap((values,), np.median, n_resamples=1000, method="percentile", random_state=0)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
@@ -398,7 +396,7 @@ def table(summaries: Iterable[Summary]) -> list[list[str]]:
             str(s.batch),
             str(s.runs),
             f"{s.latency:.3g}",
-            f"{s.low:.3g} to {s.high:.3g}",
+            "{:.3g} to {:.3g}".format(*s.interval) if s.interval else "one run",
             f"{s.peak_bytes / 1e6:.0f}",
             f"{s.throughput:.3g}",
             *(f"{s.stages[stage]:.3g}" for stage in STAGES),
@@ -413,8 +411,10 @@ def record(plan: Plan, summaries: Iterable[Summary]) -> None:
     """Writes rows: latency with its peak memory, throughput, and each stage's seconds."""
     details = {"model": plan.checkpoint, "group": "bark"}
     for s in summaries:
-        note = f"{plan.tokens} semantic tokens a sample; 95 % interval {s.low:.4g} to {s.high:.4g} s"
-        latency = {"runs": s.runs, "spread": s.high - s.low, "peak_bytes": round(s.peak_bytes), "note": note}
+        told = "95 % interval {:.4g} to {:.4g} s".format(*s.interval) if s.interval else "one run, so no interval"
+        note = f"{plan.tokens} semantic tokens a sample; {told}"
+        spread = s.interval and s.interval[1] - s.interval[0]
+        latency = {"runs": s.runs, "spread": spread, "peak_bytes": round(s.peak_bytes), "note": note}
         rows.record(f"Bark, {s.batch} at a time: {s.variant}", s.latency, "s", **latency, **details)
         name, peak = f"Bark's throughput: {s.variant}, {s.batch} at a time", {"peak_bytes": round(s.peak_bytes)}
         rows.record(name, s.throughput, "samples/s", runs=s.runs, **peak, **details)
