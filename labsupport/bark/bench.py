@@ -102,8 +102,8 @@ class Summary:
     """A variant's batches of one size: the median and its 95 % interval, from 1000 bootstrap samples.
 
     latency: seconds of a batch; interval: its ends, or None where one batch alone tells no spread; throughput: samples
-    a second; same: the part of the batches, 0 to 1, that said what
-    plain's did, code for code, or None where plain did not run.
+    a second; same: the part of the batches, 0 to 1, that said what plain's did, code for code, or None where plain did
+    not run.
     """
 
     variant: str
