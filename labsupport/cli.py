@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 
 from labsupport import __version__
-from labsupport.errors import LabError
-from labsupport.paths import NOTEBOOKS, ROOT
+from labsupport.base.errors import LabError
+from labsupport.base.paths import NOTEBOOKS, ROOT
 
 app = typer.Typer(
     help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 out = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
-NBVAL = ("-p", "labsupport.nbval_kernels", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
+NBVAL = ("-p", "labsupport.course.nbval_kernels", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
 NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
 SIDE_BY_SIDE = ("--dist", "loadfile", "--no-loadscope-reorder")  # the cells of a notebook share a kernel
 MEMORY_OF_TESTS = 8 * 2**30  # bytes that one process of tests may want; MindSpore's does
@@ -98,7 +98,7 @@ def run(
     save: Annotated[bool, typer.Option("--save", help="authors: execute and save the notebook in place")] = False,
 ) -> None:
     """Execute notebooks, then write the report. An interrupted run continues where it stopped."""
-    from labsupport import console, report, runner
+    from labsupport.course import console, report, runner
 
     named = {"fast": fast, "model": model, "clip": clip}
     if save:
@@ -146,7 +146,7 @@ def _split_work(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     many times as long. Two processes of one thread lose only what is taken. Tests that are named run alone, with all
     cores.
     """
-    from labsupport.system import usable_cores, usable_memory
+    from labsupport.machine.os_info import usable_cores, usable_memory
 
     workers = min(usable_cores(), usable_memory() // MEMORY_OF_TESTS)
     if workers < 2 or _named(arguments):
@@ -170,7 +170,7 @@ def _sessions(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     torch's session takes all tests, the slow ones last, and the notebooks; MindSpore's takes the tests that concern
     it. Paths among `arguments` take the place of all that.
     """
-    from labsupport.doctor import missing
+    from labsupport.machine.doctor import missing
 
     named = _named(arguments)
     options = [argument for argument in arguments if argument not in named]
@@ -195,10 +195,10 @@ def _everything() -> list[str]:
 
 def _comparable_notebooks() -> Iterator[Path]:
     """The notebooks that can run here; says which are left out, and why."""
-    from labsupport import runner
+    from labsupport.course import runner
 
     for path in runner.find_notebooks():
-        _, reason = runner.choose_backend(runner.read(path))
+        _, reason = runner.backend_for(runner.read(path))
         if reason:
             out.print(f"not compared with its stored output: {path.name}: {reason}", highlight=False, markup=False)
         else:
@@ -212,7 +212,7 @@ def open_lab(
     allow_root: Annotated[bool, typer.Option("--allow-root", help="in a container whose only user is root")] = False,
 ) -> None:
     """Start JupyterLab on this machine alone, on the first notebook; the printed address holds its token."""
-    from labsupport import runner
+    from labsupport.course import runner
 
     first = runner.find_notebooks()[0]
     options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={NOTEBOOKS}"]
@@ -228,8 +228,8 @@ def doctor(
     online: Annotated[bool, typer.Option("--online", help="also ask whether the model hub answers")] = False,
 ) -> None:
     """Say what is here, what works, and what each missing thing would take."""
-    from labsupport import console
-    from labsupport.doctor import examine
+    from labsupport.course import console
+    from labsupport.machine.doctor import examine
 
     checks = examine(online)
     for line in console.check_lines(checks):
@@ -252,10 +252,12 @@ def transcribe(
     beams: Annotated[int, typer.Option(min=1, help="1 is greedy")] = 1,
 ) -> None:
     """Write down what is said in audio files. A file that cannot be read does not stop the others."""
-    from labsupport import audio, checkpoints, whisper
+    from labsupport import whisper
+    from labsupport.checkpoints.resolve import DEFAULT_MODEL
+    from labsupport.speech import audio
 
     chosen = {"backend": backend and backend.value, "engine": engine and engine.value}
-    loaded = whisper.load(model or checkpoints.DEFAULT, **chosen)
+    loaded = whisper.load(model or DEFAULT_MODEL, **chosen)
     failed = False
     for file in files:
         try:
@@ -271,7 +273,7 @@ def transcribe(
 
 
 def _rendered(transcript, form: Form, timestamps: bool) -> str:
-    from labsupport import text
+    from labsupport.speech import text
 
     if form is Form.text and timestamps:
         return "\n".join(f"[{part.start:7.2f} - {part.end:7.2f}]  {part.text.strip()}" for part in transcript.segments)
@@ -293,14 +295,15 @@ def bench_bark(
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an earlier run did")] = False,
 ) -> None:
     """Article D's benchmark: latency, peak memory and throughput of Bark with each combination of tricks."""
-    from labsupport import console, measure
-    from labsupport.bark import bench as bark
+    from labsupport.base import tables
+    from labsupport.benchmarks import bark
+    from labsupport.course import console
 
     plan = bark.Plan(checkpoint, bark.read_variants(variants), bark.read_sizes(batch), samples, tokens, rounds)
     with console.BatchProgress(out) as progress:
         summaries = bark.run(plan, progress.tell, fresh)
     bark.record(plan, summaries)
-    out.print(measure.in_columns(bark.table(summaries)), highlight=False, markup=False)
+    out.print(tables.text_table(bark.table(summaries)), highlight=False, markup=False)
     out.print(f"plot: {bark.draw(plan, summaries)}", highlight=False)
 
 
@@ -309,7 +312,7 @@ def report(
     readme: Annotated[bool, typer.Option("--readme", help="rewrite the generated parts of README.md")] = False,
 ) -> None:
     """Write the report of what was run and measured so far, one HTML file."""
-    from labsupport import report as pages
+    from labsupport.course import report as pages
 
     path = pages.update_readme() if readme else pages.write()
     out.print(f"{'rewrote' if readme else 'report'}: {path}", highlight=False)
@@ -318,7 +321,7 @@ def report(
 @app.command()
 def progress() -> None:
     """List the exercises, and which of them you have solved."""
-    from labsupport import console, exercises
+    from labsupport.course import console, exercises
 
     everything = exercises.progress()
     out.print(console.progress_table(everything))

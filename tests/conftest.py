@@ -16,6 +16,16 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_ignore_collect(collection_path) -> bool | None:
+    """A process has one backend: leaves out the files of tests that are marked for the other."""
+    if not collection_path.match("test_*.py"):
+        return None
+    text, mindspore = collection_path.read_text(encoding="utf-8"), os.environ.get("LAB_BACKEND") == "mindspore"
+    if "pytest.mark.both_backends" in text:
+        return None
+    return ("pytest.mark.mindspore" in text) != mindspore or None
+
+
 @pytest.fixture(autouse=True)
 def own_lab_home(tmp_path_factory, monkeypatch):
     """Results and progress of tests never mix with a learner's."""
@@ -34,9 +44,10 @@ class Pair:
 def load_pair(name: str) -> Pair:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    from labsupport import checkpoints, whisper
+    from labsupport import whisper
+    from labsupport.checkpoints.resolve import find_checkpoint
 
-    folder = checkpoints.resolve(name).folder
+    folder = find_checkpoint(name).folder
     theirs = WhisperForConditionalGeneration.from_pretrained(folder).eval()
     return Pair(whisper.load(name, backend="torch"), theirs, WhisperProcessor.from_pretrained(folder))
 
@@ -57,7 +68,7 @@ def pair(request) -> Pair:
 
 
 def read_clip(name: str):
-    from labsupport import audio
+    from labsupport.speech import audio
 
     return audio.read(audio.clip(name).path)
 

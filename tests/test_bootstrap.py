@@ -15,7 +15,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from stand_ins import plant_venv, script, stub_steps, wish_for
 
-from labsupport.paths import ROOT, read_toml
+from labsupport.base.paths import ROOT, read_toml
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins for interpreters are shell scripts")
 PROJECT = read_toml(ROOT / "pyproject.toml")
@@ -200,7 +200,7 @@ def test_a_platform_without_mindspore_is_told_before_anything_is_done(lab, monke
     monkeypatch.setattr(lab.platform, "system", lambda: here[0])
     monkeypatch.setattr(lab.platform, "machine", lambda: here[1])
     done = stub_steps(lab, monkeypatch)
-    with pytest.raises(lab.InstallFailed, match="--without mindspore"):
+    with pytest.raises(lab.NotAvailable, match="--without mindspore"):
         lab.set_up(wish_for(lab), thorough=False)
     assert done == []
 
@@ -266,7 +266,7 @@ def test_torch_for_cuda_asks_the_driver_where_there_is_one(lab, monkeypatch):
 def test_a_source_that_fails_is_followed_by_the_next_but_a_full_disk_is_the_end(lab, monkeypatch, capsys):
     plant_venv(lab, wish_for(lab))
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
-    errors = [lab.InstallFailed("no such wheel"), lab.NoNetwork("no CPU index"), None]
+    errors = [lab.NotAvailable("no such wheel"), lab.NoNetwork("no CPU index"), None]
     ran = []
 
     def run(command, env=None):
@@ -296,7 +296,7 @@ SAID = {
         "  cause: invalid peer certificate: UnknownIssuer",
     ],
     "TooLittleDisk": ["error: Failed to extract archive\n  cause: No space left on device (os error 28)"],
-    "InstallFailed": [
+    "NotAvailable": [
         "error: No solution found when resolving dependencies\n  cause: Because torch==2.13.0 has no wheels with a "
         "matching platform tag (e.g., `macosx_13_0_x86_64`) and you require torch==2.13.0",
         "error: The lockfile at `uv.lock` needs to be updated, but `--locked` was provided.",

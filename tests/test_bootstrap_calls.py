@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from stand_ins import plant_env, plant_venv, stub_steps, wish_for
 
-from labsupport.paths import ROOT
+from labsupport.base.paths import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins for interpreters are shell scripts")
 

@@ -11,9 +11,11 @@ import urllib.request
 import pytest
 from typer.testing import CliRunner
 
-from labsupport import cli, doctor, report, runner, system
-from labsupport.outcomes import Outcome, Summary
-from labsupport.paths import AUDIO, ROOT
+from labsupport import cli
+from labsupport.base.paths import AUDIO, ROOT
+from labsupport.course import report, runner
+from labsupport.course.outcomes import Outcome, Summary
+from labsupport.machine import doctor, os_info
 
 JFK = str(AUDIO / "jfk.flac")
 SENTENCE = "ask what you can do for your country"
@@ -130,8 +132,8 @@ def test_test_runs_as_many_processes_as_cores_and_memory_allow(
     commands, monkeypatch, cores, gigabytes, arguments, workers
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(system, "usable_cores", lambda: cores)
-    monkeypatch.setattr(system, "usable_memory", lambda: gigabytes * 2**30)
+    monkeypatch.setattr(os_info, "usable_cores", lambda: cores)
+    monkeypatch.setattr(os_info, "usable_memory", lambda: gigabytes * 2**30)
     invoke("test", *arguments)
     given, environment = commands["pytest", "torch"]
     assert (given[given.index("-n") + 1] if "-n" in given else "0") == str(workers)

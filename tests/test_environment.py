@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from labsupport.paths import ROOT, read_toml
+from labsupport.base.paths import ROOT, read_toml
 
 DOCKERFILES = ("Dockerfile.cuda", "Dockerfile.ascend")
 PLATFORMS = {

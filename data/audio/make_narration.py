@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from labsupport.paths import AUDIO, atomic_write
+from labsupport.base.paths import AUDIO, atomic_write
 
 VOICE = "slt"
 SECONDS = (90.5, 91.5)  # the lengths that count as article A's 91 s

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from labsupport import audio
-from labsupport.corpus import CORPUS, SPLITS
-from labsupport.paths import atomic_write, read_toml
+from labsupport.base.paths import atomic_write, read_toml
+from labsupport.speech import audio
+from labsupport.speech.corpus import CORPUS, SPLITS
 
 VOICES = ("slt", "rms", "awb")  # they take turns
 PAUSE = 0.3  # s of silence after each sentence

@@ -12,6 +12,6 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from .. import hardware
+from labsupport.machine.backend import choose_backend
 
-xp = import_module(f"{__name__}.on_{hardware.backend()}")
+xp = import_module(f"{__name__}.on_{choose_backend()}")

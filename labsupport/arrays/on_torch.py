@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, exp, log, maximum, where
+from torch import Tensor, exp, log, maximum, nn, where
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from labsupport.base.errors import NotAvailable
 
 __all__ = ["exp", "log", "maximum", "where"]
 
@@ -136,9 +138,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """torch's flash kernel and no other; `causal` as above. Raises AttentionNotHere, with torch's own reasons."""
-    from ..optim.attention import AttentionNotHere  # which itself imports this module
-
+    """torch's flash kernel and no other; `causal` as above. Raises NotAvailable, with torch's own reasons."""
     with warnings.catch_warnings(record=True) as reasons, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         warnings.simplefilter("always")
         try:
@@ -147,14 +147,45 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
             if "No available kernel" not in str(error):
                 raise
     said = " ".join(str(reason.message).partition(" (Triggered")[0] for reason in reasons)
-    raise AttentionNotHere("torch's flash kernel cannot take this input.", where=said, hint='Use "sdpa" or "tiled".')
+    raise NotAvailable("torch's flash kernel cannot take this input.", where=said, hint='Use "sdpa" or "tiled".')
+
+
+def go_through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Each layer takes what the one before gave."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+class Recomputed(torch.autograd.Function):
+    """Keeps the layers' input; backward runs them once more, and then goes back through them.
+
+    Layers must give the same numbers both times: none with dropout. `weights` are the layers' own, handed in because
+    only what comes in gets gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, layers: Sequence[nn.Module], x: Tensor, *weights: Tensor) -> Tensor:
+        device = x.device.type
+        ctx.layers = layers
+        ctx.precision = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.save_for_backward(x, *weights)
+        return go_through(layers, x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        entry, *weights = ctx.saved_tensors
+        entry = entry.detach().requires_grad_(ctx.needs_input_grad[1])
+        with torch.enable_grad(), torch.autocast(*ctx.precision):  # as in forward, or it would be another number
+            out = go_through(ctx.layers, entry)
+        learning = [tensor for tensor in (entry, *weights) if tensor.requires_grad]
+        found = iter(torch.autograd.grad(out, learning, gradient))
+        return None, *(next(found) if tensor.requires_grad else None for tensor in (entry, *weights))
 
 
 def recompute(layers: Sequence[Callable], x: Tensor) -> Tensor:
-    """Layers one after the other; backward gets nothing kept but `x`, and computes the rest again."""
-    from ..optim.checkpointing_autograd import recompute  # which itself imports this module
-
-    return recompute(layers, x)
+    """As `go_through`; backward gets nothing kept but `x`, and computes the rest again."""
+    return Recomputed.apply(layers, x, *(weight for layer in layers for weight in layer.parameters()))
 
 
 def gradients(loss: Callable[[], Tensor], model: torch.nn.Module) -> dict[str, np.ndarray]:

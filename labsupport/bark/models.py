@@ -7,9 +7,9 @@ from torch import nn
 from transformers import AutoModel, BarkConfig, BarkModel, EncodecConfig, GenerationConfig
 from transformers.models.bark.generation_configuration_bark import BarkGenerationConfig
 
-from ..errors import LabError
-from ..optim.offload import Stage
-from .attention import register
+from labsupport.bark.attention import register
+from labsupport.base.errors import BarkError
+from labsupport.optim.offload import Stage
 
 try:
     from transformers.initialization import no_init_weights  # transformers 5
@@ -25,18 +25,14 @@ SHAPES = {  # name -> width, layers and heads of each of the three transformers
 SAMPLE_RATE = 24_000
 
 
-class UnknownBark(LabError):
-    """There is no such shape, folder or model on the hub."""
-
-
 def make_config(name: str) -> BarkConfig:
     """Shape `name` with the vocabularies of Suno's checkpoints.
 
     Raises:
-        UnknownBark: there is no such shape.
+        BarkError: there is no such shape.
     """
     if name not in SHAPES:
-        raise UnknownBark(f"There is no shape {name!r}.", hint=f"Known: {', '.join(SHAPES)}.")
+        raise BarkError(f"There is no shape {name!r}.", hint=f"Known: {', '.join(SHAPES)}.")
     width, layers, heads = SHAPES[name]
     common = {"hidden_size": width, "num_layers": layers, "num_heads": heads, "bias": False}
     vocabularies = {
@@ -63,7 +59,7 @@ def load(
         seed: of the random weights.
 
     Raises:
-        UnknownBark: `name` is none of these, or the hub cannot be reached.
+        BarkError: `name` is none of these, or the hub cannot be reached.
     """
     register()
     if name in SHAPES:
@@ -72,7 +68,7 @@ def load(
         return BarkModel.from_pretrained(name, attn_implementation=attention, dtype=dtype).to(device).eval()
     except (OSError, ValueError) as error:
         hint = f"Without a hub take a shape, whose weights are random: {', '.join(SHAPES)}."
-        raise UnknownBark(f"There is no Bark {name!r} here: {error}", where=name, hint=hint) from error
+        raise BarkError(f"There is no Bark {name!r} here: {error}", where=name, hint=hint) from error
 
 
 def make_random(config: BarkConfig, attention: str, seed: int) -> BarkModel:

@@ -13,14 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import LabError
-from ..paths import atomic_write
+from labsupport.base.errors import BarkError
+from labsupport.base.paths import atomic_write
 
 PARTS = {"semantic_prompt": ((), 10_000), "coarse_prompt": ((2,), 1024), "fine_prompt": ((8,), 1024)}
-
-
-class BadVoice(LabError):
-    """This file is no voice; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,33 +37,33 @@ def read(path: Path) -> Voice:
     """A voice's file.
 
     Raises:
-        BadVoice: there is none, it is no npz, it would need pickle, a part is missing, or its tokens cannot be Bark's.
+        BarkError: there is none, it is no npz, it would need pickle, a part is missing, or its tokens cannot be Bark's.
     """
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as parts:
             missing = PARTS.keys() - set(parts.files)
             if missing:
-                raise BadVoice(f"This voice lacks {', '.join(sorted(missing))}.", where=path)
+                raise BarkError(f"This voice lacks {', '.join(sorted(missing))}.", where=path)
             return Voice(*(check(parts[part], part, path) for part in PARTS))
     except FileNotFoundError as error:
-        raise BadVoice("There is no such voice.", where=path, hint="Give the path of an npz file.") from error
+        raise BarkError("There is no such voice.", where=path, hint="Give the path of an npz file.") from error
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         hint = "A voice is an npz of plain integers. What asks for pickle is not read: it could run any code."
-        raise BadVoice(f"This is no voice: {error}", where=path, hint=hint) from error
+        raise BarkError(f"This is no voice: {error}", where=path, hint=hint) from error
 
 
 def check(array: np.ndarray, part: str, path: Path) -> np.ndarray:
     """The array as int64, if it has the part's shape and its tokens lie in the part's vocabulary."""
     leading, vocabulary = PARTS[part]
     if array.dtype.kind not in "iu":
-        raise BadVoice(f"{part} holds {array.dtype}, not integers.", where=path)
+        raise BarkError(f"{part} holds {array.dtype}, not integers.", where=path)
     if array.ndim != len(leading) + 1 or array.shape[:-1] != leading or not array.size:
         expected = (*leading, "n")
-        raise BadVoice(f"{part} has the shape {array.shape}, not ({', '.join(map(str, expected))}).", where=path)
+        raise BarkError(f"{part} has the shape {array.shape}, not ({', '.join(map(str, expected))}).", where=path)
     if array.min() < 0 or array.max() >= vocabulary:
         what = f"{part} holds tokens from {array.min()} to {array.max()}; there are 0 to {vocabulary - 1}."
-        raise BadVoice(what, where=path, hint="Was it made for another model?")
+        raise BarkError(what, where=path, hint="Was it made for another model?")
     return array.astype(np.int64)
 
 

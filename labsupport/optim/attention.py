@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import math
 
-from .. import hardware
-from ..arrays import xp
-from ..errors import LabError
+from labsupport.arrays import xp
+from labsupport.base.errors import NotAvailable, OptimError
+from labsupport.machine.backend import is_installed, on_ascend
 
 # Large blocks keep the matrix products busy, small ones the memory low. A GPU's kernel takes far smaller ones, which
 # fit its on-chip memory; here a block of scores has to fit a core's cache, more or less.
 QUERY_BLOCK, KEY_BLOCK = 256, 512
 LOWEST = -1e30  # below every score, yet finite: -inf - -inf would be no number
 WINDOW = 256  # encoder frames of 20 ms, to either side
-
-
-class UnknownAttention(LabError):
-    """No attention mode has this name."""
-
-
-class AttentionNotHere(LabError):
-    """The mode needs hardware, a package or kinds of input that are not here."""
 
 
 # --- who may see whom -------------------------------------------------------------------------------------------------
@@ -92,7 +84,7 @@ def flash(q, k, v, mask=None, causal=False):
     """The fused kernel, and no other: torch's flash kernel, or `flash_attention_score` on Ascend.
 
     Raises:
-        AttentionNotHere: the kernel cannot take this input (a mask or float32 on CUDA, say); the message says why.
+        NotAvailable: the kernel cannot take this input (a mask or float32 on CUDA, say); the message says why.
     """
     mask, causal = as_one_rule(q, k, mask, causal)
     return xp.flash_attention(q, k, v, mask, causal)
@@ -191,7 +183,7 @@ def in_window(rows: tuple[int, int], columns: tuple[int, int], window: int, caus
 
 def triton(q, k, v, mask=None, causal=False):
     """Our own kernel for CUDA, written in Triton: see `flash_triton`."""
-    from .flash_triton import flash_triton
+    from labsupport.optim.flash_triton import flash_triton
 
     return flash_triton(q, k, v, mask=mask, causal=causal)
 
@@ -206,13 +198,13 @@ def get_attention(name: str):
     """The attention function called `name`.
 
     Raises:
-        UnknownAttention: there is none; the message lists those there are.
-        AttentionNotHere: it needs what is not here; the message says what, and what to use instead.
+        OptimError: there is none; the message lists those there are.
+        NotAvailable: it needs what is not here; the message says what, and what to use instead.
     """
     if name not in MODES:
-        raise UnknownAttention(f"There is no attention mode {name!r}.", hint=f"Choose one of {', '.join(MODES)}.")
+        raise OptimError(f"There is no attention mode {name!r}.", hint=f"Choose one of {', '.join(MODES)}.")
     if lack := find_lack(name):
-        raise AttentionNotHere(lack, where=name, hint=f"Use one of {', '.join(modes_here())} here.")
+        raise NotAvailable(lack, where=name, hint=f"Use one of {', '.join(modes_here())} here.")
     return MODES[name]
 
 
@@ -229,7 +221,7 @@ def find_lack(name: str) -> str | None:
         return None
     if name == "sdpa":
         return "MindSpore has no scaled_dot_product_attention: that is torch's."
-    return None if hardware.on_ascend() else "MindSpore's flash_attention_score has a kernel for Ascend NPUs alone."
+    return None if on_ascend() else "MindSpore's flash_attention_score has a kernel for Ascend NPUs alone."
 
 
 def find_triton_lack() -> str | None:
@@ -237,16 +229,16 @@ def find_triton_lack() -> str | None:
         return "Triton's kernels work on torch's tensors."
     if not xp.has_cuda():
         return "Our Triton kernel needs an NVIDIA GPU."
-    return None if hardware.is_installed("triton") else "Our Triton kernel needs the package triton."
+    return None if is_installed("triton") else "Our Triton kernel needs the package triton."
 
 
 def transformers_name(name: str) -> str:
     """Our mode's name as transformers' `attn_implementation` has it.
 
     Raises:
-        UnknownAttention: there is no such mode, here or in transformers.
+        OptimError: there is no such mode, here or in transformers.
     """
     if name not in TRANSFORMERS:
         what = f"transformers has no attention mode like our {name!r}." if name in MODES else f"No mode {name!r}."
-        raise UnknownAttention(what, where=name, hint=f"Choose one of {', '.join(TRANSFORMERS)}.")
+        raise OptimError(what, where=name, hint=f"Choose one of {', '.join(TRANSFORMERS)}.")
     return TRANSFORMERS[name]

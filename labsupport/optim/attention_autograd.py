@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attention import KEY_BLOCK, QUERY_BLOCK, tiled_with_statistics
-from .attention_backward import tiled_backward
+from labsupport.optim.attention import KEY_BLOCK, QUERY_BLOCK, tiled_with_statistics
+from labsupport.optim.attention_backward import tiled_backward
 
 
 class TiledAttention(torch.autograd.Function):

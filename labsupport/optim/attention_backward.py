@@ -5,8 +5,8 @@ This is the one place of recomputation. A forward pass alone, all that inference
 
 from __future__ import annotations
 
-from ..arrays import xp
-from .attention import KEY_BLOCK, QUERY_BLOCK, block_scores, blocks, last_key, scale
+from labsupport.arrays import xp
+from labsupport.optim.attention import KEY_BLOCK, QUERY_BLOCK, block_scores, blocks, last_key, scale
 
 
 def tiled_backward(

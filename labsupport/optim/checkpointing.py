@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from ..arrays import xp
+from labsupport.arrays import xp
 
 
 def in_order(layers: Sequence[Callable]) -> Sequence[Callable]:

@@ -6,17 +6,9 @@ x: (batch, channels, frames); weight: (out, channels, kernel); bias: (out,); zer
 
 from __future__ import annotations
 
-from .. import hardware
-from ..arrays import xp
-from ..errors import LabError
-
-
-class UnknownConv1d(LabError):
-    """No form of the convolution has this name."""
-
-
-class Conv1dNotHere(LabError):
-    """The form needs hardware that is not here."""
+from labsupport.arrays import xp
+from labsupport.base.errors import NotAvailable, OptimError
+from labsupport.machine.backend import on_ascend
 
 
 def native(x, weight, bias, stride=1, padding=0):
@@ -60,13 +52,13 @@ def get_conv1d(name: str):
     """The form called `name`, for `whisper.load(conv1d=...)`.
 
     Raises:
-        UnknownConv1d: there is none; the message lists those there are.
-        Conv1dNotHere: it needs what is not here; the message says what, and what to use instead.
+        OptimError: there is none; the message lists those there are.
+        NotAvailable: it needs what is not here; the message says what, and what to use instead.
     """
     if name not in FORMS:
-        raise UnknownConv1d(f"There is no convolution {name!r}.", hint=f"Choose one of {', '.join(FORMS)}.")
-    if name == "native" and xp.name == "mindspore" and not hardware.on_ascend():
-        raise Conv1dNotHere(
+        raise OptimError(f"There is no convolution {name!r}.", hint=f"Choose one of {', '.join(FORMS)}.")
+    if name == "native" and xp.name == "mindspore" and not on_ascend():
+        raise NotAvailable(
             "MindSpore's own one-dimensional convolution needs Ascend: its kernel, Conv1DExt, is unregistered here.",
             where="mindspore.mint.nn.functional.conv1d",
             hint='Use "framework": ops.conv1d, which runs everywhere, through Conv2D.',

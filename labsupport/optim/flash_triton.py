@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..hardware import is_installed
-from .attention import AttentionNotHere
+from labsupport.base.errors import NotAvailable
+from labsupport.machine.backend import is_installed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +24,11 @@ def flash_triton(q: Tensor, k: Tensor, v: Tensor, mask: None = None, causal: boo
     kind of shape tunes the kernel, which takes some seconds.
 
     Raises:
-        AttentionNotHere: no CUDA, no triton, or an input that the kernel does not take; the message says which.
+        NotAvailable: no CUDA, no triton, or an input that the kernel does not take; the message says which.
     """
     for what, hint in find_obstacles(q, k, v, mask):
-        raise AttentionNotHere(what, hint=hint)
-    from .flash_triton_kernel import launch
+        raise NotAvailable(what, hint=hint)
+    from labsupport.optim.flash_triton_kernel import launch
 
     return launch(q, k, v, causal)
 

@@ -15,28 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import xp
-from ..errors import LabError
-from .memory import count_parameters, cross_cache_bytes, self_cache_bytes, to_bytes
+from labsupport.arrays import xp
+from labsupport.base.errors import OptimError
+from labsupport.optim.memory_model import count_parameters, cross_cache_bytes, self_cache_bytes, to_bytes
 
 KeysValues = tuple[Any, Any]
 POSITIONS = 448  # tokens of the longest text that any Whisper can produce
-
-
-class CacheError(LabError):
-    """A cache was asked for what it cannot give."""
-
-
-class CacheFull(CacheError):
-    """More tokens than the cache, or the model, has places for."""
-
-
-class WrongBatch(CacheError):
-    """The number of texts is not the cache's."""
-
-
-class UsedCache(CacheError):
-    """The cache holds the text of another sound."""
 
 
 class DynamicCache:
@@ -84,19 +68,19 @@ class DynamicCache:
             positions: of the model.
 
         Raises:
-            WrongBatch, UsedCache, CacheFull: they cannot; the message says why.
+            OptimError, OptimError, OptimError: they cannot; the message says why.
         """
         if rows != audio.shape[0]:
-            raise WrongBatch(
+            raise OptimError(
                 f"{rows} texts, but the sound of {audio.shape[0]}.", hint="One row of sound for each text."
             )
         if self.audio is not None and rows != self.rows:
-            raise WrongBatch(f"{rows} texts, but the cache holds {self.rows}.", hint="Tell it by `keep` who goes on.")
+            raise OptimError(f"{rows} texts, but the cache holds {self.rows}.", hint="Tell it by `keep` who goes on.")
         self.check_audio(audio)
         places = min(self.capacity, positions)
         if self.length + new > places:
             what = f"{self.length} tokens and {new} more do not fit into {places} places."
-            raise CacheFull(what, hint="Whisper's texts end at 448 tokens; begin the next window.")
+            raise OptimError(what, hint="Whisper's texts end at 448 tokens; begin the next window.")
 
     def begin(self, audio, cross: list[KeysValues]) -> None:
         """Takes the sound, and cross-attention's keys and values of every layer."""
@@ -133,11 +117,11 @@ class DynamicCache:
         """Row i goes on from the text of row `rows[i]`. Cross-attention stays: a beam never leaves its window.
 
         Raises:
-            WrongBatch: there is no such row, or their number changes.
+            OptimError: there is no such row, or their number changes.
         """
         self.check_rows(rows)
         if len(rows) != self.rows:
-            raise WrongBatch(f"{len(rows)} rows for {self.rows} texts.", hint="`keep` changes their number.")
+            raise OptimError(f"{len(rows)} rows for {self.rows} texts.", hint="`keep` changes their number.")
         self.own = select_rows(self.own, rows)
 
     def keep(self, rows: np.ndarray, audio):
@@ -147,8 +131,8 @@ class DynamicCache:
             the sound of these rows, with which the next step has to come.
 
         Raises:
-            WrongBatch: there is no such row.
-            UsedCache: the cache holds the text of another sound.
+            OptimError: there is no such row.
+            OptimError: the cache holds the text of another sound.
         """
         self.check_rows(rows)
         self.check_audio(audio)
@@ -157,11 +141,11 @@ class DynamicCache:
 
     def check_rows(self, rows: np.ndarray) -> None:
         if len(rows) == 0 or rows.min() < 0 or rows.max() >= self.rows:
-            raise WrongBatch(f"The cache holds rows 0 to {self.rows - 1}, not all of {rows.tolist()}.")
+            raise OptimError(f"The cache holds rows 0 to {self.rows - 1}, not all of {rows.tolist()}.")
 
     def check_audio(self, audio) -> None:
         if self.audio is not None and audio is not self.audio:
-            raise UsedCache("This cache holds the text of another sound.", hint="Begin with `model.new_cache()`.")
+            raise OptimError("This cache holds the text of another sound.", hint="Begin with `model.new_cache()`.")
 
     def take_audio(self, rows: np.ndarray):
         self.audio, self.rows = xp.take(self.audio, xp.asarray(rows, self.audio)), len(rows)
@@ -255,7 +239,7 @@ class StaticCache(DynamicCache):
     def reorder(self, rows: np.ndarray) -> None:
         self.check_rows(rows)
         if len(rows) != self.rows:
-            raise WrongBatch(f"{len(rows)} rows for {self.rows} texts.", hint="`keep` changes their number.")
+            raise OptimError(f"{len(rows)} rows for {self.rows} texts.", hint="`keep` changes their number.")
         self.own = move(self.own, rows, self.length)
 
     def keep(self, rows: np.ndarray, audio):

@@ -26,14 +26,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import LabError
-from ..paths import atomic_write
+from labsupport.base.errors import OptimError
+from labsupport.base.paths import atomic_write
 
 PAGE = 4096  # bytes
-
-
-class OffloadError(LabError):
-    """Stages cannot be moved as asked."""
 
 
 class Shelf(Protocol):
@@ -148,7 +144,7 @@ class Offloader:
         resident: (seconds, bytes of weights on the device or on their way to it) at each change.
 
     Raises:
-        OffloadError: two stages share weights.
+        OptimError: two stages share weights.
     """
 
     def __init__(self, stages: Mapping[str, Stage], shelf: Shelf, prefetch: bool = False) -> None:
@@ -257,7 +253,7 @@ def check_apart(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, tensor in named.items():
             if owners.setdefault(id(tensor), stage) != stage:
                 what = f"{name} of {stage} is also {owners[id(tensor)]}'s: it cannot leave with either."
-                raise OffloadError(what, hint="Make them one stage.")
+                raise OptimError(what, hint="Make them one stage.")
 
 
 def empty(tensors: Mapping[str, Tensor]) -> None:

@@ -11,9 +11,9 @@ import itertools
 
 import numpy as np
 
-from .. import hardware
-from ..arrays import xp
-from .attention import eager, flash
+from labsupport.arrays import xp
+from labsupport.machine.backend import on_ascend
+from labsupport.optim.attention import eager, flash
 
 
 def index_first_axis(x, indices):
@@ -70,7 +70,7 @@ def varlen_attention(q, k, v, cu_seqlens, causal=False, attention=eager):
         packed, (total, heads, head_dim).
     """
     places = xp.to_numpy(cu_seqlens).tolist()
-    if attention is flash and hardware.on_ascend():
+    if attention is flash and on_ascend():
         return xp.flash_packed(q, k, v, places[1:], causal)
     heads_first = [x.swapaxes(0, 1)[None] for x in (q, k, v)]
     parts = [

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace
-from .kinds import kind_of
-from .table import Event, Table, make_table
-from .trace import read_text, read_trace
+from labsupport.base.errors import TraceError
+from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.table import Event, Table, make_table
+from labsupport.profiling.trace import read_text, read_trace
 
 OUTPUT = "ASCEND_PROFILER_OUTPUT"
 UNKNOWN = {"", "N/A", "-"}
@@ -89,14 +89,14 @@ def read_output(folder: Path) -> list[Event]:
     else its timeline.
 
     Raises:
-        MissingTrace: this is no such folder.
+        TraceError: this is no such folder.
         TraceError: as the readers of the single files.
     """
     output = Path(folder) / OUTPUT
     if (output / "kernel_details.csv").exists():
         return read_kernel_details(output / "kernel_details.csv")
     if not output.is_dir():
-        raise MissingTrace(f"This folder holds no {OUTPUT}.", where=folder, hint="Give the folder *_ascend_ms itself.")
+        raise TraceError(f"This folder holds no {OUTPUT}.", where=folder, hint="Give the folder *_ascend_ms itself.")
     return read_trace(output / "trace_view.json")[0]
 
 
@@ -106,16 +106,16 @@ def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, 
     heading = [name.strip() for name in lines[0]]
     if lacking := [name for name in needed if name not in heading]:
         hint = f"Its columns are {', '.join(heading[:12])}."
-        raise ForeignTrace(f"This table has no column {lacking[0]!r}.", where=path, hint=hint)
+        raise TraceError(f"This table has no column {lacking[0]!r}.", where=path, hint=hint)
     if len(lines) == 1:
-        raise EmptyTrace("This table has a heading and no rows.", where=path, hint="Was the profiler on long enough?")
+        raise TraceError("This table has a heading and no rows.", where=path, hint="Was the profiler on long enough?")
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
             rows.append(convert(dict(zip(heading, map(str.strip, line), strict=True))))
         except ValueError as error:
             hint = "Profile again, or copy the file anew."
-            raise DamagedTrace(f"Line {number} is damaged: {error}.", where=path, hint=hint) from error
+            raise TraceError(f"Line {number} is damaged: {error}.", where=path, hint=hint) from error
     return rows
 
 
@@ -123,5 +123,5 @@ def read_table_text(path: Path) -> str:
     """The whole text of a CSV; raises as `read_op_statistic`."""
     text = read_text(path, "table", encoding="utf-8-sig")
     if not text.endswith("\n"):  # every profiler ends its last line; a number cut in two would still be a number
-        raise DamagedTrace("This table breaks off in its last line.", where=path, hint="Copy the file anew.")
+        raise TraceError("This table breaks off in its last line.", where=path, hint="Copy the file anew.")
     return text

@@ -20,10 +20,10 @@ from mindspore.profiler import (
     tensorboard_trace_handler,
 )
 
-from .ascend import OUTPUT
-from .errors import MissingTrace
-from .quiet import quiet, time_between
-from .trace import load_events
+from labsupport.base.errors import TraceError
+from labsupport.profiling.ascend import OUTPUT
+from labsupport.profiling.quiet import quiet, time_between
+from labsupport.profiling.trace import load_events
 
 PHASES_PID = 10**6  # no process of the trace has this number
 
@@ -76,7 +76,7 @@ def record(work: Callable[[], object], trace: Path) -> float:
     seconds = time_between(recorder.start, work, stop, log)
     outputs = list(folder.glob(f"*/{OUTPUT}/trace_view.json"))
     if not outputs:
-        raise MissingTrace("MindSpore's profiler wrote no timeline.", where=folder, hint=f"Its words are in {log}.")
+        raise TraceError("MindSpore's profiler wrote no timeline.", where=folder, hint=f"Its words are in {log}.")
     trace.write_text(json.dumps(with_phases(load_events(outputs[0]))), encoding="utf-8")
     return seconds
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import DamagedTrace, EmptyTrace, ForeignTrace
-from .kinds import kind_of
-from .table import PHASE, Event
-from .trace import label_phases, load_events
+from labsupport.base.errors import TraceError
+from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.table import PHASE, Event
+from labsupport.profiling.trace import label_phases, load_events
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,21 +30,21 @@ def read_onnxruntime(path: Path) -> tuple[list[Event], list[Event]]:
     """The kernels that ran, each with its run as its phase; and the runs, "run 1", "run 2" and so on.
 
     Raises:
-        MissingTrace: there is no file.
-        EmptyTrace: the session ran no kernel.
-        DamagedTrace: it breaks off, or an event lacks its op or its times.
-        ForeignTrace: ONNX Runtime did not write it.
+        TraceError: there is no file.
+        TraceError: the session ran no kernel.
+        TraceError: it breaks off, or an event lacks its op or its times.
+        TraceError: ONNX Runtime did not write it.
     """
     raw = load_events(Path(path))
     if raw and not any(isinstance(entry, dict) and entry.get("cat") in ("Node", "Session") for entry in raw):
-        raise ForeignTrace("This trace is not ONNX Runtime's: it has neither nodes nor a session.", where=path)
+        raise TraceError("This trace is not ONNX Runtime's: it has neither nodes nor a session.", where=path)
     try:
         runs = [to_run(entry) for entry in raw if entry["name"] == RUN]
         ops = [to_op(entry) for entry in raw if entry["cat"] == "Node" and entry["name"].endswith(KERNEL)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DamagedTrace("An event of this profile lacks its op, or a time that is a number.", where=path) from error
+        raise TraceError("An event of this profile lacks its op, or a time that is a number.", where=path) from error
     if not ops:
-        raise EmptyTrace("This profile holds no kernel.", where=path, hint="Run the session before it ends profiling.")
+        raise TraceError("This profile holds no kernel.", where=path, hint="Run the session before it ends profiling.")
     return from_the_first(ops, sorted(runs, key=lambda run: run.start_ms))
 
 

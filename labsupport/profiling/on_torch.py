@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, record_function
 
-from .quiet import time_between
+from labsupport.profiling.quiet import time_between
 
 
 def mark(name: str) -> AbstractContextManager:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..hardware import synchronise
+from labsupport.machine.backend import synchronise
 
 
 @contextlib.contextmanager

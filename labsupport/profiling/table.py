@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .. import rows as results
+from labsupport.results import rows as results
 
 PHASE = "phase"  # the kind of a named stretch of the work
 NUMBERS = {"calls", "total ms", "mean ms", "max ms", "share"}

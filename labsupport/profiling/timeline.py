@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .. import plots
-from .kinds import KINDS
-from .table import Event
+from labsupport.base import plots
+from labsupport.profiling.kinds import KINDS
+from labsupport.profiling.table import Event
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from . import Profile
-
 KIND_COLOURS = dict(zip(KINDS, (*plots.COLOURS, "#999999"), strict=True))
 LABEL_WIDTH = 0.07  # a phase narrower than this part of the plot gets no label
 
 
-def draw_timeline(profile: Profile, phase: str | None = None, kind: str | None = None, op: str = "") -> Figure:
-    """The ops that compute (not those that only call others), at their times; arguments as for `Profile.select`."""
-    shown = [event for event in profile.select(phase, kind, op) if event.computes]
+def draw_timeline(events: Iterable[Event], phases: list[Event], title: str) -> Figure:
+    """The ops that compute (not those that only call others) and the phases, at their times."""
+    shown = [event for event in events if event.computes]
     present = {event.kind for event in shown}
     lanes = [name for name in KINDS if name in present]
     drawn, axes = plots.figure(8.0, 1.4 + 0.32 * len(lanes))
-    stretches = [stretch for stretch in profile.phases if phase in (None, stretch.name)]
-    draw_phases(axes, stretches)
+    draw_phases(axes, phases)
     for place, lane in enumerate(lanes, 1):
         bars = [(event.start_ms, event.ms) for event in shown if event.kind == lane]
         axes.broken_barh(bars, (place - 0.4, 0.8), color=KIND_COLOURS[lane], linewidth=0)
     axes.set_yticks(range(len(lanes) + 1), ["phase", *lanes])
     axes.invert_yaxis()
-    chosen = ", ".join(filter(None, [phase, kind, op and f"{op!r}"]))
-    axes.set(xlabel="time (ms)", title=f"Timeline: {chosen}" if chosen else "Timeline")
+    axes.set(xlabel="time (ms)", title=title)
     return drawn
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from .errors import DamagedTrace, EmptyTrace, ForeignTrace, MissingTrace
-from .kinds import kind_of
-from .table import PHASE, Event
+from labsupport.base.errors import TraceError
+from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.table import PHASE, Event
 
 TORCH_DEVICES = {"cpu_op": "cpu", "kernel": "cuda", "gpu_memcpy": "cuda", "gpu_memset": "cuda"}
 PROCESS_DEVICES = {"CPU OP": "cpu", "Ascend Hardware": "npu", "Phases": PHASE}
@@ -42,10 +42,10 @@ def read_trace(path: Path) -> tuple[list[Event], list[Event]]:
     """The ops, each with its own time and its phase; and the phases.
 
     Raises:
-        MissingTrace: there is no file.
-        EmptyTrace: it holds no op of torch, MindSpore or Ascend.
-        DamagedTrace: it breaks off, or an event lacks its name or its times.
-        ForeignTrace: it is no trace.
+        TraceError: there is no file.
+        TraceError: it holds no op of torch, MindSpore or Ascend.
+        TraceError: it breaks off, or an event lacks its name or its times.
+        TraceError: it is no trace.
     """
     spans = read_spans(Path(path))
     first = min(span.start for span in spans)
@@ -61,10 +61,10 @@ def read_spans(path: Path) -> list[Span]:
         processes = process_names(raw)
         spans = [span for entry in raw if (span := to_span(entry, processes))]
     except (KeyError, TypeError, AttributeError, InvalidOperation) as error:
-        raise DamagedTrace("An event of this trace lacks a name, or a time that is a number.", where=path) from error
+        raise TraceError("An event of this trace lacks a name, or a time that is a number.", where=path) from error
     if all(span.device == PHASE for span in spans):
         hint = "Did the work compute anything while the profiler was on?"
-        raise EmptyTrace("This trace holds no op of torch, MindSpore or Ascend.", where=path, hint=hint)
+        raise TraceError("This trace holds no op of torch, MindSpore or Ascend.", where=path, hint=hint)
     return spans
 
 
@@ -75,10 +75,10 @@ def load_events(path: Path) -> list[dict]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         hint = "Profile again: the file was not written to its end."
-        raise DamagedTrace(f"This trace is no whole JSON: {error}.", where=path, hint=hint) from error
+        raise TraceError(f"This trace is no whole JSON: {error}.", where=path, hint=hint) from error
     events = content.get("traceEvents") if isinstance(content, dict) else content
     if not isinstance(events, list):
-        raise ForeignTrace("This JSON is no trace: it has no list of events.", where=path)
+        raise TraceError("This JSON is no trace: it has no list of events.", where=path)
     return events
 
 
@@ -86,16 +86,16 @@ def read_text(path: Path, thing: str, encoding: str) -> str:
     """The text of a profiler's file, which is not empty; `thing` is what a reader calls it.
 
     Raises:
-        MissingTrace, ForeignTrace, EmptyTrace: there is none, it is no text, or it holds none.
+        TraceError, TraceError, TraceError: there is none, it is no text, or it holds none.
     """
     try:
         text = path.read_text(encoding=encoding)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingTrace(f"There is no such {thing}.", where=path, hint="Profile something first.") from error
+        raise TraceError(f"There is no such {thing}.", where=path, hint="Profile something first.") from error
     except UnicodeDecodeError as error:
-        raise ForeignTrace(f"This is no text, so no {thing}.", where=path) from error
+        raise TraceError(f"This is no text, so no {thing}.", where=path) from error
     if not text.strip():
-        raise EmptyTrace(f"This {thing} is empty.", where=path, hint="Did the profiler's process end early?")
+        raise TraceError(f"This {thing} is empty.", where=path, hint="Did the profiler's process end early?")
     return text
 
 

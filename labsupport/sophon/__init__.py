@@ -9,20 +9,9 @@ Every cycle in here is the compiler's estimate for a BM1684X; what runs the prog
 
 from __future__ import annotations
 
-from .compiler import PASSES, STAGES, Agreement, Compiled, compile_graph
-from .errors import (
-    BrokenToolchain,
-    DamagedOutput,
-    InstallFailed,
-    NoPython310,
-    NotHere,
-    SophonError,
-    ToolFailed,
-    ToolTimeout,
-    WrongPlatform,
-)
-from .gantt import draw_gantt
-from .readers import (
+from labsupport.sophon.compiler import PASSES, STAGES, Agreement, Compiled, compile_graph
+from labsupport.sophon.gantt import draw_gantt
+from labsupport.sophon.readers import (
     ESTIMATE,
     Command,
     CycleTable,
@@ -35,30 +24,21 @@ from .readers import (
     read_places,
     read_profile,
 )
-from .rewrites import new_rows_only
-from .toolchain import Toolchain, find_python310, find_toolchain, make_toolchain
+from labsupport.sophon.rewrites import new_rows_only
+from labsupport.sophon.toolchain import Toolchain, find_python310, find_toolchain, make_toolchain
 
 __all__ = [
     "ESTIMATE",
     "PASSES",
     "STAGES",
     "Agreement",
-    "BrokenToolchain",
     "Command",
     "Compiled",
     "CycleTable",
-    "DamagedOutput",
     "Grouping",
-    "InstallFailed",
-    "NoPython310",
-    "NotHere",
     "OpCycles",
     "Profile",
-    "SophonError",
-    "ToolFailed",
-    "ToolTimeout",
     "Toolchain",
-    "WrongPlatform",
     "compile_graph",
     "count_ops",
     "count_stages",

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labsupport.made_once import make_once
-from labsupport.paths import cache_dir
-
-from .errors import DamagedOutput, SophonError
-from .toolchain import Toolchain
+from labsupport.base.cached_folder import cached_folder
+from labsupport.base.errors import SophonError
+from labsupport.base.paths import cache_dir
+from labsupport.sophon.toolchain import Toolchain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +77,7 @@ class Compiled:
         """The simulator's outputs against ONNX Runtime's, in the graph's order.
 
         Raises:
-            DamagedOutput: there are not as many, or their shapes differ.
+            SophonError: there are not as many, or their shapes differ.
         """
         import numpy as np
 
@@ -86,7 +85,7 @@ class Compiled:
             pairs = list(zip(reference.files, got.files, strict=False))
             shapes = [(reference[a].shape, got[b].shape) for a, b in pairs]
             if len(reference.files) != len(got.files) or any(a != b for a, b in shapes):
-                raise DamagedOutput("The simulator's outputs are not the graph's.", where=self.folder, hint=str(shapes))
+                raise SophonError("The simulator's outputs are not the graph's.", where=self.folder, hint=str(shapes))
             return [agree(a, reference[a], got[b]) for a, b in pairs]
 
 
@@ -116,9 +115,9 @@ def compile_graph(
         seconds: that each tool may take.
 
     Raises:
-        ToolFailed, ToolTimeout: a tool did not do its work, or found that a stage gives other numbers.
+        SophonError, SophonError: a tool did not do its work, or found that a stage gives other numbers.
         SophonError: `without` names a pass that the compiler does not run.
-        CacheUnusable: the results cannot be kept.
+        FolderError: the results cannot be kept.
     """
     if unknown := set(without) - set(PASSES):
         raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"choose of: {', '.join(PASSES)}")
@@ -133,7 +132,7 @@ def compile_graph(
 
 def keep(key: str, make: Callable[[Path], None]) -> Path:
     """The folder of the cache with this key, made if need be."""
-    return make_once(cache_dir() / "sophon" / "compiled" / key, "compiled graph", MEGABYTES, make)
+    return cached_folder(cache_dir() / "sophon" / "compiled" / key, "compiled graph", MEGABYTES, make)
 
 
 def hash_of(parts: Iterable[bytes | str]) -> str:
@@ -213,7 +212,7 @@ def read_commands(log: Path) -> list[list[str]]:
     calls = [shlex.split(line.removeprefix("[Running]: ")) for line in lines if line.startswith(RUNNING)]
     after = [call for call in calls if call[1] != f"{NAME}.mlir"]
     if len(after) != 3:
-        raise DamagedOutput("model_deploy did not run the commands that are known here.", where=log)
+        raise SophonError("model_deploy did not run the commands that are known here.", where=log)
     return after
 
 

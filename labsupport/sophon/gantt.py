@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from labsupport import plots
-
-from .readers import CYCLES_PER_MS, ESTIMATE, Profile
+from labsupport.base import plots
+from labsupport.sophon.readers import CYCLES_PER_MS, ESTIMATE, Profile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

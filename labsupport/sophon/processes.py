@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .errors import ToolFailed, ToolTimeout
+from labsupport.base.errors import SophonError
 
 QUOTED = 12  # lines
 
@@ -22,8 +22,8 @@ def run_tool(
     A tool that takes too long is ended together with the processes that it started, and with no others.
 
     Raises:
-        ToolFailed: it cannot be started, or its exit code is not 0.
-        ToolTimeout: it took longer than `seconds`.
+        SophonError: it cannot be started, or its exit code is not 0.
+        SophonError: it took longer than `seconds`.
     """
     words = [str(word) for word in command]
     name = Path(words[0]).name
@@ -34,11 +34,11 @@ def run_tool(
         try:
             process = subprocess.Popen(words, cwd=folder, env=env, start_new_session=True, **options)
         except OSError as error:
-            raise ToolFailed(f"{name} could not be started: {error}", where=words[0]) from error
+            raise SophonError(f"{name} could not be started: {error}", where=words[0]) from error
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise ToolTimeout(
+            raise SophonError(
                 f"{name} took longer than {seconds:g} s and was ended.{quote_end(log)}",
                 where=" ".join(words),
                 hint="give it more time, or a smaller graph",
@@ -46,7 +46,7 @@ def run_tool(
         finally:
             end_group(process)
     if code:
-        raise ToolFailed(f"{name} failed with exit code {code}.{quote_end(log)}", where=" ".join(words))
+        raise SophonError(f"{name} failed with exit code {code}.{quote_end(log)}", where=" ".join(words))
 
 
 def end_group(process: subprocess.Popen) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import rows
-from .compiler import STAGES, Compiled
-from .errors import DamagedOutput
+from labsupport.base.errors import SophonError
+from labsupport.results import rows
+from labsupport.sophon.compiler import STAGES, Compiled
 
 ESTIMATE = "compiler's estimate, tpu_mlir 1.30.2"
 CYCLES_PER_MS = 1_000_000  # the file's own "runtime" counts 1 GHz
@@ -136,16 +136,16 @@ def read_profile(path: Path) -> Profile:
     """The compiler's profile of one program.
 
     Raises:
-        DamagedOutput: there is no such file, it ends before its total, holds several programs, or no commands.
+        SophonError: there is no such file, it ends before its total, holds several programs, or no commands.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DamagedOutput("The compiler's profile cannot be read.", where=path) from error
+        raise SophonError("The compiler's profile cannot be read.", where=path) from error
     totals = re.findall(r"^TCYC : (\d+)$", text, re.M)
     commands = tuple(as_command(found) for found in COMMAND.finditer(text))
     if len(totals) != 1 or not commands:
-        raise DamagedOutput("This is no whole profile of one program.", where=path, hint="delete its folder, run again")
+        raise SophonError("This is no whole profile of one program.", where=path, hint="delete its folder, run again")
     return Profile(commands, int(totals[0]))
 
 
@@ -181,14 +181,14 @@ def read_graph(path: Path) -> list[str]:
     """The lines of one stage's graph.
 
     Raises:
-        DamagedOutput: there is no such file, or it ends before the module does.
+        SophonError: there is no such file, or it ends before the module does.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DamagedOutput("The graph cannot be read.", where=path) from error
+        raise SophonError("The graph cannot be read.", where=path) from error
     if not any(line.startswith("} loc(") for line in lines):
-        raise DamagedOutput("The graph ends before its module does.", where=path, hint="delete its folder, run again")
+        raise SophonError("The graph ends before its module does.", where=path, hint="delete its folder, run again")
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import SophonError
+from labsupport.base.errors import SophonError
 
 if TYPE_CHECKING:
     import onnx

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labsupport.paths import ROOT, atomic_write, cache_dir, read_toml
-
-from .errors import BrokenToolchain, InstallFailed, NoPython310, SophonError, WrongPlatform
-from .processes import run_tool
+from labsupport.base.errors import NotAvailable, SophonError
+from labsupport.base.paths import ROOT, atomic_write, cache_dir, read_toml
+from labsupport.sophon.processes import run_tool
 
 INSTALL_SECONDS = 1800
 CHECK_SECONDS = 300
@@ -93,10 +92,10 @@ def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
     One that was left half-made is thrown away; what uv had fetched is still in uv's own cache.
 
     Raises:
-        WrongPlatform: not Linux on x86-64.
-        NoPython310: there is no Python 3.10 here.
-        InstallFailed: an installation step failed, or took too long.
-        BrokenToolchain: the package is not what the workarounds were written for, or does not compile a graph.
+        NotAvailable: not Linux on x86-64.
+        NotAvailable: there is no Python 3.10 here.
+        NotAvailable: an installation step failed, or took too long.
+        SophonError: the package is not what the workarounds were written for, or does not compile a graph.
     """
     from filelock import FileLock
 
@@ -124,7 +123,7 @@ def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
             run_tool(command, folder=folder.parent, log=log, seconds=INSTALL_SECONDS, env=clean_environment())
         except SophonError as error:
             hint = "is the package index to be reached? What was fetched is kept for the next call"
-            raise InstallFailed(f"TPU-MLIR could not be installed. {error.what}", where=log, hint=hint) from error
+            raise NotAvailable(f"TPU-MLIR could not be installed. {error.what}", where=log, hint=hint) from error
 
     say(f"[1/4] An environment with Python 3.10 ({python})")
     uv("venv", "--python", python, folder)
@@ -145,7 +144,7 @@ def check_platform() -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         here = f"{platform.system()} on {platform.machine()}"
         hint = "notebook 08 shows the results that are stored"
-        raise WrongPlatform("TPU-MLIR has a build for Linux on x86-64 alone.", where=here, hint=hint)
+        raise NotAvailable("TPU-MLIR has a build for Linux on x86-64 alone.", where=here, hint=hint)
 
 
 def find_uv() -> list[str]:
@@ -154,21 +153,21 @@ def find_uv() -> list[str]:
         return [sys.executable, "-m", "uv"]
     if found := shutil.which("uv"):
         return [found]
-    raise InstallFailed("uv, the installer, is not here.", hint="`./lab setup` brings it")
+    raise NotAvailable("uv, the installer, is not here.", hint="`./lab setup` brings it")
 
 
 def find_python310() -> str:
     """The path of a Python 3.10 that starts.
 
     Raises:
-        NoPython310: there is none.
+        NotAvailable: there is none.
     """
     tried = []
     for candidate in candidate_pythons():
         tried.append(candidate)
         if is_python310(candidate):
             return candidate
-    raise NoPython310(
+    raise NotAvailable(
         "TPU-MLIR needs Python 3.10, and there is none here.",
         where=", ".join(tried) or "pyenv, uv, and the path",
         hint="install one: pyenv install 3.10 | uv python install 3.10 | apt install python3.10 (Ubuntu 22.04)",
@@ -208,7 +207,7 @@ def set_aside_libraries(folder: Path) -> None:
     aside.mkdir(exist_ok=True)
     for name in FOREIGN_LIBRARIES:
         if not (folder / name).exists():
-            raise BrokenToolchain("The wheel does not bundle what it did.", where=folder / name)
+            raise SophonError("The wheel does not bundle what it did.", where=folder / name)
         (folder / name).rename(aside / name)
 
 
@@ -216,11 +215,11 @@ def drop_torch(source: Path) -> None:
     """Has the ONNX reader copy an array with NumPy, where it imported torch for nothing else.
 
     Raises:
-        BrokenToolchain: the source is not the one that this was written for.
+        SophonError: the source is not the one that this was written for.
     """
     text = source.read_text(encoding="utf-8")
     if text.count(TORCH_IMPORT) != 1 or text.count(TORCH_USE) != 1:
-        raise BrokenToolchain("The ONNX reader is not the one that is known here.", where=source)
+        raise SophonError("The ONNX reader is not the one that is known here.", where=source)
     text = text.replace(TORCH_IMPORT, "").replace(TORCH_USE, "np.array(inputs[name])")
     with atomic_write(source) as part:  # a new file: the old one may be a hard link into uv's cache
         part.write_text(text, encoding="utf-8")
@@ -232,7 +231,7 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
     The first run also links the simulator of this chip into place: two at once would be in each other's way.
 
     Raises:
-        BrokenToolchain: a tool does not run, or writes no program; its last lines are quoted.
+        SophonError: a tool does not run, or writes no program; its last lines are quoted.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -249,7 +248,7 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
             options = {"folder": folder, "log": folder / "log", "seconds": CHECK_SECONDS}
             toolchain.run(tool, *arguments.split(), **options)
         if not (folder / "check.bmodel").is_file():
-            raise BrokenToolchain("It wrote no program.", where=folder)
+            raise SophonError("It wrote no program.", where=folder)
     except SophonError as error:
-        raise BrokenToolchain(f"The toolchain does not work here. {error.what}", where=toolchain.folder) from error
+        raise SophonError(f"The toolchain does not work here. {error.what}", where=toolchain.folder) from error
     shutil.rmtree(folder)

@@ -16,12 +16,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ..checkpoints import Checkpoint, CheckpointError
-from ..optim.attention import eager
-from ..optim.checkpointing import in_order
-from ..optim.conv1d import framework
-from ..optim.kv_cache import DynamicCache
-from .config import Config
+from labsupport.base.errors import CheckpointError
+from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.optim.attention import eager
+from labsupport.optim.checkpointing import in_order
+from labsupport.optim.conv1d import framework
+from labsupport.optim.kv_cache import DynamicCache
 
 KeysValues = tuple[Tensor, Tensor]
 PROMPT_TOKENS = 4  # of the longest prompt; compiling for each length of a longer text takes longer than running it

@@ -1,11 +1,10 @@
-"""Whisper on ONNX Runtime: article B's pipeline of separate graphs, with the interface of `torch_model.Whisper`.
+"""Whisper on ONNX Runtime: article B's pipeline of separate graphs, with the read_interface of `torch_model.Whisper`.
 
 No framework is imported, neither here nor while the graphs are built.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,87 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checkpoints import Checkpoint
-from ..errors import LabError
-from ..optim.graph import GROWS, SHIFTS, Interface, interface
-from ..system import asked_threads, count_physical_cores, usable_cores
-from ..text import Tokenizer
-from .config import Config
-from .onnx_store import find_graphs
+from labsupport.base.errors import OptimError
+from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.graphs.loop_interface import GROWS, SHIFTS, LoopInterface, read_interface
+from labsupport.graphs.store import find_graphs
+from labsupport.speech.text import Tokenizer
 
 if TYPE_CHECKING:
     import onnx
     from onnxruntime import InferenceSession, IOBinding, OrtValue
+from labsupport.graphs.session import as_value, open_session, run_bound
 
 PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
 OFTEN = ("encoder", "loop")  # graphs that run often or long enough for a second copy of their weights to pay
-
-
-class OnnxRuntimeMissing(LabError):
-    """ONNX Runtime is not installed."""
-
-
-class TextTooLong(LabError):
-    """More tokens than the decoder has positions for."""
-
-
-class WrongBatch(LabError):
-    """The number of texts is not the cache's, or not the loop graph's."""
-
-
-# --- sessions ---------------------------------------------------------------------------------------------------------
-
-
-def open_session(graph: Path | bytes, threads: int | None = None, prepack: bool = True) -> InferenceSession:
-    """A session on the CPU.
-
-    Args:
-        graph: a file, or a serialised model.
-        threads: for one op; by default `OMP_NUM_THREADS`, as torch does, else the physical cores.
-        prepack: keep a copy of the weights in the order in which matrix products read them fastest.
-
-    Raises:
-        OnnxRuntimeMissing: it is not installed.
-    """
-    require_runtime()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or count_threads()
-    options.log_severity_level = 3  # errors
-    if not prepack:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    source = graph if isinstance(graph, bytes) else str(graph)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def require_runtime() -> None:
-    """Raises OnnxRuntimeMissing unless ONNX Runtime is installed."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise OnnxRuntimeMissing("ONNX Runtime is not installed.", hint="Run ./lab setup, or take --engine torch.")
-
-
-def count_threads() -> int:
-    return asked_threads() or count_physical_cores(usable_cores())
-
-
-def as_value(array: np.ndarray) -> OrtValue:
-    """The array's own memory, for ONNX Runtime to read and to write. No binding keeps it alive: the caller must."""
-    from onnxruntime import OrtValue
-
-    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-
-
-def run_bound(session: InferenceSession, inputs: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
-    """Runs a graph, and gives its outputs where ONNX Runtime has put them: nothing is copied."""
-    binding, names = session.io_binding(), [output.name for output in session.get_outputs()]
-    values = {name: as_value(array) for name, array in inputs.items()}
-    for name, value in values.items():
-        binding.bind_ortvalue_input(name, value)
-    for name in names:
-        binding.bind_output(name)
-    session.run_with_iobinding(binding)
-    return dict(zip(names, binding.get_outputs(), strict=True))
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -106,7 +38,7 @@ class Cache:
     row for each text, or one if all texts are of one window.
     """
 
-    def __init__(self, form: Interface):
+    def __init__(self, form: LoopInterface):
         self.form, self.length = form, 0
         self.past: dict[str, OrtValue] = {}
         self.spare: dict[str, OrtValue] = {}
@@ -218,8 +150,8 @@ class Whisper:
         self.config, self.folder, self.threads, self.own_loop = config, folder, threads, loop
         self.sessions: dict[str, InferenceSession] = {}
         form = json.loads((folder / "form.json").read_text(encoding="utf-8"))
-        self.stored = Interface(**{name: freeze(value) for name, value in form.items()})
-        self.form = interface(loop) if loop else self.stored
+        self.stored = LoopInterface(**{name: freeze(value) for name, value in form.items()})
+        self.form = read_interface(loop) if loop else self.stored
 
     def session(self, name: str) -> InferenceSession:
         """A part of the pipeline, opened when it is first needed."""
@@ -249,14 +181,14 @@ class Whisper:
         """(batch, new) int64 tokens after those in the cache -> (batch, new, vocab) float32 logits
 
         Raises:
-            TextTooLong: the decoder has no positions for so many.
-            WrongBatch: `tokens` has another number of rows than the cache.
+            OptimError: the decoder has no positions for so many.
+            OptimError: `tokens` has another number of rows than the cache.
         """
         if cache.length + tokens.shape[1] > self.config.text_positions:
             what = (
                 f"{cache.length} + {tokens.shape[1]} tokens are more than the decoder's {self.config.text_positions}."
             )
-            raise TextTooLong(what)
+            raise OptimError(what)
         if cache.length == 0:
             return self.read_prompt(tokens, audio, cache)
         return np.concatenate([self.step_once(column[:, None], cache) for column in tokens.T], axis=1)
@@ -278,10 +210,10 @@ class Whisper:
 
     def check_batch(self, texts: int, cache: Cache) -> None:
         if texts != cache.texts:
-            raise WrongBatch(f"{texts} texts for a cache of {cache.texts}.", hint="See `keep` and `reorder`.")
+            raise OptimError(f"{texts} texts for a cache of {cache.texts}.", hint="See `keep` and `reorder`.")
         fixed = next(given.shape[0] for given in self.session("loop").get_inputs() if given.name == "tokens")
         if isinstance(fixed, int) and fixed != texts:
-            raise WrongBatch(f"{texts} texts for a loop graph of {fixed} beams.", hint="Decode with that many beams.")
+            raise OptimError(f"{texts} texts for a loop graph of {fixed} beams.", hint="Decode with that many beams.")
 
     def reorder(self, rows: np.ndarray, cache: Cache) -> None:
         """Each row of the batch goes on from the text of the given row, of the same window: beams."""
@@ -320,8 +252,8 @@ def load_model(
         tokenizer: says which tokens are languages; without it the model cannot listen for one.
 
     Raises:
-        OnnxRuntimeMissing: it is not installed.
-        CacheUnusable: the graphs cannot be stored.
+        NotAvailable: it is not installed.
+        FolderError: the graphs cannot be stored.
     """
     speaks = tokenizer is not None and checkpoint.config.multilingual
     start, languages = (tokenizer.sot, list(tokenizer.languages.values())) if speaks else (0, [])

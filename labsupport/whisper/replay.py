@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import xp
-from ..optim.kv_cache import DynamicCache
+from labsupport.arrays import xp
+from labsupport.optim.kv_cache import DynamicCache
 
 TOKEN = 1  # any will do: time does not depend on it
 Call = tuple[str, np.ndarray]  # "step" and its tokens, or "reorder" or "keep" and its rows

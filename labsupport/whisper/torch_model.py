@@ -7,9 +7,6 @@ cache) are passed in. Source: Radford et al. 2022, section 2.2; Vaswani et al. 2
 from __future__ import annotations
 
 import functools
-import os
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,19 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint
-from ..errors import LabError
-from ..optim.attention import sdpa
-from ..optim.checkpointing import in_order
-from ..optim.conv1d import native
-from ..optim.kv_cache import DynamicCache
-from .config import Config
+from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.machine.backend import require_compiler
+from labsupport.optim.attention import sdpa
+from labsupport.optim.checkpointing import in_order
+from labsupport.optim.conv1d import native
+from labsupport.optim.kv_cache import DynamicCache
 
 KeysValues = tuple[Tensor, Tensor]
-
-
-class NoCompiler(LabError):
-    """A compiled step was asked for where nothing can compile it."""
 
 
 @dataclass(frozen=True)
@@ -208,24 +201,13 @@ class Decoder(nn.Module):
 
     @functools.cached_property
     def graph(self) -> Callable:
-        check_compiler()
+        require_compiler()
         torch._dynamo.config.recompile_limit = 64  # a graph for each number of rows and kind of cache
         return torch.compile(self.read, fullgraph=True, dynamic=False)
 
     @functools.cached_property
     def graph_on_cuda(self) -> Callable:
         return torch.compile(self.read, fullgraph=True, mode="reduce-overhead")
-
-
-def check_compiler() -> None:
-    """Raises NoCompiler if there is no C++ compiler: the one that torch.compile calls on a CPU."""
-    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if not shutil.which(name):
-        raise NoCompiler(
-            "torch.compile needs a C++ compiler on a CPU, and finds none.",
-            where=name,
-            hint="Install one (Debian: `apt install g++`), or load the model without `compiled=True`.",
-        )
 
 
 class Whisper(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def rtf(work_seconds, audio_seconds):

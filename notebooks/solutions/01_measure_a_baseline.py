@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def speedup_of_pairs(baseline, other):

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def add_block(best, total, scores):

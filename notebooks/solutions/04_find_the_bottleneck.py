@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def own_times(calls):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def shift(cache, new):

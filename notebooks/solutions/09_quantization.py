@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def codes_and_scale(row, bits):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 
 def most_alive(layers, every, inside):

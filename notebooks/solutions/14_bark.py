@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from labsupport.exercises import Exercise, Mistake
+from labsupport.course.exercises import Exercise, Mistake
 
 RATE = Fraction(499, 10)  # semantic tokens a second
 

@@ -1,0 +1,99 @@
+"""Folders of the cache that are made once: by one process, under a temporary name first, checked by hash ever after.
+
+Such a folder holds a manifest.json with the hash of every other file in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from labsupport.base.errors import FolderError
+
+LOCK_SECONDS = 600  # how long another process may be making it
+log = logging.getLogger(__name__)
+
+
+def cached_folder(
+    folder: Path, what: str, megabytes: int, write: Callable[[Path], None], expected: dict[str, str] | None = None
+) -> Path:
+    """Gives a folder that is whole: as it is if it is sound, else made now.
+
+    Args:
+        what: what the folder holds, for messages.
+        megabytes: about how much room it takes, for messages.
+        write: fills the empty folder that it is given.
+        expected: hashes that are known beforehand, by file name; a folder with others is made again.
+
+    Raises:
+        FolderError: it cannot be written.
+    """
+    import filelock
+
+    if find_damage(folder, expected) is None:
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=LOCK_SECONDS):
+            if damage := find_damage(folder, expected):  # another process may have made it meanwhile
+                if folder.exists():
+                    log.warning("The cached %s is damaged (%s); it is made again.", what, damage)
+                replace_folder(folder, write)
+    except OSError as error:
+        hint = f"Free {megabytes} MB there, or set LAB_CACHE to a folder that you may write to."
+        raise FolderError(f"The {what} cannot be stored: {error}.", where=folder.parent, hint=hint) from error
+    return folder
+
+
+def find_damage(folder: Path, expected: dict[str, str] | None = None) -> str | None:
+    """What is wrong with a cached folder, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if any(manifest.get(file) != sha256 for file, sha256 in (expected or {}).items()):
+            return "it was made from other weights"
+        for file, sha256 in manifest.items():
+            state = (folder / file).stat()
+            if recall_hash(folder / file, (state.st_size, state.st_mtime_ns)) != sha256:
+                return f"{file} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read: {error}"
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def recall_hash(path: Path, state: tuple[int, int]) -> str:
+    """sha256 of a file; computed once in a process for each `state` (size, time of the last change) of it."""
+    return hash_file(path)
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Builds the folder under a temporary name, then puts it in place; a process that dies leaves nothing half-done."""
+    for abandoned in folder.parent.glob(f"{folder.name}.*.part"):  # the lock is ours: nobody is writing there
+        shutil.rmtree(abandoned)
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        write(part)
+        manifest = {path.name: hash_file(path) for path in sorted(part.iterdir())}
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Long measurements, each run by `./lab bench NAME`."""

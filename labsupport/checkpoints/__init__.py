@@ -1,0 +1,1 @@
+"""Where weights come from, and the shape of every Whisper."""

@@ -1,0 +1,59 @@
+"""Every tensor of a Whisper: its name and shape, and seeded random values where only the shape matters."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from labsupport.checkpoints.config import Config
+
+
+def random_tensors(config: Config, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of WhisperForConditionalGeneration, drawn by seed and name, so that order does not matter."""
+    for name, size in tensor_shapes(config):
+        if name.endswith("norm.weight"):
+            yield name, np.ones(size, np.float32)
+        elif name.endswith(".bias"):
+            yield name, np.zeros(size, np.float32)
+        elif name == "model.encoder.embed_positions.weight":
+            yield name, sinusoids(*size)
+        else:
+            generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            yield name, 0.02 * generator.standard_normal(size, np.float32)
+
+
+def sinusoids(length: int, channels: int) -> np.ndarray:
+    """The encoder's fixed positions: (length, channels) float32 (Radford et al. 2022, section 2.2)."""
+    rates = np.exp(-np.log(10_000) / (channels // 2 - 1) * np.arange(channels // 2))
+    angles = np.arange(length)[:, None] * rates
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def tensor_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all tensors, as in a Hugging Face checkpoint; the output projection is the embedding's."""
+    d, ffn = config.d_model, config.ffn_dim
+    for i, channels in ((1, config.mels), (2, d)):
+        yield f"model.encoder.conv{i}.weight", (d, channels, 3)
+        yield f"model.encoder.conv{i}.bias", (d,)
+    yield "model.encoder.embed_positions.weight", (config.audio_positions, d)
+    yield "model.decoder.embed_tokens.weight", (config.vocab_size, d)
+    yield "model.decoder.embed_positions.weight", (config.text_positions, d)
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        attentions = ["self_attn"] if side == "encoder" else ["self_attn", "encoder_attn"]
+        for prefix in (f"model.{side}.layers.{i}" for i in range(layers)):
+            for attention in attentions:
+                for part in ("q", "k", "v", "out"):
+                    yield f"{prefix}.{attention}.{part}_proj.weight", (d, d)
+                    if part != "k":
+                        yield f"{prefix}.{attention}.{part}_proj.bias", (d,)
+            yield f"{prefix}.fc1.weight", (ffn, d)
+            yield f"{prefix}.fc1.bias", (ffn,)
+            yield f"{prefix}.fc2.weight", (d, ffn)
+            yield f"{prefix}.fc2.bias", (d,)
+            for norm in [f"{prefix}.{name}_layer_norm" for name in (*attentions, "final")]:
+                yield f"{norm}.weight", (d,)
+                yield f"{norm}.bias", (d,)
+        yield f"model.{side}.layer_norm.weight", (d,)
+        yield f"model.{side}.layer_norm.bias", (d,)

@@ -1,0 +1,1 @@
+"""The course around the notebooks: runs, exercises, report."""

@@ -1,0 +1,136 @@
+"""What the terminal shows: the progress of a run, and its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from labsupport.course.exercises import Exercise
+    from labsupport.machine.doctor import Check
+    from labsupport.runner import Outcome, Summary
+
+COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
+
+
+class RunProgress:
+    """A bar for the notebooks, a bar for the cells of the one at work, and a line for each that is done.
+
+    The lines stay where there is no terminal (a log); the bars do not.
+    """
+
+    def __init__(self, console: Console | None = None):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[at]}", markup=False),
+        )
+        self._bars = Progress(*columns, console=console, transient=True)
+        self._notebooks = self._bars.add_task("notebooks", at="")
+        self._cells = self._bars.add_task("cells", at="", visible=False)
+
+    def __enter__(self) -> RunProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def track(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """The same paths, with the bar of notebooks one step on after each."""
+        paths = list(paths)
+        self._bars.update(self._notebooks, total=len(paths))
+        for path in paths:
+            yield path
+            self._bars.update(self._notebooks, advance=1)
+
+    def start_notebook(self, name: str, cells: int) -> None:
+        """A new notebook of this many cells begins."""
+        self._bars.reset(self._cells, total=cells, description=name, at="", visible=True)
+
+    def start_cell(self, cell: dict, cell_index: int) -> None:
+        """Cell number `cell_index` begins; its first line is shown beside the bar."""
+        first = (cell["source"].splitlines() or [""])[0][:60]
+        self._bars.update(self._cells, completed=cell_index, at=first)
+
+    def tell(self, outcome: Outcome, reused: bool) -> None:
+        """A notebook is done: one line that stays."""
+        self._bars.update(self._cells, visible=False)
+        detail = "kept from the interrupted run" if reused else outcome.reason or f"{outcome.seconds:.1f} s"
+        colour = COLOURS[outcome.status]
+        line = f"[{colour}]{outcome.status:>7}[/]  {outcome.notebook} ({outcome.backend}): {_plain(detail)}"
+        self._bars.console.print(line, highlight=False)
+        for reason in outcome.skips:
+            self._bars.console.print(f"         skipped inside: {_plain(reason)}", highlight=False)
+        if outcome.failure:
+            place = f"cell {outcome.failure.cell}: " if outcome.failure.cell else ""
+            told = f"{place}{outcome.failure.kind}: {outcome.failure.message}"
+            self._bars.console.print(f"         {_plain(told)}", highlight=False)
+
+
+class BatchProgress:
+    """A bar for a long measurement: how much is done, and the time left by what was done so far."""
+
+    def __init__(self, console: Console | None = None):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._batches = self._bars.add_task("batches")
+
+    def __enter__(self) -> BatchProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def tell(self, done: int, total: int, at: str) -> None:
+        """So many batches are done; `at` is at work."""
+        self._bars.update(self._batches, completed=done, total=total, description=_plain(at))
+
+
+def summarise(summary: Summary) -> str:
+    """One line: how many passed, failed, were skipped whole or in part, and the seconds of all."""
+    parts = sum(len(outcome.skips) for outcome in summary.outcomes)
+    seconds = sum(outcome.seconds for outcome in summary.outcomes)
+    counts = ", ".join(f"{summary.count(status)} {status}" for status in COLOURS)
+    kept = f"; {len(summary.reused)} kept from the interrupted run" if summary.reused else ""
+    return f"{counts}; {parts} parts skipped inside notebooks{kept}; {seconds:.1f} s"
+
+
+def check_lines(checks: Iterable[Check]) -> Iterator[str]:
+    """The doctor's findings: a line for each, and a second one where something is missing or could be better."""
+    for check in checks:
+        mark = "[green]yes[/]" if check.here else "[red] NO[/]" if check.required else "[yellow] no[/]"
+        yield f"{mark}  {check.name}: {_plain(check.found)}"
+        if check.remedy and not check.here:
+            yield f"     it would take: {_plain(check.remedy)}"
+
+
+def progress_table(progress: dict[str, list[tuple[Exercise, bool]]]) -> Table:
+    """A learner's exercises by notebook."""
+    from rich.table import Table
+
+    table = Table("notebook", "exercise", "title", "solved", box=None, pad_edge=False)
+    table.columns[2].overflow = "fold"
+    for notebook, exercises in progress.items():
+        for exercise, done in exercises:
+            table.add_row(notebook, exercise.id, exercise.title, "[green]yes[/]" if done else "-")
+    return table
+
+
+def _plain(text: str) -> str:
+    """Text for rich to print as it is, square brackets included."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,325 @@
+"""How a committed notebook looks: one function gives its canonical text and its problems, for the test and for `--fix`.
+
+python -m labsupport.course.notebook [--fix] NOTEBOOK...
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from labsupport.base.errors import CourseError
+from labsupport.base.paths import atomic_write
+from labsupport.machine.doctor import NEEDS
+
+MAX_BYTES = 500_000
+MAX_LINES = 15
+SOFT_LINES = 4
+PARAMETERS = {"backend", "model", "clip", "fast"}
+SKIP_MIME = "application/vnd.speech-lab.skip+json"
+IGNORE_OUTPUT = "nbval-ignore-output"
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+# Calls whose printed result differs from run to run or from machine to machine.
+MEASURING = {"compare", "describe", "fraction", "peak_memory", "perf_counter", "process_time", "record", "roofline"}
+MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|mnt|usr|var)/\w|\b[A-Za-z]:\\\w|site-packages")
+DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
+
+
+def check(text: str) -> tuple[str, list[str]]:
+    """The canonical text of a notebook, and what is wrong with `text` in words.
+
+    A problem that rewriting alone repairs is told as one line, "not canonical"; the others need the author.
+
+    Raises:
+        CourseError: when `text` is no notebook of format 4.
+    """
+    notebook = canonical(parse(text))
+    result = dump(notebook)
+    problems = ["not canonical: rewrite it with --fix"] if result != text else []
+    problems += [problem for rule in RULES for problem in rule(notebook)]
+    if len(result.encode()) > MAX_BYTES:
+        problems.append(f"{len(result.encode()) / 1e3:.0f} kB; the limit is {MAX_BYTES / 1e3:.0f} kB")
+    return result, problems
+
+
+def parse(text: str) -> dict:
+    """Notebook text -> its JSON as plain dictionaries.
+
+    Raises:
+        CourseError: when `text` is no notebook of format 4.
+    """
+    try:
+        notebook = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CourseError("This is no notebook: its JSON cannot be read.", where=error) from error
+    if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or "cells" not in notebook:
+        raise CourseError("This is no notebook of format 4.", hint="open it in JupyterLab and save it again")
+    return notebook
+
+
+def dump(notebook: dict) -> str:
+    """The one way this repository writes a notebook: sorted keys, indent 1, text in lines, a newline at the end."""
+    import nbformat
+
+    return nbformat.writes(nbformat.from_dict(notebook)).rstrip("\n") + "\n"
+
+
+# --- rewriting: notebook -> notebook, nothing of the author's is lost -------------------------------------------------
+
+
+def canonical(notebook: dict) -> dict:
+    """The same notebook without what tools leave behind: timings, widget state, versions, missing cell ids."""
+    metadata = notebook.get("metadata", {})
+    kept = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    if "lab" in metadata:
+        kept["lab"] = metadata["lab"]
+    cells = [_canonical_cell(cell) for cell in notebook["cells"]]
+    return {"cells": _with_ids(cells), "metadata": kept, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _canonical_cell(cell: dict) -> dict:
+    kept = {key: value for key, value in cell.items() if key != "attachments" or value}
+    kept["metadata"] = {key: cell["metadata"][key] for key in ("jupyter", "tags") if cell["metadata"].get(key)}
+    kept["source"] = joined(cell["source"])
+    if cell["cell_type"] == "code":
+        kept["outputs"] = [_canonical_output(output) for output in cell["outputs"]]
+    return kept
+
+
+def _canonical_output(output: dict) -> dict:
+    output = dict(output)
+    if output["output_type"] == "stream":
+        output["text"] = joined(output["text"])
+    if "data" in output:
+        output["data"] = {mime: _canonical_data(mime, value) for mime, value in output["data"].items()}
+    return output
+
+
+def _canonical_data(mime: str, value: object) -> object:
+    return value if mime.endswith("json") else joined(value)
+
+
+def _with_ids(cells: list[dict]) -> list[dict]:
+    """A missing or repeated id comes from the cell's place and source, so that fixing twice gives the same text."""
+    seen: set[str] = set()
+    for index, cell in enumerate(cells):
+        if cell.get("id") in seen or not cell.get("id"):
+            cell["id"] = hashlib.sha256(f"{index}\n{cell['source']}".encode()).hexdigest()[:8]
+        seen.add(cell["id"])
+    return cells
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def joined(text: str | list[str]) -> str:
+    """Notebook text may be stored as one string or as a list of lines."""
+    return text if isinstance(text, str) else "".join(text)
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    """The code cells, in order."""
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def tags(cell: dict) -> list[str]:
+    """The cell's tags."""
+    return cell["metadata"].get("tags", [])
+
+
+def title(notebook: dict) -> str:
+    """The first cell's heading without its mark; empty when there is none."""
+    first = joined(notebook["cells"][0]["source"]) if notebook["cells"] else ""
+    return first.splitlines()[0].removeprefix("# ").strip() if first.startswith("# ") else ""
+
+
+def parameters(notebook: dict) -> dict[str, object]:
+    """Names and default values in the cell tagged `parameters`; empty when there is no such cell.
+
+    Raises:
+        CourseError: when the cell holds anything but assignments of literals.
+    """
+    cells = [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]
+    found: dict[str, object] = {}
+    for cell in cells:
+        try:
+            found |= {
+                statement.targets[0].id: ast.literal_eval(statement.value)
+                for statement in ast.parse(joined(cell["source"])).body
+            }
+        except (SyntaxError, ValueError, AttributeError) as error:
+            raise CourseError("The parameters cell may hold only lines like `name = value`.", where=error) from error
+    return found
+
+
+def skip_reasons(notebook: dict) -> list[str]:
+    """The reasons that `runner.skip` showed in this executed notebook, in order."""
+    outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
+    return [output["data"][SKIP_MIME]["reason"] for output in outputs if SKIP_MIME in output.get("data", {})]
+
+
+def median_lines(notebook: dict) -> float:
+    """Median length of the code cells, in lines."""
+    return statistics.median([len(joined(cell["source"]).splitlines()) for cell in code_cells(notebook)] or [0])
+
+
+def _texts(cell: dict) -> Iterator[str]:
+    """What a reader sees of a cell as text, without embedded pictures and sound."""
+    yield joined(cell["source"])
+    for output in cell.get("outputs", []):
+        yield joined(output.get("text", ""))
+        for mime, value in output.get("data", {}).items():
+            if mime.startswith("text/"):
+                yield DATA_URI.sub("", joined(value))
+
+
+# --- rules: notebook -> problems --------------------------------------------------------------------------------------
+
+
+def _title_problems(notebook: dict) -> Iterator[str]:
+    if not title(notebook) or notebook["cells"][0]["cell_type"] != "markdown":
+        yield "the first cell must be the title, a Markdown line `# ...`"
+
+
+def _metadata_problems(notebook: dict) -> Iterator[str]:
+    lab = notebook["metadata"].get("lab")
+    if not isinstance(lab, dict):
+        yield "metadata.lab is missing"
+        return
+    if not (isinstance(lab.get("promise"), str) and lab["promise"].strip()):
+        yield "metadata.lab.promise must be a sentence"
+    if not (isinstance(lab.get("minutes"), (int, float)) and lab["minutes"] > 0):
+        yield "metadata.lab.minutes must be a number above 0"
+    for key, known in (("needs", set(NEEDS)), ("backends", {"torch", "mindspore"}), ("articles", set("ABCD"))):
+        values = lab.get(key)
+        if not isinstance(values, list) or not set(values) <= known:
+            yield f"metadata.lab.{key} must be a list out of {sorted(known)}, it is {values!r}"
+    if not lab.get("backends"):
+        yield "metadata.lab.backends names no backend"
+
+
+def _parameter_problems(notebook: dict) -> Iterator[str]:
+    if sum("parameters" in tags(cell) for cell in code_cells(notebook)) != 1:
+        yield "exactly one code cell must carry the tag `parameters`"
+        return
+    try:
+        found = parameters(notebook)
+    except CourseError as error:
+        yield error.what
+        return
+    if missing := PARAMETERS - set(found):
+        yield f"the parameters cell lacks {sorted(missing)}"
+    if found.get("fast") is not True:
+        yield "the parameters cell must say `fast = True`"
+
+
+def _execution_problems(notebook: dict) -> Iterator[str]:
+    cells = code_cells(notebook)
+    counts = [cell["execution_count"] for cell in cells]
+    if counts != list(range(1, len(cells) + 1)):
+        yield f"not executed top to bottom, counts {counts}: use `lab run NOTEBOOK --save`"
+    if not any(cell["outputs"] for cell in cells):
+        yield "the outputs are stripped: use `lab run NOTEBOOK --save`"
+
+
+def _length_problems(notebook: dict) -> Iterator[str]:
+    for cell in code_cells(notebook):
+        if (lines := len(joined(cell["source"]).splitlines())) > MAX_LINES:
+            yield f"cell {cell['id']} has {lines} lines; the limit is {MAX_LINES}"
+
+
+def _output_problems(notebook: dict) -> Iterator[str]:
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                yield f"cell {cell['id']} holds an error: {output.get('ename')}"
+            if output.get("name") == "stderr":
+                yield f"cell {cell['id']} holds stderr output: {joined(output['text'])[:60]!r}"
+            if any("widget" in mime for mime in output.get("data", {})):
+                yield f"cell {cell['id']} holds a widget, which a static page cannot show"
+
+
+def _path_problems(notebook: dict) -> Iterator[str]:
+    for cell in notebook["cells"]:
+        for text in _texts(cell):
+            if found := MACHINE_PATH.search(text):
+                yield f"cell {cell['id']} names a path of one machine: {text[found.start() :][:40]!r}"
+
+
+def _alt_problems(notebook: dict) -> Iterator[str]:
+    for cell in code_cells(notebook):
+        for data in (output.get("data", {}) for output in cell["outputs"]):
+            images = re.findall(r"<img\b[^>]*>", joined(data.get("text/html", "")))
+            if not all(re.search(r'\balt="[^"]+"', image) for image in images):
+                yield f"cell {cell['id']} shows an <img> without alt text"
+            # JupyterLab drops the alt text of a bare image/png; only HTML brings it to the reader.
+            if not images and any(mime.startswith("image/") for mime in data):
+                yield f"cell {cell['id']} shows an image without alt text: use plots.show(figure, alt=...)"
+
+
+def _tag_problems(notebook: dict) -> Iterator[str]:
+    for cell in code_cells(notebook):
+        if not cell["outputs"] or IGNORE_OUTPUT in tags(cell):
+            continue
+        if calls := sorted(_called_names(joined(cell["source"])) & MEASURING):
+            yield f"cell {cell['id']} prints what {calls} measured: tag it {IGNORE_OUTPUT}"
+        if any(SKIP_MIME in output.get("data", {}) for output in cell["outputs"]):
+            yield f"cell {cell['id']} skips on some machines only: tag it {IGNORE_OUTPUT}"
+
+
+def _called_names(source: str) -> set[str]:
+    return set(re.findall(r"\b(\w+)\s*\(", source))
+
+
+RULES = (
+    _title_problems,
+    _metadata_problems,
+    _parameter_problems,
+    _execution_problems,
+    _length_problems,
+    _output_problems,
+    _path_problems,
+    _alt_problems,
+    _tag_problems,
+)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def check_file(path: Path, fix: bool) -> list[str]:
+    """Problems of the notebook at `path`; with `fix`, it is rewritten first and only what is left comes back."""
+    text = path.read_text(encoding="utf-8")
+    result, problems = check(text)
+    if fix and result != text:
+        with atomic_write(path) as part:
+            part.write_text(result, encoding="utf-8", newline="\n")
+        problems = check(result)[1]
+    return problems
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints each notebook's problems and median cell length; 1 when there was a problem."""
+    parser = argparse.ArgumentParser(prog="python -m labsupport.course.notebook", description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--fix", action="store_true", help="rewrite what a program can repair")
+    options = parser.parse_args(arguments)
+    failed = False
+    for path in options.notebooks:
+        problems = check_file(path, options.fix)
+        failed |= bool(problems)
+        lines = median_lines(parse(path.read_text(encoding="utf-8")))
+        print(f"{path}: {len(problems)} problems; median code cell {lines:g} lines (goal {SOFT_LINES})")
+        print("".join(f"  {problem}\n" for problem in problems), end="")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""Executes notebooks, each in a fresh kernel of this interpreter; an interrupted run continues where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labsupport.base.errors import CourseError
+from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write
+from labsupport.course import notebook as notebook_format
+from labsupport.course.console import RunProgress
+from labsupport.course.outcomes import (
+    Failure,
+    Outcome,
+    Summary,
+    begin,
+    classify,
+    fingerprint,
+    finish,
+    keep,
+    only_run,
+    passed_before,
+    runs_dir,
+)
+from labsupport.machine import doctor
+from labsupport.machine.backend import choose_backend
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+CELL_SECONDS = 600
+NOTEBOOK_SECONDS = 1800
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def run(
+    notebooks: Sequence[str] = (),
+    *,
+    backend: str | None = None,
+    parameters: dict[str, object] | None = None,
+    timeout: float = NOTEBOOK_SECONDS,
+    cell_timeout: float = CELL_SECONDS,
+    fresh: bool = False,
+    folder: Path = NOTEBOOKS,
+    console: Console | None = None,
+) -> Summary:
+    """Executes notebooks and keeps each result under `lab_dir()/runs`.
+
+    Args:
+        notebooks: paths, names, or numbers like "01"; all of `folder` when empty.
+        backend: "torch" or "mindspore"; None takes what each notebook and this machine have.
+        parameters: values for the notebooks' `parameters` cells.
+        timeout, cell_timeout: seconds that a notebook and a cell may take.
+        fresh: execute everything, even what an interrupted run finished.
+        folder: where the notebooks are, and the kernels' working folder.
+        console: a rich Console for the progress; None makes one.
+
+    Raises:
+        CourseError: before anything is executed: unknown notebook, unknown parameter, or another run at work.
+    """
+    paths = find_notebooks(notebooks, folder)
+    for path in paths:
+        refuse_unknown_parameters(path, parameters or {})
+    with only_run(), RunProgress(console) as progress:
+        run_id = begin(fresh)
+        task = Execution(folder, parameters or {}, timeout, cell_timeout, run_id)
+        outcomes, reused = [], []
+        for path in progress.track(paths):
+            outcome, was_there = _run_or_reuse(path, backend, task, progress)
+            outcomes.append(outcome)
+            reused += [path.stem] if was_there else []
+            progress.tell(outcome, was_there)
+        finish(run_id)
+    return Summary(outcomes, reused)
+
+
+def find_notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]:
+    """Paths, names or numbers -> notebooks, in order; all of `folder` when there are no names.
+
+    Raises:
+        CourseError: when a name fits no notebook, or there is none at all.
+    """
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not names and not every:
+        raise CourseError("There are no notebooks here.", where=folder)
+    return [_find_notebook(name, every) for name in names] if names else every
+
+
+def _find_notebook(name: str, every: list[Path]) -> Path:
+    if Path(name).suffix == ".ipynb" and Path(name).is_file():
+        return Path(name).resolve()
+    wanted = Path(name).name.removesuffix(".ipynb")
+    found = [path for path in every if path.stem == wanted or path.stem.startswith(f"{wanted}_")]
+    if len(found) != 1:
+        raise CourseError(f"No notebook is called {name!r}.", hint="one of: " + ", ".join(path.stem for path in every))
+    return found[0]
+
+
+def refuse_unknown_parameters(path: Path, parameters: dict[str, object]) -> None:
+    """papermill only warns about a misspelt name and runs with the default.
+
+    Raises:
+        CourseError: when the notebook's `parameters` cell lacks one of the names.
+    """
+    known = notebook_format.parameters(read(path))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise CourseError(f"{path.stem} has no parameter {unknown[0]!r}.", hint=f"it has: {', '.join(known)}")
+
+
+def read(path: Path) -> dict:
+    """The notebook at `path` as plain dictionaries."""
+    return notebook_format.parse(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What all the notebooks of one run share."""
+
+    folder: Path
+    parameters: dict[str, object]
+    timeout: float
+    cell_timeout: float
+    run: str
+
+
+def _run_or_reuse(path: Path, backend: str | None, task: Execution, progress: RunProgress) -> tuple[Outcome, bool]:
+    notebook = read(path)
+    chosen, reason = backend_for(notebook, backend)
+    if reason:
+        return keep(Outcome(path.stem, chosen, "skipped", task.run, reason=reason)), False
+    mark = fingerprint(notebook, chosen, task.parameters)
+    if earlier := passed_before(path.stem, chosen, task.run, mark):
+        return earlier, True
+    return keep(_execute(path, notebook, chosen, mark, task, progress)), False
+
+
+def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | None]:
+    """The backend for this notebook, and why it cannot run here (None when it can).
+
+    An unnamed choice is what the machine prefers, if the notebook is written for it, else what the notebook wants.
+    """
+    lab = notebook["metadata"].get("lab", {})
+    written_for = lab.get("backends", ["torch"])
+    backend = choose_backend(chosen)
+    if backend not in written_for:
+        if chosen:
+            return backend, f"written for {' and '.join(written_for)}; this run uses {chosen}"
+        backend = written_for[0]
+    needs = dict.fromkeys([backend, *lab.get("needs", [])])
+    return backend, next((reason for need in needs if (reason := doctor.missing(need))), None)
+
+
+# --- one notebook -----------------------------------------------------------------------------------------------------
+
+
+def _execute(path: Path, notebook: dict, backend: str, mark: str, task: Execution, progress: RunProgress) -> Outcome:
+    output = runs_dir() / f"{path.stem}.{backend}.ipynb"
+    output.unlink(missing_ok=True)
+    began, started = time.monotonic(), []
+
+    def start_cell(cell: dict, cell_index: int) -> None:
+        started.append(cell)
+        progress.start_cell(cell, cell_index)
+
+    progress.start_notebook(path.stem, len(notebook["cells"]) + 1)  # papermill adds a cell
+    failure = _failure_of(path, output, backend, task, start_cell)
+    executed = read(output)
+    failure = failure or unfinished(executed)
+    return Outcome(
+        path.stem,
+        backend,
+        "failed" if failure else "passed",
+        task.run,
+        seconds=round(time.monotonic() - began, 2),
+        cells=_count_own_cells(started),
+        skips=notebook_format.skip_reasons(executed),
+        failure=dataclasses.replace(failure, cell=_count_own_cells(started)) if failure else None,
+        fingerprint=mark,
+    )
+
+
+def _count_own_cells(cells: Sequence[dict]) -> int:
+    """How many are code cells of the notebook itself, without the one that papermill adds."""
+    tags = [cell["metadata"].get("tags", []) for cell in cells if cell["cell_type"] == "code"]
+    return sum("injected-parameters" not in tag for tag in tags)
+
+
+def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_cell: Callable) -> Failure | None:
+    """Executes `path` into `output` with papermill; an error of the notebook comes back as a Failure."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    deadline, log = time.monotonic() + task.timeout, output.with_suffix(".log")
+    try:
+        papermill.execute_notebook(
+            path,
+            output,
+            parameters=task.parameters | {"backend": backend},
+            kernel_name="python3",
+            language="python",
+            cwd=task.folder,
+            progress_bar=False,
+            kernel_manager_class=kernel_manager({"LAB_BACKEND": backend, "LAB_GROUP": path.stem}, log),
+            timeout_func=lambda cell: max(1, math.ceil(min(task.cell_timeout, deadline - time.monotonic()))),
+            on_cell_start=start_cell,
+        )
+    except PapermillExecutionError as error:
+        message = f"{error.ename}: {error.evalue}"
+        return Failure(classify(message), _shortened(message))
+    except CellTimeoutError:
+        return _timeout_failure(task, deadline)
+    except DeadKernelError as error:
+        return _crash_failure(f"{error}\n{log.read_text(errors='replace')}")
+    return None
+
+
+def _shortened(text: str, most: int = 600) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _crash_failure(words: str) -> Failure:
+    """A kernel that died without a word was most often killed for want of memory; say so, and what it did say."""
+    kind = classify(words)
+    hint = "the process ended, most often for lack of memory or in native code"
+    return Failure(kind, _shortened(f"{hint}: {words.strip()[-500:]}"))
+
+
+def _timeout_failure(task: Execution, deadline: float) -> Failure:
+    if time.monotonic() >= deadline:
+        return Failure("timeout", f"the notebook took longer than {task.timeout:g} s (--timeout)")
+    return Failure("timeout", f"a cell took longer than {task.cell_timeout:g} s (--cell-timeout)")
+
+
+def unfinished(executed: dict) -> Failure | None:
+    """A Failure when code cells were not executed although nothing raised.
+
+    papermill takes a `SystemExit(0)` for the end of the notebook and returns as if all were well.
+    """
+    for cell in notebook_format.code_cells(executed):
+        exited = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
+        left_out = cell["execution_count"] is None and notebook_format.joined(cell["source"]).strip()
+        if exited or left_out:
+            return Failure("other", "the notebook left before its end (SystemExit): cells did not run")
+    return None
+
+
+def kernel_manager(environment: dict[str, str], log: Path) -> type:
+    """A kernel manager whose kernels are this interpreter with `environment` on top of the process's own.
+
+    A kernelspec called "python3" may point at any interpreter of the machine. What a kernel writes past Jupyter, such
+    as the last words of one that crashes, goes to the file `log`.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    spec = KernelSpec(**get_kernel_dict(), env={"PYTHONPATH": path, **environment})
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+        async def start_kernel(self, **options) -> None:
+            with log.open("wb") as stream:
+                await super().start_kernel(stderr=stream, **options)
+
+    return ThisInterpreter
+
+
+def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
+    """Executes a notebook with its default parameters and saves it as it is committed, outputs included.
+
+    Raises:
+        CourseError: when a cell fails; the file stays as it was.
+    """
+    import nbclient
+    import nbformat
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=int(cell_timeout),
+        kernel_name="python3",
+        kernel_manager_class=kernel_manager({"LAB_GROUP": path.stem}, Path(os.devnull)),
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise CourseError(f"{path.stem} failed; it was not saved.", where=error) from error
+    text, _ = notebook_format.check(nbformat.writes(notebook))
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,122 @@
+"""What a reader can turn and press in JupyterLab. On a static page the same content stands as a picture."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from labsupport.base import plots
+from labsupport.checkpoints.config import SIZES
+from labsupport.optim import memory_model
+from labsupport.optim.memory_model import Setting
+from labsupport.profiling.recording import Profile
+from labsupport.profiling.table import table_of
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+ALL = "all"
+
+
+def explore(profile: Profile) -> None:
+    """Shows a profile's timeline with a choice of phase and of kind, and a field for an op's name.
+
+    A run that makes a static page (`lab run`, which sets `LAB_GROUP`) shows the picture alone: a page cannot answer.
+    """
+    from IPython.display import display
+
+    if os.environ.get("LAB_GROUP"):
+        plots.show(profile.timeline(), describe(profile))
+    else:
+        display(timeline_filter(profile))
+
+
+def timeline_filter(profile: Profile) -> ipywidgets.VBox:
+    """The picture of the timeline below two menus and a field, which choose what it shows."""
+    import ipywidgets
+
+    phases = dict.fromkeys(phase.name for phase in profile.phases)
+    kinds = [row.name for row in profile.table().by_kind()]
+    phase = ipywidgets.Dropdown(options=[ALL, *phases], description="phase")
+    kind = ipywidgets.Dropdown(options=[ALL, *dict.fromkeys(kinds)], description="kind")
+    op = ipywidgets.Text(placeholder="part of a name", description="op", continuous_update=False)
+    picture = ipywidgets.HTML()
+
+    def redraw(_change=None):
+        chosen = [None if menu.value == ALL else menu.value for menu in (phase, kind)]
+        drawn = profile.timeline(*chosen, op.value)
+        picture.value = plots.image_tag(plots.to_png(drawn), describe(profile, *chosen, op.value), "image/png")
+
+    for control in (phase, kind, op):
+        control.observe(redraw, "value")
+    redraw()
+    return ipywidgets.VBox([ipywidgets.HBox([phase, kind, op]), picture])
+
+
+def size_memory() -> None:
+    """Shows what a Whisper needs of memory, term by term, and which accelerators it fits, for a choice of settings.
+
+    On a static page (see `explore`) the picture and the list of one setting.
+    """
+    from IPython.display import HTML, display
+
+    if os.environ.get("LAB_GROUP"):
+        display(HTML(describe_memory("large-v3", Setting())))
+    else:
+        display(memory_chooser())
+
+
+def memory_chooser() -> ipywidgets.VBox:
+    """Menus for size, precision, windows, beams and attention, above what they mean."""
+    import ipywidgets
+
+    menus = {
+        "size": list(SIZES), "weights": list(memory_model.BITS), "activations": ["float32", "float16", "bfloat16"],
+        "windows": [1, 4, 8, 16], "beams": [1, 5], "tokens": [448, 224, 64], "attention": list(memory_model.KEPT),
+    }  # fmt: skip
+    chosen = {name: ipywidgets.Dropdown(options=options, description=name) for name, options in menus.items()}
+    page = ipywidgets.HTML()
+
+    def redraw(_change=None):
+        values = {name: menu.value for name, menu in chosen.items()}
+        page.value = describe_memory(values.pop("size"), Setting(**values))
+
+    for menu in chosen.values():
+        menu.observe(redraw, "value")
+    redraw()
+    return ipywidgets.VBox(
+        [ipywidgets.HBox(list(chosen.values())[:4]), ipywidgets.HBox(list(chosen.values())[4:]), page]
+    )
+
+
+def describe_memory(size: str, setting: Setting) -> str:
+    """HTML: the terms of both moments as bars, and below every card with what it makes of them."""
+    config = SIZES[size]
+    moments = {
+        "encoding": memory_model.while_encoding(config, setting),
+        "decoding": memory_model.while_decoding(config, setting),
+    }
+    gigabytes = {name: {term: count / 1e9 for term, count in terms.items()} for name, terms in moments.items()}
+    needed = max(sum(terms.values()) for terms in gigabytes.values())
+    picture = plots.stacked_bars(gigabytes, "memory (GB)", f"{size}: {needed:.2f} GB")
+    told = "; ".join(f"{n}: " + ", ".join(f"{t} {c:.2f} GB" for t, c in g.items()) for n, g in gigabytes.items())
+    image = plots.image_tag(plots.to_png(picture), f"Memory of {size}. {told}.", "image/png")
+    return image + card_table(needed, memory_model.read_bytes(config, setting) / 1e9)
+
+
+def card_table(needed: float, read: float) -> str:
+    """HTML: for every card, whether `needed` GB fit, and the least time of a decode step that has to read `read` GB."""
+    rows = [("card", "memory (GB)", "fits", "least time of a step (ms)")]
+    for card in memory_model.read_cards():
+        least = f"{1e3 * read / card.bandwidth:.2f}" if card.bandwidth else "not known"
+        rows.append((card.name, f"{card.memory:g}", "yes" if needed < card.memory else "no", least))
+    lines = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def describe(profile: Profile, phase: str | None = None, kind: str | None = None, op: str = "") -> str:
+    """Alt text for the timeline: the kinds of op in it and how long each takes."""
+    kinds = table_of(profile.select(phase, kind, op)).by_kind()
+    if not kinds:
+        return "A timeline without ops: none fits the choice."
+    return "Timeline of " + ", ".join(f"{row.name} {row.total_ms:.0f} ms" for row in kinds) + "."

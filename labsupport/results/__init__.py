@@ -1,0 +1,1 @@
+"""What was measured: timing, memory, rows, claims and verdicts."""

@@ -1,0 +1,114 @@
+"""The ledger: what the four articles claim. `data/claims.toml` holds the claims and no verdict: see `verdicts`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+
+from labsupport.base.errors import ClaimError
+from labsupport.base.paths import DATA, read_toml
+
+LEDGER = DATA / "claims.toml"
+ARTICLES = {"A": "MindSpore Whisper", "B": "TPU-MLIR Whisper", "C": "Whisper memory", "D": "Bark"}
+CHECKS = ("ratio", "equal", "near", "at_most", "at_least", "holds")  # the rules, see `verdicts`
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of an article, in our words.
+
+    Args:
+        id: the article's letter and a number, "A1".
+        setting: the hardware, model and input that the article names; empty where it names none.
+        figure: what a result is compared with, in `unit`; 1 for a statement, whose results are
+            1 (true) or 0 (false).
+        check: the rule, one of `CHECKS`.
+        notebook: the one that tests it.
+        quoted: the numbers as the article prints them, from which `figure` follows.
+        tolerance: relative, for the rules that have one.
+        needs: the hardware or weights without which it cannot be tested at all ("ascend", "cuda", "hub:large-v3").
+    """
+
+    id: str
+    article: str
+    text: str
+    setting: str
+    figure: float
+    unit: str
+    check: str
+    notebook: str
+    quoted: tuple[str, ...]
+    tolerance: float = 0.0
+    needs: tuple[str, ...] = ()
+
+    def _repr_markdown_(self) -> str:
+        figure = "" if self.check == "holds" else f" Figure: **{self.figure:g} {self.unit}**."
+        needs = f" Needs: {', '.join(self.needs)}." if self.needs else ""
+        setting = f" Setting: {self.setting}." if self.setting else ""
+        return f"> **Claim {self.id}** ({ARTICLES[self.article]}): {self.text}\n>\n>{figure}{setting}{needs}"
+
+
+# --- the ledger ----------------------------------------------------------------------------------------------------
+
+
+def load(path: Path = LEDGER) -> list[Claim]:
+    """All claims, in the file's order.
+
+    Raises:
+        ClaimError: a claim lacks a field, has one that no claim has (a verdict, say), or an id is there twice.
+    """
+    try:
+        entries = read_toml(path).get("claim", [])
+    except ValueError as error:
+        raise ClaimError(f"The ledger is no TOML: {error}", where=path) from error
+    claims = [parse_claim(entry, f"{path}, claim {number}") for number, entry in enumerate(entries, 1)]
+    ids = [claim.id for claim in claims]
+    if twice := {name for name in ids if ids.count(name) > 1}:
+        raise ClaimError(f"These ids are there twice: {', '.join(sorted(twice))}.", where=path)
+    return claims
+
+
+def parse_claim(entry: dict, where: str) -> Claim:
+    """Checks one table of the ledger; raises ClaimError with `where`."""
+    where = f"{where} ({entry.get('id')})"
+    known = {field.name for field in fields(Claim)}
+    required = {field.name for field in fields(Claim) if field.default is MISSING}
+    if wrong := sorted(set(entry) - known):
+        raise ClaimError(f"A claim has no field {wrong[0]!r}.", where=where, hint="A verdict comes from results alone.")
+    if lacking := sorted(required - set(entry)):
+        raise ClaimError(f"The claim lacks {', '.join(lacking)}.", where=where)
+    lists = {name: tuple(entry.get(name, ())) for name in ("quoted", "needs")}
+    claim = Claim(**{**entry, **lists})
+    if problem := find_problem(claim):
+        raise ClaimError(problem, where=where)
+    return claim
+
+
+def find_problem(claim: Claim) -> str | None:
+    """What is wrong with the claim's values, if anything."""
+    if claim.article not in ARTICLES or not re.fullmatch(rf"{claim.article}[1-9]\d*", claim.id):
+        return "Its id must be its article's letter and a number."
+    if claim.check not in CHECKS:
+        return f"There is no rule {claim.check!r}; the rules are: {', '.join(CHECKS)}."
+    if not isinstance(claim.figure, int | float) or not math.isfinite(claim.figure):
+        return "Its figure must be a finite number."
+    if claim.check == "holds" and claim.figure != 1:
+        return "A statement's figure is 1."
+    return None
+
+
+def claim(id: str) -> Claim:
+    """The claim of this id.
+
+    Raises:
+        ClaimError: the ledger has none.
+    """
+    for entry in load():
+        if entry.id == id:
+            return entry
+    raise ClaimError(f"The ledger holds no claim {id!r}.", where=LEDGER)
+
+
+# --- results and verdicts ------------------------------------------------------------------------------------------

@@ -1,0 +1,288 @@
+"""Measuring: variants timed in turns in one process, medians and spread, and whether a gain is noise."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from labsupport.base.errors import MeasureError
+from labsupport.base.tables import text_table
+from labsupport.machine.backend import loaded_framework, on_ascend, synchronise
+from labsupport.machine.description import format_bytes
+from labsupport.results.memory import peak_memory
+from labsupport.results.rows import Row, record
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One variant's runs: wall and CPU seconds of each, and the peak memory of a run of its own, in bytes above the
+    start (None where it cannot be seen). CPU time counts all threads. `audio_seconds` and `items` are what one run
+    worked through.
+    """
+
+    name: str
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+    peak_bytes: int | None
+    audio_seconds: float | None = None
+    items: float | None = None
+
+    @property
+    def median(self) -> float:
+        """Seconds of wall time."""
+        return statistics.median(self.wall)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range of the wall times, in seconds."""
+        return interquartile_range(self.wall)
+
+    @property
+    def cpu_median(self) -> float:
+        """Seconds of CPU time, all threads together."""
+        return statistics.median(self.cpu)
+
+    @property
+    def rtf(self) -> float | None:
+        """Real-time factor: seconds of work per second of audio; below 1 keeps up with speech."""
+        return self.median / self.audio_seconds if self.audio_seconds else None
+
+    @property
+    def throughput(self) -> float | None:
+        """Items per second."""
+        return self.items / self.median if self.items else None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one variant is than another: the median over the pairs of runs, and its interval.
+
+    The interval is the 95 % one of Student's t on the logarithms of the pairs' ratios, or the pairs' own interquartile
+    range where that is wider; a few noisy runs give a wide interval, not a false gain.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def within_noise(self) -> bool:
+        """No difference was seen: the interval holds 1."""
+        return self.low <= 1 <= self.high
+
+    def __str__(self) -> str:
+        if self.within_noise:
+            return f"no difference ({self.low:.2f} to {self.high:.2f} times)"
+        return f"{self.value:.2f} times ({self.low:.2f} to {self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The variants' measurements by name, in the order given; the first is the baseline."""
+
+    measurements: dict[str, Measurement]
+
+    def __getitem__(self, name: str) -> Measurement:
+        if name not in self.measurements:
+            raise MeasureError(f"No variant {name!r} was measured.", hint=f"Choose of: {', '.join(self.measurements)}.")
+        return self.measurements[name]
+
+    def speedup(self, baseline: str, other: str) -> Ratio:
+        """How many times faster `other` is than `baseline`, from the runs in pairs."""
+        return paired_ratio(self[baseline].wall, self[other].wall)
+
+    def record(self, what: str, **details) -> list[Row]:
+        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them.
+
+        Args:
+            details: model, clip, note, group and the like, as in `rows.record`.
+        """
+        return [
+            record(
+                f"{what}: {m.name}",
+                m.median,
+                "s",
+                spread=m.spread,
+                runs=len(m.wall),
+                peak_bytes=m.peak_bytes,
+                **details,
+            )
+            for m in self.measurements.values()
+        ]
+
+    def table(self) -> list[list[str]]:
+        """The heading and one line of texts a variant; a column that no variant fills is left out."""
+        baseline = next(iter(self.measurements))
+        columns = {
+            "variant": [m.name for m in self.measurements.values()],
+            "median": [format_seconds(m.median) for m in self.measurements.values()],
+            "spread": [format_seconds(m.spread) for m in self.measurements.values()],
+            "CPU time": [format_seconds(m.cpu_median) for m in self.measurements.values()],
+            "peak memory": [
+                "" if m.peak_bytes is None else format_bytes(m.peak_bytes) for m in self.measurements.values()
+            ],
+            "RTF": [f"{m.rtf:.3f}" if m.rtf else "" for m in self.measurements.values()],
+            "items/s": [f"{m.throughput:.3g}" if m.throughput else "" for m in self.measurements.values()],
+            f"times as fast as {baseline}": [
+                "" if name == baseline else str(self.speedup(baseline, name)) for name in self.measurements
+            ],
+        }
+        filled = {heading: cells for heading, cells in columns.items() if any(cells)}
+        return [list(filled), *map(list, zip(*filled.values(), strict=True))]
+
+    def _repr_markdown_(self) -> str:
+        heading, *lines = self.table()
+        rule = ["---", *["---:"] * (len(heading) - 1)]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, rule, *lines])
+
+    def __str__(self) -> str:
+        return text_table(self.table())
+
+
+def compare(
+    variants: Mapping[str, Callable[[], object]],
+    runs: int = 5,
+    warmup: int = 1,
+    audio_seconds: float | None = None,
+    items: float | None = None,
+    check: Callable[[object, object], object] | None = None,
+) -> Comparison:
+    """Times the variants in turns (A B A B ...), so that whatever slows the machine down slows them all.
+
+    Every timed run starts after a garbage collection, has the collector off, and ends when the device has finished.
+    Peak memory is measured in one more run of each, after the timed ones. One variant alone is fine.
+
+    Args:
+        variants: name to a function of no arguments that does the work and returns its result.
+        runs: timed runs of each, 2 at least.
+        warmup: runs of each before, not counted.
+        audio_seconds: seconds of audio that one run works through; gives the RTF.
+        items: things that one run works through (clips, tokens, samples); gives the throughput.
+        check: called after each round with the first variant's result and each other's; False or an AssertionError
+            says that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
+
+    Raises:
+        MeasureError: no variants, or too few runs.
+        MeasureError: a variant raised; says which.
+        MeasureError: `check` found a difference; says which variant and run.
+    """
+    if not variants:
+        raise MeasureError("There is nothing to measure.", hint="Give at least one variant: {name: function}.")
+    if runs < 2 or warmup < 0:
+        raise MeasureError(f"{runs} runs after {warmup} to warm up cannot be measured.", hint="Take 2 runs or more.")
+    with collector_off():
+        for name, work in variants.items():
+            for _ in range(warmup):
+                call(name, work)
+        times = time_in_turns(variants, runs, check)
+        peaks = {name: own_peak(name, work) for name, work in variants.items()}
+    return Comparison(
+        {
+            name: Measurement(name, *map(tuple, zip(*times[name], strict=True)), peaks[name], audio_seconds, items)
+            for name in variants
+        }
+    )
+
+
+def own_peak(name: str, work: Callable[[], object]) -> int | None:
+    """Peak memory of one run in bytes; None under MindSpore on a CPU, which keeps what it once took in a pool."""
+    if loaded_framework() == "mindspore" and not on_ascend():
+        return None
+    return peak_memory(lambda: call(name, work))[1]
+
+
+def time_in_turns(variants: Mapping, runs: int, check: Callable | None) -> dict[str, list[tuple[float, float]]]:
+    """For each variant the (wall, CPU) seconds of its runs, done A B A B ...; arguments as in `compare`."""
+    times = {name: [] for name in variants}
+    for run in range(1, runs + 1):
+        results = {}  # of this round alone, and only if compared: a kept result would be memory in the next run's way
+        for name, work in variants.items():
+            wall, cpu, result = time_once(name, work)
+            times[name].append((wall, cpu))
+            if check:
+                results[name] = result
+            del result
+        check_results(results, check, run)
+    return times
+
+
+def call(name: str, work: Callable[[], object]) -> object:
+    """Runs the work to its end on the device; any failure of it is raised again under the variant's name."""
+    try:
+        result = work()
+        synchronise()
+        return result
+    except Exception as error:
+        raise MeasureError(f"The variant {name!r} failed: {type(error).__name__}: {error}", where=name) from error
+
+
+def time_once(name: str, work: Callable[[], object]) -> tuple[float, float, object]:
+    """Wall seconds, CPU seconds and the result of one run, which starts without garbage."""
+    gc.collect()
+    synchronise()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call(name, work)
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """Garbage is collected in the block only when asked for, and then fast.
+
+    What lives already is set aside: with a framework loaded a full collection takes a tenth of a second.
+    """
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
+
+
+def check_results(results: dict[str, object], check: Callable | None, run: int) -> None:
+    """Raises MeasureError, naming variant and run, if `check` tells a result from the first variant's."""
+    first = next(iter(results), None)
+    for name in list(results)[1:]:
+        cause = None
+        try:
+            same = check(results[first], results[name])
+        except AssertionError as error:
+            same, cause = False, error
+        if same is not None and not same:
+            reason = f": {cause}" if cause else "."
+            raise MeasureError(
+                f"In run {run}, {name!r} gave another result than {first!r}{reason}", where=name
+            ) from cause
+
+
+def interquartile_range(values: tuple[float, ...] | list[float]) -> float:
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def paired_ratio(baseline: tuple[float, ...], other: tuple[float, ...]) -> Ratio:
+    """The ratio of two variants' times, run by run; see `Ratio`."""
+    from scipy.special import stdtrit
+
+    logs = [math.log(a / b) for a, b in zip(baseline, other, strict=True)]
+    middle, mean, degrees = statistics.median(logs), statistics.fmean(logs), len(logs) - 1
+    half = float(stdtrit(degrees, 0.975)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    own = interquartile_range(logs)
+    low, high = min(mean - half, middle - own), max(mean + half, middle + own)
+    return Ratio(math.exp(middle), math.exp(low), math.exp(high))
+
+
+def format_seconds(seconds: float) -> str:
+    for scale, unit in ((1, "s"), (1e-3, "ms")):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

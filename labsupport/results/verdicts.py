@@ -1,0 +1,155 @@
+"""Verdicts: what recorded results say of the claims.
+
+A verdict is computed from a result row by the claim's rule, and a claim without a row is open. Each machine has its
+own verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from labsupport.base.errors import ClaimError
+from labsupport.machine.description import describe_machine
+from labsupport.results import rows
+from labsupport.results.claims import Claim, claim
+from labsupport.results.rows import Row
+from labsupport.results.timing import Ratio
+
+REPRODUCED, PARTLY, NOT_HERE, CORRECTED = "reproduced", "partly", "not here", "corrected"
+WAITS, OPEN = "waits for hardware", "open"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results say of a claim: `status`, one sentence `why`, and the row it comes from (none if open)."""
+
+    claim: Claim
+    status: str
+    why: str
+    row: Row | None = None
+
+    def __str__(self) -> str:
+        return f"{self.claim.id}: {self.status}. {self.why}"
+
+    def _repr_markdown_(self) -> str:
+        return f"**{self.claim.id}: {self.status}.** {self.why}"
+
+
+# --- the rules: (claim, row) -> status -----------------------------------------------------------------------------
+
+
+def judge_ratio(claim: Claim, row: Row) -> str:
+    """A gain of `figure` times: nothing if within the noise; nine tenths of it is enough; less is partly."""
+    if row.value - (row.spread or 0.0) <= 1:
+        return NOT_HERE
+    return REPRODUCED if row.value >= 0.9 * claim.figure else PARTLY
+
+
+def judge_equal(claim: Claim, row: Row) -> str:
+    """A fact that is the same everywhere: a parameter count, a size, a piece of arithmetic."""
+    return REPRODUCED if is_near(claim, row) else CORRECTED
+
+
+def judge_near(claim: Claim, row: Row) -> str:
+    """A measured figure that depends on the machine."""
+    return REPRODUCED if is_near(claim, row) else NOT_HERE
+
+
+def judge_at_most(claim: Claim, row: Row) -> str:
+    return REPRODUCED if row.value <= claim.figure * (1 + claim.tolerance) else NOT_HERE
+
+
+def judge_at_least(claim: Claim, row: Row) -> str:
+    return REPRODUCED if row.value >= claim.figure * (1 - claim.tolerance) else NOT_HERE
+
+
+def judge_holds(claim: Claim, row: Row) -> str:
+    """A statement that code found true (1.0) or false (0.0)."""
+    return REPRODUCED if row.value else CORRECTED
+
+
+def is_near(claim: Claim, row: Row) -> bool:
+    return math.isclose(row.value, claim.figure, rel_tol=0.0, abs_tol=abs(claim.figure) * claim.tolerance + 1e-12)
+
+
+RULES: dict[str, Callable[[Claim, Row], str]] = {
+    "ratio": judge_ratio,
+    "equal": judge_equal,
+    "near": judge_near,
+    "at_most": judge_at_most,
+    "at_least": judge_at_least,
+    "holds": judge_holds,
+}
+
+
+def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) -> Verdict:
+    """The claim's verdict for a reader on `machine` (this one if None).
+
+    A measurement beats a row that says what was missing; then the reader's own machine beats another; then the later
+    row beats the earlier. The sentence names the machine, so that a stored result is never taken for an own one.
+    """
+    machine = machine or describe_machine().name
+    own = [row for row in results if row.claim == claim.id]
+    if not own:
+        return Verdict(claim, OPEN, "No result is recorded yet.")
+    return judge(claim, max(own, key=lambda row: (row.value is not None, row.machine == machine, row.date)))
+
+
+def verdicts_by_machine(claim: Claim, results: Iterable[Row]) -> dict[str, Verdict]:
+    """The verdict of every machine that has a row for the claim: where machines disagree, all are shown."""
+    by_machine = defaultdict(list)
+    for row in results:
+        if row.claim == claim.id:
+            by_machine[row.machine].append(row)
+    return {machine: verdict(claim, own, machine) for machine, own in sorted(by_machine.items())}
+
+
+def judge(claim: Claim, row: Row) -> Verdict:
+    """The verdict that this one row gives."""
+    place = f"{row.machine} ({row.backend}{f', {row.model}' if row.model else ''})"
+    note = f" {row.note}" if row.note else ""
+    if row.value is None:
+        return Verdict(claim, WAITS, f"It needs {row.missing}; none on {place}.{note}", row)
+    status = RULES[claim.check](claim, row)
+    if claim.check == "holds":
+        return Verdict(claim, status, f"Found {'true' if row.value else 'false'} on {place}.{note}", row)
+    measured = f"Measured {row.value:.4g} {claim.unit} on {place}"
+    return Verdict(claim, status, f"{measured}; the article says {claim.figure:.4g}.{note}", row)
+
+
+# --- recording -------------------------------------------------------------------------------------------------------
+
+
+def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
+    """Writes a result row for the claim and returns its verdict.
+
+    Args:
+        value: in the claim's unit; a `Ratio` brings its interval along, True and False stand for 1 and 0.
+        details: spread, runs, model, clip, peak_bytes, note, backend, group, as in `rows.record`.
+
+    Raises:
+        ClaimError: the ledger has no such claim, or it is a statement and the value neither true nor false.
+        RowError: a detail is not what it must be.
+    """
+    tested = claim(id)
+    if isinstance(value, Ratio):
+        value, details = value.value, {"spread": value.value - value.low, **details}
+    if tested.check == "holds" and value not in (0, 1):
+        raise ClaimError(f"Claim {id} is a statement: its result is true or false, not {value}.", where=id)
+    return judge(tested, rows.record(tested.text, float(value), tested.unit, claim=id, **details))
+
+
+def record_missing(id: str, missing: str, **details) -> Verdict:
+    """Writes a row that says what this machine lacks to test the claim, one of its `needs`.
+
+    Raises:
+        ClaimError: the claim does not need it: then it can be tested here.
+    """
+    tested = claim(id)
+    if missing not in tested.needs:
+        needs = ", ".join(tested.needs) or "nothing special"
+        raise ClaimError(f"Claim {id} does not wait for {missing!r}.", where=id, hint=f"It needs {needs}.")
+    return judge(tested, rows.record(tested.text, None, tested.unit, claim=id, missing=missing, **details))

@@ -1,0 +1,1 @@
+"""Sound and text: reading audio, the corpus, log-mel features, transcripts."""

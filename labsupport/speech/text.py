@@ -1,0 +1,206 @@
+"""Text out: tokens to words, the normaliser, the word error rate, and subtitles."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from labsupport.base.errors import TextError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is said between `start` and `end`, both in seconds from the beginning of the recording."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A whole recording.
+
+    Attributes:
+        language: Whisper's code, such as "en".
+    """
+
+    text: str
+    segments: list[Segment]
+    language: str
+
+
+# --- comparing texts ---------------------------------------------------------------------------------------------
+
+# Written without spaces between words: Whisper's paper (appendix C) counts single characters there.
+SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+
+
+def normalise(text: str, language: str = "en") -> str:
+    """Removes what is no recognition error: case, punctuation, spelled-out numbers, contractions.
+
+    These are the normalisers of Whisper's paper (appendix C), as transformers ships them: the English one for "en",
+    the basic one for every other language. transformers has no table of British spellings, so "colour" and "color"
+    stay two words here, which the paper counts as one.
+    """
+    return _find_normaliser(language)(text).strip()
+
+
+@functools.cache
+def _find_normaliser(language: str) -> Callable[[str], str]:
+    if language == "en":
+        return _load_normalisers().EnglishTextNormalizer({})
+    return _load_normalisers().BasicTextNormalizer(split_letters=language in SPACELESS)
+
+
+@functools.cache
+def _load_normalisers() -> ModuleType:
+    # by path: importing transformers.models.whisper takes seconds and brings torch into a MindSpore process
+    package = Path(importlib.util.find_spec("transformers").origin).parent
+    source = package / "models" / "whisper" / "english_normalizer.py"
+    spec = importlib.util.spec_from_file_location("labsupport._normalisers", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def wer(reference: str, hypothesis: str, language: str = "en") -> float:
+    """The word error rate of `hypothesis`: substituted, missing and added words over the words of `reference`.
+
+    Both are normalised first. 0 is perfect; many added words give more than 1. Where words have no spaces between
+    them (`SPACELESS`), characters take the place of words. Raises TextError when normalising leaves no word.
+    """
+    import jiwer
+
+    expected = normalise(reference, language)
+    if not expected:
+        raise TextError("The reference has no words, so there is no error rate.", where=repr(reference))
+    return jiwer.wer(expected, normalise(hypothesis, language))
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------
+
+
+class Tokenizer:
+    """Whisper's tokenizer from a folder with a `tokenizer.json`; special tokens are found by name, never by number.
+
+    Attributes:
+        sot, eot: start of the transcript; end of the text.
+        sot_prev: before the text of the window before, when that is given as a prompt.
+        transcribe, translate: the two tasks.
+        no_speech: its probability tells silence.
+        no_timestamps: asks for text alone.
+        timestamp_begin: id of `<|0.00|>`; each id after it is 0.02 s later.
+        languages: {code: id}, such as {"en": 50259}. English-only vocabularies have these ids too, without a use.
+
+    Raises TextError when the file is missing, damaged, or lacks one of these tokens.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._file = Path(folder) / "tokenizer.json"
+        self._tokenizer = _load_tokenizer(self._file)
+        self.sot = self._find("<|startoftranscript|>")
+        self.eot = self._find("<|endoftext|>")
+        self.sot_prev = self._find("<|startofprev|>")
+        self.transcribe = self._find("<|transcribe|>")
+        self.translate = self._find("<|translate|>")
+        self.no_speech = self._find("<|nospeech|>", "<|nocaptions|>")  # large-v3 renamed it
+        self.no_timestamps = self._find("<|notimestamps|>")
+        # CTranslate2's files end before the timestamps, whose ids come next
+        self.timestamp_begin = self._tokenizer.token_to_id("<|0.00|>") or self.no_timestamps + 1
+        self.languages = self._find_languages()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` alone, without the special tokens around it."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of `ids`; timestamps count as special. A leading space stays, as Whisper means it."""
+        text = self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=skip_special)
+        # timestamps are ordinary tokens to the library
+        return re.sub(r"<\|\d+\.\d\d\|>", "", text) if skip_special else text
+
+    def _find(self, *names: str) -> int:
+        for name in names:
+            if (found := self._tokenizer.token_to_id(name)) is not None:
+                return found
+        raise TextError(f"The tokenizer has no {' or '.join(names)}.", where=self._file, hint="Is it a Whisper's?")
+
+    def _find_languages(self) -> dict[str, int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        codes = {number: re.fullmatch(r"<\|([a-z]{2,3})\|>", token.content) for number, token in added.items()}
+        return {match[1]: number for number, match in sorted(codes.items()) if match}
+
+
+def _load_tokenizer(file: Path):
+    import tokenizers
+
+    try:
+        content = file.read_text(encoding="utf-8")
+        json.loads(content)  # tokenizers answers damaged JSON with a bare Exception
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "Give the folder of a converted or downloaded model."
+        raise TextError("There is no tokenizer here.", where=file, hint=hint) from error
+    except ValueError as error:
+        hint = "Delete it and fetch or convert the model again."
+        raise TextError(f"The tokenizer file is damaged: {error}", where=file, hint=hint) from error
+    return tokenizers.Tokenizer.from_str(content)
+
+
+# --- writing transcripts -----------------------------------------------------------------------------------------
+
+
+def render(segments: Sequence[Segment], form: str) -> str:
+    """Writes segments as "text" (one a line), "json" (a list of start, end, text), "srt" or "vtt".
+
+    Subtitles leave out segments without words; one shorter than a millisecond is shown for one, as WebVTT asks for an
+    end after the start. Raises TextError for another form.
+    """
+    writers = {"text": _render_text, "json": _render_json, "srt": _render_srt, "vtt": _render_vtt}
+    if form not in writers:
+        raise TextError(f"There is no output form {form!r}.", hint=f"Known: {', '.join(writers)}.")
+    return writers[form](segments)
+
+
+def _render_text(segments: Sequence[Segment]) -> str:
+    return "".join(f"{segment.text.strip()}\n" for segment in segments)
+
+
+def _render_json(segments: Sequence[Segment]) -> str:
+    return json.dumps([dataclasses.asdict(segment) for segment in segments], ensure_ascii=False, indent=2) + "\n"
+
+
+def _render_srt(segments: Sequence[Segment]) -> str:
+    """SubRip has no escapes: an arrow inside the words, which would read as a time line, is shortened."""
+    cues = enumerate(_find_cues(segments, ","), 1)
+    return "".join(f"{number}\n{times}\n{re.sub('-{2,}>', '->', words)}\n\n" for number, (times, words) in cues)
+
+
+def _render_vtt(segments: Sequence[Segment]) -> str:
+    """WebVTT, https://www.w3.org/TR/webvtt1/: `&`, `<` and `>` are escaped, and with them every arrow."""
+    cues = _find_cues(segments, ".")
+    return "WEBVTT\n\n" + "".join(f"{times}\n{html.escape(words, quote=False)}\n\n" for times, words in cues)
+
+
+def _find_cues(segments: Sequence[Segment], point: str) -> list[tuple[str, str]]:
+    """Gives (time line, words on one line) of each segment that has words; a blank line would end a cue early."""
+    cues = []
+    for segment in segments:
+        if words := " ".join(segment.text.split()):
+            start = round(segment.start * 1000)
+            end = max(round(segment.end * 1000), start + 1)
+            cues.append((f"{_clock(start, point)} --> {_clock(end, point)}", words))
+    return cues
+
+
+def _clock(milliseconds: int, point: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{rest:03}"

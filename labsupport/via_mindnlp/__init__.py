@@ -1,0 +1,1 @@
+"""transformers' Whisper and Bark on MindSpore, run by MindNLP."""

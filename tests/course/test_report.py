@@ -1,0 +1,239 @@
+import dataclasses
+import html.parser
+import re
+
+import pytest
+
+from labsupport.base import plots
+from labsupport.base.errors import CourseError
+from labsupport.base.paths import lab_dir
+from labsupport.course import report
+from labsupport.course.outcomes import Failure, Outcome
+from labsupport.course.report import Lesson, fill, ladders, page
+from labsupport.machine.description import Machine
+from labsupport.results import verdicts
+from labsupport.results.claims import Claim
+from labsupport.results.rows import Row
+from labsupport.results.verdicts import Verdict
+
+MACHINE = Machine("toy-2c", "Toy <CPU>", 2, 1, 8 * 10**9, ("avx2",), (), {"torch": "2.13.0"}, "Toy OS", "3.11.7")
+COURSE = [
+    Lesson("01_a", "Measure", "You will measure.", 12, [], ["D"]),
+    Lesson("02_b", "Cache", "You will cache.", 10, ["cuda"], []),
+    Lesson("03_c", "Later", "You will wait.", 5, [], []),
+]
+OUTCOMES = [
+    Outcome("01_a", "torch", "passed", "r", seconds=12.34, skips=["needs int8"], date="2026-01-02T03:04:05+00:00"),
+    Outcome("02_b", "torch", "skipped", "r", reason="needs CUDA; here: none"),
+    Outcome("02_b", "mindspore", "failed", "r", failure=Failure("memory", "MemoryError: <all of it>", 3)),
+]
+
+
+def row(what, value, second=0, **fields):
+    date = f"2026-01-02T03:04:{second:02d}+00:00"
+    return Row(what, value, fields.pop("unit", "s"), "toy-2c", "torch", date, "abc", **fields)
+
+
+RESULTS = [
+    row("decoding: no cache", 2.0, 1, model="tiny.en", clip="jfk", spread=0.1, peak_bytes=10**9),
+    row("decoding: cache", 1.0, 2, model="tiny.en", clip="jfk", spread=0.05),
+    row("decoding: cache", 0.5, 3, model="tiny.en", clip="jfk", spread=0.05),
+    row("decoding: cache", 9.0, 4, model="base", clip="jfk"),
+    row("claimed: x", 3.0, 5, claim="A1"),
+    row("size: x", 3.0, 6, unit="bytes"),
+    row("a sentence", 3.0, 7),
+    row("ops of a step: MatMul", 4.0, 8, unit="ms"),
+    row("ops of a step: Tile", 2.0, 8, unit="ms"),
+    row("ops of a step: MatMul", 3.0, 9, unit="ms", note="12 calls"),
+    row("ops of a step: Concat", 1.0, 9, unit="ms"),
+    row("speaking: plain, 1 at a time", 0.25, 10, unit="samples/s", peak_bytes=400 * 10**6),
+    row("speaking: small, 1 at a time", 0.2, 10, unit="samples/s", peak_bytes=100 * 10**6),
+    row("speaking: no memory known", 9.0, 10, unit="samples/s"),
+    row("estimate: Tile", 200, 10, unit="cycles"),
+    row("estimate: broadcast", 100, 11, unit="cycles"),
+]
+
+
+def verdict(article, number, status):
+    claim = Claim(f"{article}{number}", article, f"Claim <{number}>", "", 1.7, "times", "ratio", "01", ())
+    return Verdict(claim, status, "because")
+
+
+VERDICTS = [verdict("A", 1, verdicts.PARTLY), verdict("A", 2, verdicts.OPEN), verdict("D", 1, verdicts.CORRECTED)]
+
+
+@pytest.fixture(scope="module")
+def text():
+    return page(COURSE, OUTCOMES, RESULTS, VERDICTS, MACHINE)
+
+
+class Outline(html.parser.HTMLParser):
+    """Collects tags with their attributes, and notices what is not closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in {"meta", "br", "img"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(text):
+    outline = Outline(text)
+    assert outline.open == []
+    pictures = [attributes["src"] for _, attributes in outline.tags if "src" in attributes]
+    assert pictures
+    assert all(picture.startswith("data:image/svg+xml;base64,") for picture in pictures)
+    assert all(attributes.get("href", "#").startswith("#") for _, attributes in outline.tags)
+    assert "http" not in re.sub(r"data:[^\"]+", "", text)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in outline.tags}
+
+
+def test_links_lead_to_every_section(text):
+    tags = Outline(text).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert links == [f"#{attributes['id']}" for tag, attributes in tags if tag == "h2"]
+
+
+def test_every_picture_has_alt_text_with_its_numbers(text):
+    alts = [attributes["alt"] for tag, attributes in Outline(text).tags if tag == "img"]
+    assert len(alts) == 5
+    assert "no cache 2 s; cache 0.5 s" in alts[0]
+    assert "partly 1" in alts[-1]
+
+
+def test_the_page_can_be_read_on_a_phone(text):
+    tags = Outline(text).tags
+    assert any(attributes.get("name") == "viewport" for tag, attributes in tags if tag == "meta")
+    assert text.count("<table>") == text.count('<div class="wide">\n<table>')
+
+
+def test_the_page_tells_how_each_notebook_went(text):
+    for words in ("12.3 s", "skipped inside: needs int8", "Skipped: needs CUDA; here: none", "not run yet"):
+        assert words in text
+    assert "memory, code cell 3: MemoryError: &lt;all of it&gt;" in text
+    assert "1 passed, 1 failed, 1 skipped" in text
+    assert "Toy &lt;CPU&gt;, 2 usable cores" in text
+    assert "torch 2.13.0" in text
+
+
+def test_the_page_of_a_lab_where_nothing_ran_yet_says_so():
+    empty = page(COURSE, [], [], [], MACHINE)
+    assert empty.count("not run yet") == 3
+    assert "Nothing is measured yet" in empty
+
+
+def test_ladders_hold_what_was_measured_together_with_the_latest_rows_in_order():
+    first, second, estimate = ladders(RESULTS)
+    assert [(name, row.value) for name, row in first.steps.items()] == [("no cache", 2.0), ("cache", 0.5)]
+    assert first.setting == "tiny.en, jfk, torch, toy-2c"
+    assert (second.model, list(second.steps)) == ("base", ["cache"])
+    assert (estimate.unit, list(estimate.steps)) == ("cycles", ["Tile", "broadcast"])
+
+
+def test_other_threads_are_another_setting():
+    plain, pinned = ladders([row("step: a", 2.0), row("step: a", 3.0, 1, threads=1)])
+    assert (plain.setting, pinned.setting) == ("torch, toy-2c", "torch, toy-2c, 1 thread")
+
+
+def test_an_op_table_is_the_latest_one_alone():
+    (table,) = report.op_tables(RESULTS)
+    assert table.topic == "ops of a step"
+    assert [(name, row.value) for name, row in table.steps.items()] == [("MatMul", 3.0), ("Concat", 1.0)]
+
+
+def test_the_page_shows_an_op_table_and_an_estimate_with_their_units(text):
+    assert re.findall(r"<td>MatMul</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td>(.*?)</td>", text) == [
+        ("3 ms", "75.0 %", "12 calls")
+    ]
+    assert "100 cycles</td>" in text
+    assert "Bars of the cycles of estimate (torch, toy-2c): Tile 200 cycles; broadcast 100 cycles." in text
+
+
+def test_a_rate_is_drawn_against_the_memory_that_it_takes(text):
+    told = "plain, 1 at a time 400 MB, 0.25 samples/s; small, 1 at a time 100 MB, 0.2 samples/s."
+    assert f"speaking against peak memory (torch, toy-2c): {told}" in text
+    assert "Speed against memory" not in page(COURSE, [], [], VERDICTS, MACHINE)
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    first, second = (plots.to_svg(plots.bars({"a": 1.0, "b": 2.0}, "s", "T")) for _ in range(2))
+    assert first == second
+    assert b"matplotlib.org" not in first
+
+
+def test_the_report_is_written_from_what_is_kept_here(monkeypatch):
+    monkeypatch.setattr("labsupport.course.report.describe_machine", lambda: MACHINE)
+    path = report.write()
+    assert path == lab_dir() / "report.html"
+    assert "Machine and versions" in path.read_text()
+
+
+# --- README.md --------------------------------------------------------------------------------------------------------
+
+TEXT = "# A\n<!-- generated: map -->\nold\n<!-- /generated -->\nkept\n<!-- generated: other -->\n<!-- /generated -->\n"
+
+
+def test_generated_parts_are_replaced_and_the_rest_stays():
+    filled = fill(TEXT, {"map": "new\nlines", "other": "x"})
+    assert filled == TEXT.replace("old\n", "new\nlines\n").replace("other -->\n", "other -->\nx\n")
+    assert fill(filled, {"map": "new\nlines", "other": "x"}) == filled
+
+
+@pytest.mark.parametrize("tables", [{"map": ""}, {"map": "", "other": "", "third": ""}])
+def test_a_part_without_a_place_or_a_place_without_a_part_is_an_error(tables):
+    with pytest.raises(CourseError, match="do not agree"):
+        fill(TEXT, tables)
+
+
+def test_the_map_links_each_notebook():
+    assert "| [01 Measure](notebooks/01_a.ipynb) | You will measure. | 12 | - | D |" in report.map_table(COURSE)
+
+
+def test_the_results_compare_the_first_step_with_the_fastest():
+    table = report.results_table(ladders(RESULTS))
+    assert "| decoding | no cache: 2 s | cache: 0.5 s | 4.00x | tiny.en, jfk, torch, toy-2c |" in table
+    assert "base" not in table, "one variant alone is no comparison"
+    assert "No reference results" in report.results_table([])
+
+
+def test_a_lower_bound_is_shown_and_is_no_gain():
+    steps = [row("step: static", 2.0), row("step: growing", 2.0, 1), row("step: reading alone", 1.0, 2)]
+    assert "reading alone" in ladders(steps)[0].steps
+    assert "no gain beyond the spread: step (torch)" in report.results_table(ladders(steps))
+
+
+def test_an_estimate_is_no_result_at_a_glance():
+    assert "estimate" not in report.results_table(ladders(RESULTS))
+
+
+def test_what_gained_nothing_beyond_its_spread_is_told_apart():
+    steps = [row("conv: old", 1.0, 1, spread=0.05), row("conv: new", 0.97, 2, spread=0.05)]
+    table = report.results_table(ladders([*RESULTS, *steps]))
+    assert "| conv |" not in table
+    assert table.endswith("no gain beyond the spread: conv (torch).")
+
+
+def test_a_gain_from_one_run_says_so():
+    steps = [row("step: old", 2.0, runs=1), row("step: new", 1.0, 1, runs=1)]
+    assert "| 2.00x (one run) |" in report.results_table(ladders(steps))
+
+
+def test_verdicts_are_counted_per_article_from_rows():
+    ledger = [dataclasses.replace(found.claim, text="x") for found in VERDICTS]
+    table = report.verdicts_table(ledger, [row("x", 1.3, unit="times", spread=0.1, claim="A1")])
+    assert "| A: MindSpore Whisper | 2 | 0 | 1 | 0 | 0 | 0 | 1 |" in table
+    assert "| D: Bark | 1 | 0 | 0 | 0 | 0 | 0 | 1 |" in table
+
+
+def test_the_readme_is_up_to_date():
+    text = report.README.read_text(encoding="utf-8")
+    assert fill(text, report.readme_tables()) == text, "run `./lab report --readme`"

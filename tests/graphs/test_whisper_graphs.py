@@ -1,0 +1,210 @@
+"""Each graph of the pipeline in ONNX Runtime against torch or NumPy, on real weights and real speech."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small_whisper import SMALL
+
+from labsupport.checkpoints.resolve import find_checkpoint, random_checkpoint
+from labsupport.graphs import builder, whisper_graphs
+from labsupport.graphs.session import open_session
+from labsupport.speech import features
+from labsupport.whisper import torch_model
+
+TEXT = [50257, 50362, 843, 11, 616, 5891, 3399]
+SMALL_TEXT = np.array([[7, 1, 90, 13, 2], [7, 2, 91, 14, 3], [7, 3, 92, 15, 4]])
+
+
+def run(model: onnx.ModelProto, **feed) -> dict[str, np.ndarray]:
+    return ask(open_session(model.SerializeToString()), feed)
+
+
+def ask(session, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def error(ours: np.ndarray, theirs) -> float:
+    assert ours.shape == tuple(theirs.shape)
+    return float(np.abs(ours - np.asarray(theirs)).max())
+
+
+@pytest.fixture(scope="module")
+def tiny_en():
+    return find_checkpoint("tiny.en")
+
+
+@pytest.fixture(scope="module")
+def heard(tiny, jfk):
+    """mel and audio of JFK's sentence, from torch."""
+    mel = features.log_mel(jfk)[None]
+    return mel, tiny.ours.model.encode(mel).numpy()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The small model in torch, and three encoded sounds."""
+    model = torch_model.load_model(SMALL)
+    mel = np.random.default_rng(0).normal(size=(3, 80, 60)).astype(np.float32)
+    return model, model.encode(mel)
+
+
+def project_cross(checkpoint, audio: np.ndarray) -> dict[str, np.ndarray]:
+    """cross_k.i and cross_v.i in NumPy: (batch, frames, heads, head_dim)"""
+    weights, config, cross = dict(checkpoint.tensors()), checkpoint.config, {}
+    for i in range(config.decoder_layers):
+        name = f"model.decoder.layers.{i}.encoder_attn"
+        k = audio @ weights[f"{name}.k_proj.weight"].T
+        v = audio @ weights[f"{name}.v_proj.weight"].T + weights[f"{name}.v_proj.bias"]
+        for letter, x in (("k", k), ("v", v)):
+            cross[f"cross_{letter}.{i}"] = x.reshape(*x.shape[:2], config.heads, config.head_dim)
+    return cross
+
+
+def empty_past(config, beams: int) -> dict[str, np.ndarray]:
+    names = (f"past_{letter}.{i}" for i in range(config.decoder_layers) for letter in "kv")
+    return {name: np.zeros((beams, 0, config.heads, config.head_dim), np.float32) for name in names}
+
+
+def take_steps(model: onnx.ModelProto, tokens: np.ndarray, cross: dict, past: dict) -> tuple[np.ndarray, dict]:
+    """The growing form, a token at a time: all logits, and what the caches hold at the end."""
+    logits, session = [], open_session(model.SerializeToString())
+    for position, column in enumerate(tokens.T):
+        out = ask(session, {"tokens": column[:, None], "position": np.array([position]), **cross, **past})
+        logits.append(out.pop("logits"))
+        past = {f"past_{name}": array for name, array in out.items()}
+    return np.concatenate(logits, axis=1), past
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.3, 30.0, 41.234])
+def test_features_equal_numpys(tiny_en, narration, seconds):
+    samples = narration[: max(1, int(seconds * 16_000))]
+    mel = run(whisper_graphs.features(tiny_en), samples=samples[None])["mel"][0]
+    assert error(mel, features.log_mel(samples)) < 1e-4
+
+
+def test_features_have_as_many_bands_as_the_model_wants():
+    checkpoint = random_checkpoint("large-v3")
+    samples = np.sin(0.1 * np.arange(16_000)).astype(np.float32)
+    mel = run(whisper_graphs.features(checkpoint), samples=samples[None])["mel"][0]
+    assert error(mel, features.log_mel(samples, 128)) < 1e-4
+
+
+def test_encoder_equals_torch(tiny_en, heard):
+    mel, audio = heard
+    assert error(run(whisper_graphs.encoder(tiny_en), mel=mel)["audio"], audio) < 1e-4
+
+
+def test_decoder_step_equals_torch_over_several_steps(tiny, tiny_en, heard):
+    _, audio = heard
+    tokens = np.stack([TEXT, [*TEXT[:3], 100, 200, 300, 400]])
+    step = whisper_graphs.decoder_step(tiny_en, beams=2)
+    logits, _ = take_steps(step, tokens, project_cross(tiny_en, audio), empty_past(tiny_en.config, 2))
+    mel = torch.from_numpy(heard[0]).repeat(2, 1, 1)
+    with torch.inference_mode():
+        assert error(logits, tiny.ours.model(mel, torch.from_numpy(tokens))) < 1e-4
+
+
+def test_a_wrong_epsilon_would_be_seen(tiny, tiny_en, heard, monkeypatch):
+    monkeypatch.setattr(builder, "EPSILON", 1e-2)
+    assert error(run(whisper_graphs.encoder(tiny_en), mel=heard[0])["audio"], heard[1]) > 1e-3
+
+
+def test_decoder_step_is_written_as_in_the_article():
+    counts = [node.op_type for node in whisper_graphs.decoder_step(SMALL, beams=5).graph.node]
+    layers = SMALL.config.decoder_layers
+    assert counts.count("Tile") == 2 * layers
+    assert counts.count("Concat") == 2 * layers
+    assert counts.count("Transpose") == 2 * 4 * layers
+
+
+def test_a_compiler_may_have_fewer_layers_and_fixed_shapes():
+    model = whisper_graphs.decoder_step(SMALL, beams=5, layers=1, capacity=23, logits=False)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    assert [output.name for output in model.graph.output] == ["k.0", "v.0", "hidden"]
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        assert all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim), value.name
+
+
+def test_prefill_gives_logits_and_what_the_loop_goes_on_from(small):
+    model, audio = small
+    tokens, cross_layout = SMALL_TEXT, (0, 2, 1, 3)
+    out = run(whisper_graphs.prefill(SMALL, cross_layout), tokens=tokens, audio=audio.numpy())
+    assert error(out["logits"], model.step(tokens, audio, model.new_cache())) < 1e-5
+    for name, expected in project_cross(SMALL, audio.numpy()).items():
+        assert error(out[name], expected.transpose(cross_layout)) < 1e-5
+    step, cross = whisper_graphs.decoder_step(SMALL, beams=1), project_cross(SMALL, audio[:1].numpy())
+    _, past = take_steps(step, tokens[:1], cross, empty_past(SMALL.config, 1))
+    for name, expected in past.items():
+        assert error(out[name.removeprefix("past_")][:1], expected) < 1e-5
+
+
+def test_language_gives_the_logits_of_languages_alone(small):
+    model, audio = small
+    logits = run(whisper_graphs.language(SMALL, 7, [50, 40, 60]), audio=audio.numpy())["logits"]
+    expected = model.step(np.full((3, 1), 7), audio, model.new_cache())[:, 0, [50, 40, 60]]
+    assert error(logits, expected) < 1e-5
+
+
+def test_every_graph_is_valid_and_says_so_to_old_readers(small):
+    graphs = [build(SMALL) for build in (whisper_graphs.features, whisper_graphs.encoder, whisper_graphs.prefill)]
+    graphs += [build(SMALL) for build in (whisper_graphs.decoder_step, whisper_graphs.loop, whisper_graphs.rearrange)]
+    for model in [*graphs, whisper_graphs.language(SMALL, 7, [50])]:
+        onnx.checker.check_model(model, full_check=True)
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+        assert model.ir_version <= 8
+
+
+@pytest.mark.parametrize(("beams", "windows"), [(1, 1), (4, 1), (3, 3), (5, 1)])
+def test_loop_equals_the_first_form_for_any_number_of_beams(beams, windows):
+    config, length = SMALL.config, 4
+    rng = np.random.default_rng(beams)
+    sizes = {"cross": (windows, config.audio_positions), "past": (beams, length)}
+    first = {
+        f"{kind}_{letter}.{i}": rng.normal(size=(*size, config.heads, config.head_dim)).astype(np.float32)
+        for kind, size in sizes.items()
+        for i in range(config.decoder_layers)
+        for letter in "kv"
+    }
+    tokens, position = rng.integers(0, 99, (beams, 1)), np.array([length])
+    there = whisper_graphs.decoder_step(SMALL, beams=beams if windows == 1 else 1)
+    parts = [slice(None)] if windows == 1 else [slice(i, i + 1) for i in range(beams)]
+    expected = np.concatenate(
+        [
+            run(there, tokens=tokens[p], position=position, **{n: a[p] for n, a in first.items()})["logits"]
+            for p in parts
+        ]
+    )
+    feed = {name: array.transpose(0, 2, 1, 3) for name, array in first.items()}
+    room = ((0, 0), (0, 0), (0, config.text_positions - length), (0, 0))
+    feed = {name: np.pad(array, room) if "past" in name else array for name, array in feed.items()}
+    places = np.stack(np.meshgrid(np.arange(beams), np.arange(config.heads), [length], indexing="ij"), -1)
+    out = run(whisper_graphs.loop(SMALL), tokens=tokens, position=position, places=places, **feed)
+    assert error(out["logits"], expected) < 1e-5
+    assert np.array_equal(out["k.1"][:, :, :length], feed["past_k.1"][:, :, :length])
+    assert not out["k.1"][:, :, length + 1 :].any()
+
+
+def test_rearrange_moves_the_rows_that_hold_tokens_and_no_other():
+    config, length, rows = SMALL.config, 5, np.array([2, 0, 0])
+    shape = (3, config.heads, config.text_positions, config.head_dim)
+    rng = np.random.default_rng(0)
+    past = {
+        name: rng.normal(size=shape).astype(np.float32) for name in ("past_k.0", "past_v.0", "past_k.1", "past_v.1")
+    }
+    out = run(whisper_graphs.rearrange(SMALL), rows=rows, length=np.array([length]), **past)
+    for name, array in past.items():
+        moved = out[name.removeprefix("past_")]
+        assert np.array_equal(moved[:, :, :length], array[rows, :, :length])
+        assert np.array_equal(moved[:, :, length:], array[:, :, length:])
+
+
+def test_the_same_checkpoint_gives_the_same_bytes():
+    once, again = (whisper_graphs.loop(SMALL).SerializeToString(deterministic=True) for _ in range(2))
+    assert once == again
+    assert once != whisper_graphs.loop(replace(SMALL, seed=1)).SerializeToString(deterministic=True)

@@ -1,0 +1,34 @@
+"""A whole Whisper with random weights, small enough to be searched many times, on the framework of this process."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from labsupport import whisper
+from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.whisper.token_filters import TokenRules
+
+
+def draw(rng, *shape) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+SMALL = Config(d_model=32, encoder_layers=1, decoder_layers=2, heads=2, vocab_size=90, audio_positions=40)
+RULES = TokenRules(
+    eot=50, no_timestamps=60, no_speech=59, timestamp_begin=61, suppressed=(), suppressed_first=(), last_start=10,
+    timestamps=False,
+)  # fmt: skip
+PROMPT = [55, 56, 60]
+
+
+@functools.cache
+def small_model():
+    return whisper.load_model(Checkpoint("small", None, SMALL, random=True))
+
+
+@functools.cache
+def sound(windows: int):
+    return small_model().encode(draw(np.random.default_rng(0), windows, SMALL.mels, 2 * SMALL.audio_positions))

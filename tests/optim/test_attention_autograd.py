@@ -1,0 +1,155 @@
+"""Attention modes on torch alone: gradients, half precision, memory, refusals, and Whisper's text with each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd.gradcheck import GradcheckError
+
+from labsupport import whisper
+from labsupport.base.errors import NotAvailable
+from labsupport.optim import attention, attention_backward
+from labsupport.optim.attention import MODES, eager, flash, tiled
+from labsupport.optim.attention_autograd import tiled_for_training
+from labsupport.results import memory
+
+EXACT = ["eager", "sdpa", "tiled", "flash"]
+
+
+def draw(*shape: int, dtype=torch.float32, seed: int = 0, grad: bool = False):
+    """q, k, v of one shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator).to(dtype).requires_grad_(grad) for _ in "qkv"]
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+def make_mask(queries: int, keys: int) -> torch.Tensor:
+    mask = torch.rand(2, 1, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask[0, :, 1] = False  # a query that sees nothing
+    return mask
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradient_by_recomputation_equals_finite_differences(masked, causal):
+    q, k, v = draw(2, 2, 5, 3, dtype=torch.float64, grad=True)
+    mask = make_mask(5, 5) if masked else None
+    assert torch.autograd.gradcheck(lambda q, k, v: tiled_for_training(q, k, v, mask, causal, 2, 3), (q, k, v))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradient_by_recomputation_equals_eager_s(causal):
+    weight = torch.randn(2, 2, 7, 4, dtype=torch.float64)
+    found = {}
+    for name, function in (("eager", eager), ("recomputed", tiled_for_training)):
+        tensors = draw(2, 2, 7, 4, dtype=torch.float64, grad=True)
+        (function(*tensors, make_mask(7, 7), causal) * weight).sum().backward()
+        found[name] = [x.grad for x in tensors]
+    for mine, theirs in zip(found["recomputed"], found["eager"], strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_wrong_gradient_is_seen(monkeypatch):
+    right = attention_backward.block_gradients
+
+    def without_the_softmax_s_own(weights, grad, weighted, q, k, v):
+        return right(weights, grad, weighted * 0, q, k, v)
+
+    monkeypatch.setattr(attention_backward, "block_gradients", without_the_softmax_s_own)
+    with pytest.raises(GradcheckError):
+        torch.autograd.gradcheck(tiled_for_training, draw(1, 1, 4, 3, dtype=torch.float64, grad=True))
+
+
+def test_only_the_backward_pass_computes_scores_again(monkeypatch):
+    blocks = []
+    once = attention.block_scores
+    counted = lambda *arguments: blocks.append(1) or once(*arguments)  # noqa: E731
+    monkeypatch.setattr(attention, "block_scores", counted)
+    monkeypatch.setattr(attention_backward, "block_scores", counted)
+    out = tiled_for_training(*draw(1, 1, 12, 4, grad=True), None, False, 4, 3)
+    assert len(blocks) == 3 * 4
+    out.sum().backward()
+    assert len(blocks) == 2 * 3 * 4
+
+
+# --- half precision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 3e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("name", [*EXACT, "local"])
+def test_half_precision_is_near_float64(name, dtype, tolerance):
+    q, k, v = draw(1, 2, 70, 16, dtype=dtype)
+    mask = torch.ones(1, 1, 1, 70, dtype=torch.bool)
+    mask[..., 60:] = False
+    out = MODES[name](q, k, v, mask)
+    assert out.dtype == dtype
+    expected = eager(q.double(), k.double(), v.double(), mask)
+    assert (out - expected).abs().max() < tolerance
+
+
+def test_tiled_keeps_its_sums_in_float32():
+    ones = torch.ones(1, 1, 4096, 16, dtype=torch.float16)  # in float16, 2048 + 1 is 2048
+    assert (tiled(ones, ones, ones) - 1).abs().max() < 1e-3
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def peak_of(function, length: int) -> int:
+    q, k, v = draw(1, 1, length, 16)
+    function(q[:, :, :64], k[:, :, :64], v[:, :, :64])  # buffers of the matrix library, which stay
+    return memory.peak_memory(lambda: function(q, k, v))[1]
+
+
+def test_memory_of_eager_grows_with_the_square_of_the_length_and_that_of_tiled_and_local_does_not():
+    grain = 2 * 2**20  # what resident memory can tell apart
+    short, long = 2048, 8192
+    assert peak_of(eager, long) > 10 * peak_of(eager, short)
+    for function in (tiled, attention.local):
+        assert peak_of(function, long) < 6 * max(peak_of(function, short), grain)
+        assert peak_of(function, long) < peak_of(eager, long) / 10
+
+
+def test_training_by_recomputation_needs_a_fraction_of_eager_s_memory():
+    def train(function):
+        function(*draw(1, 1, 4096, 16, grad=True)).sum().backward()
+
+    peaks = {}
+    for name, function in (("eager", eager), ("recomputed", tiled_for_training)):
+        train(lambda q, k, v, function=function: function(q[:, :, :64], k[:, :, :64], v[:, :, :64]))
+        peaks[name] = memory.peak_memory(lambda function=function: train(function))[1]
+    assert peaks["recomputed"] < peaks["eager"] / 4
+
+
+# --- the fused kernel, or nothing -------------------------------------------------------------------------------------
+
+
+def test_flash_uses_the_flash_kernel():
+    with torch.profiler.profile() as seen:
+        flash(*draw(1, 2, 8, 16))
+    assert any("flash_attention" in event.key for event in seen.key_averages())
+
+
+def test_flash_refuses_what_its_kernel_cannot_take_and_says_why():
+    q, k, _ = draw(1, 2, 8, 16)
+    with pytest.raises(NotAvailable, match="same last dimension"):
+        flash(q, k, torch.randn(1, 2, 8, 4))
+    with pytest.raises(NotAvailable, match="dtype"):
+        flash(q.int(), q.int(), q.int())
+
+
+def test_an_error_of_the_caller_is_no_missing_kernel():
+    q, k, v = draw(1, 2, 8, 16)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        flash(q, k.double(), v)
+
+
+@pytest.mark.parametrize("mode", [name for name in EXACT if name != "sdpa"])
+def test_whisper_says_the_same_with_every_exact_mode(tiny, jfk, mode):
+    text = whisper.load("tiny.en", attn_implementation=mode).transcribe(jfk).text
+    assert text == tiny.ours.transcribe(jfk).text
+    assert np.char.count(text, "your country") == 2

@@ -1,0 +1,260 @@
+"""Whisper on ONNX Runtime: torch's text, no framework, and a cache that heals."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_whisper import SMALL
+from typer.testing import CliRunner
+
+from labsupport import cli, whisper
+from labsupport.base import cached_folder
+from labsupport.base.errors import NotAvailable, OptimError, WhisperError
+from labsupport.base.paths import AUDIO, ROOT
+from labsupport.graphs import store, whisper_graphs
+from labsupport.graphs.loop_interface import read_interface
+from labsupport.graphs.passes import PASSES, run_all
+from labsupport.whisper import onnx_model, torch_model
+
+TEXT = np.array([[7, 1, 90, 13, 2, 60, 61], [7, 2, 91, 14, 3, 62, 63]])
+FRAMEWORKS = ("torch", "mindspore", "transformers")
+
+
+@pytest.fixture(scope="module")
+def ours() -> whisper.Transcriber:
+    return whisper.load("tiny.en", engine="onnx")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The small model twice, torch's first, and its own cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return torch_model.load_model(SMALL), onnx_model.load_model(SMALL)
+
+
+def sounds(count: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 80, 60)).astype(np.float32)
+
+
+def error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max())
+
+
+# --- the same text ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"beams": 5}, {"timestamps": False}], ids=str)
+def test_jfk_is_torchs_to_the_timestamp(ours, tiny, jfk, options):
+    assert ours.transcribe(jfk, **options) == tiny.ours.transcribe(jfk, **options)
+
+
+def test_a_long_clip_is_torchs_to_the_timestamp(ours, tiny, narration):
+    assert ours.transcribe(narration) == tiny.ours.transcribe(narration)
+
+
+def test_windows_decoded_together_are_torchs(ours, tiny, narration):
+    part = narration[: 70 * 16_000]  # the third window ends before the others
+    assert ours.transcribe(part, batch=3) == tiny.ours.transcribe(part, batch=3)
+
+
+def test_a_multilingual_model_hears_the_language(base, jfk):
+    transcriber = whisper.load("base", engine="onnx")
+    assert transcriber.transcribe(jfk) == base.ours.transcribe(jfk)
+    assert set(transcriber.model.sessions) == {"features", "encoder", "language", "prefill", "loop"}
+
+
+# --- the same logits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", [[1] * 7, [4, 1, 1, 1], [2, 3, 2], [7]])
+def test_decoding_in_pieces_gives_torchs_logits(small, cuts):
+    theirs, model = small
+    expected = theirs.step(TEXT, theirs.encode(sounds(2)), theirs.new_cache())
+    audio, cache, start, parts = model.encode(sounds(2)), model.new_cache(), 0, []
+    for cut in cuts:
+        parts.append(model.step(TEXT[:, start : start + cut], audio, cache))
+        start += cut
+    assert error(np.concatenate(parts, axis=1), expected) < 1e-5
+    assert cache.length == 7
+
+
+def decode_beams(model, windows: int) -> np.ndarray:
+    """Logits of a search with 3 beams a window: windows become beams, beams change places, a window ends."""
+    rng = np.random.default_rng(1)
+    audio, cache = model.encode(sounds(windows)), model.new_cache()
+    logits = [model.step(rng.integers(0, 99, (windows, 2)), audio, cache).ravel()]
+    audio = model.keep(np.repeat(np.arange(windows), 3), audio, cache)
+    for _ in range(4):
+        logits.append(model.step(rng.integers(0, 99, (3 * windows, 1)), audio, cache).ravel())
+        rows = np.concatenate([3 * window + rng.integers(0, 3, 3) for window in range(windows)])
+        model.reorder(rows, cache)
+    audio = model.keep(np.array([2, 0, 1]), audio, cache)
+    logits.append(model.step(rng.integers(0, 99, (3, 1)), audio, cache).ravel())
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+def test_beams_that_change_places_and_windows_that_end(small, windows):
+    theirs, model = small
+    assert error(decode_beams(model, windows), decode_beams(theirs, windows)) < 1e-5
+
+
+@pytest.mark.parametrize("passes", [list(PASSES)[:count] for count in range(5)] + [["eliminate_permutes"]], ids=str)
+def test_any_form_of_the_loop_gives_the_same_beams(small, passes):
+    theirs, model = small
+    loop = run_all(whisper_graphs.decoder_step(SMALL, beams=3), passes)
+    other = onnx_model.Whisper(SMALL.config, model.folder, loop)
+    assert other.new_cache().form == read_interface(loop)
+    assert error(decode_beams(other, 1), decode_beams(theirs, 1)) < 1e-5
+
+
+def test_a_cache_is_written_in_place(small):
+    _, model = small
+    audio, cache = model.encode(sounds(2)), model.new_cache()
+    model.step(TEXT[:, :2], audio, cache)
+    before = {name: value.data_ptr() for name, value in cache.past.items()}
+    for column in TEXT.T[2:]:
+        model.step(column[:, None], audio, cache)
+        model.reorder(np.array([1, 0]), cache)
+    assert {name: value.data_ptr() for name, value in cache.past.items()} == before
+
+
+def test_too_long_a_text_and_a_wrong_batch_are_refused(small):
+    _, model = small
+    audio, cache = model.encode(sounds(2)), model.new_cache()
+    with pytest.raises(OptimError, match="25 tokens"):
+        model.step(np.zeros((2, 25), np.int64), audio, cache)
+    model.step(TEXT[:, :2], audio, cache)
+    with pytest.raises(OptimError, match="3 texts for a cache of 2"):
+        model.step(np.zeros((3, 1), np.int64), audio, cache)
+    fixed = onnx_model.Whisper(SMALL.config, model.folder, whisper_graphs.decoder_step(SMALL, beams=5))
+    cache = fixed.new_cache()
+    fixed.step(TEXT[:, :2], audio, cache)
+    with pytest.raises(OptimError, match="loop graph of 5 beams"):
+        fixed.step(TEXT[:, 2:3], audio, cache)
+
+
+# --- the cache folder -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path))
+    return store.find_graphs(SMALL, 7, [50])
+
+
+@pytest.mark.parametrize("file", ["weights.bin", "loop.onnx", "form.json"])
+def test_a_damaged_graph_is_noticed_and_made_again(folder, caplog, file):
+    before = (folder / file).read_bytes()
+    (folder / file).write_bytes(before[:-1] + b"?")
+    assert store.find_graphs(SMALL, 7, [50]) == folder
+    assert f"small-enough (random weights) is damaged ({file} has changed); it is made again" in caplog.text
+    assert (folder / file).read_bytes() == before
+
+
+def test_sound_graphs_are_not_built_again(folder, monkeypatch):
+    monkeypatch.setattr(cached_folder, "replace_folder", None)
+    assert store.find_graphs(SMALL, 7, [50]) == folder
+
+
+def test_graphs_of_other_options_lie_beside_and_those_of_other_code_are_replaced(folder, monkeypatch):
+    other = store.find_graphs(SMALL, 7, [50, 51])
+    assert other != folder
+    assert folder.exists()
+    monkeypatch.setattr(store, "hash_builders", lambda: "another source")
+    newest = store.find_graphs(SMALL, 7, [50])
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [newest]
+
+
+BUILD = """
+import logging; logging.basicConfig(level="INFO")
+from small_whisper import SMALL
+from labsupport.graphs import store
+print(store.find_graphs(SMALL, 7, [50]))
+"""
+
+
+def test_two_processes_build_once(tmp_path):
+    environment = os.environ | {
+        "LAB_CACHE": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    options = {"env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen([sys.executable, "-c", BUILD], **options) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert told[0][0] == told[1][0]
+    assert sum(err.count("Building the ONNX graphs") for _, err in told) == 1
+
+
+def test_weights_are_stored_once_for_all_graphs(folder):
+    embedding = dict(SMALL.tensors())["model.decoder.embed_tokens.weight"].tobytes()
+    assert (folder / "weights.bin").read_bytes().count(embedding) == 1
+
+
+# --- without a framework ----------------------------------------------------------------------------------------------
+
+FORBID = f"import sys; sys.modules.update(dict.fromkeys({FRAMEWORKS}))\n"  # importing one raises ImportError
+TRANSCRIBE = """
+import sys
+from labsupport.cli import app
+app(["transcribe", "--engine", "onnx", sys.argv[1]], standalone_mode=False)
+print([name for name in ("torch", "mindspore", "transformers", "onnx") if sys.modules.get(name)])
+"""
+
+
+def transcribe_apart(code: str, cache) -> list[str]:
+    command = [sys.executable, "-c", code, str(AUDIO / "jfk.flac")]
+    environment = os.environ | {"LAB_CACHE": str(cache)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_neither_building_nor_running_needs_a_framework(tmp_path):
+    first = transcribe_apart(FORBID + TRANSCRIBE, tmp_path)
+    assert first[0].endswith("ask what you can do for your country.")
+    assert first[-1] == "['onnx']"
+    assert transcribe_apart(TRANSCRIBE, tmp_path) == [*first[:-1], "[]"]
+
+
+# --- errors for people ------------------------------------------------------------------------------------------------
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, ["transcribe", str(AUDIO / "jfk.flac"), *arguments])
+
+
+def test_an_unknown_engine_is_refused():
+    assert invoke("--engine", "steam").exit_code == 2
+    with pytest.raises(WhisperError, match="no engine 'steam'"):
+        whisper.load("tiny.en", engine="steam")
+
+
+def test_engine_and_backend_exclude_each_other():
+    done = invoke("--engine", "onnx", "--backend", "mindspore")
+    assert isinstance(done.exception, WhisperError)
+    assert "'onnx' and the backend 'mindspore' exclude each other" in str(done.exception)
+
+
+def test_torch_is_an_engine_too(tiny, jfk):
+    assert whisper.load("tiny.en", engine="torch").model.backend == "torch"
+
+
+def test_a_device_or_an_attention_mode_is_not_the_onnx_engines():
+    with pytest.raises(WhisperError, match="on the CPU"):
+        whisper.load("tiny.en", engine="onnx", attn_implementation="flash")
+
+
+def test_a_missing_runtime_is_named(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(NotAvailable, match="not installed"):
+        whisper.load("tiny.en", engine="onnx")

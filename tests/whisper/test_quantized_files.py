@@ -1,0 +1,145 @@
+"""Quantised models go out and come in; a file that is not what it says is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from labsupport import whisper
+from labsupport.base.errors import OptimError
+from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.optim.quantization import Scheme
+from labsupport.whisper import quantized_files
+from labsupport.whisper.quantized import IntegerLinear, QuantizedLinear, quantize_model
+
+SMALL = Checkpoint("small", None, Config(64, 2, 2, 2, 90, audio_positions=40), random=True)
+MEL = np.random.default_rng(0).normal(size=(1, 80, 80)).astype(np.float32)
+GROUPS = functools.partial(QuantizedLinear.of, scheme=Scheme(4, 32, False))
+WAYS = {
+    "integers": {"make": IntegerLinear.of, "words": IntegerLinear.of},
+    "groups, one layer kept": {"make": GROUPS, "keep": ["encoder.layers.0.fc1"]},
+    "groups, words by tensor": {
+        "make": GROUPS, "words": functools.partial(QuantizedLinear.of, scheme=Scheme(8, "tensor"))
+    },
+}  # fmt: skip
+
+
+def scores(model) -> np.ndarray:
+    return model.step(np.array([[1, 5, 9]]), model.encode(MEL), model.new_cache())
+
+
+def quantised(way: str = "integers"):
+    return quantize_model(whisper.load_model(SMALL, "cpu"), **WAYS[way])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_comes_back_as_it_was(way, tmp_path):
+    made = quantised(way)
+    quantized_files.save(made, tmp_path / "model.safetensors", rest="float32")
+    again = quantized_files.load(tmp_path / "model.safetensors")
+    assert np.array_equal(scores(again), scores(made))
+    assert not again.training
+
+
+def test_what_has_no_codes_is_stored_in_half_precision(tmp_path):
+    made, path = quantised(), tmp_path / "model.safetensors"
+    quantized_files.save(made, path)
+    stored = load_file(path)
+    assert stored["encoder.conv1.weight"].dtype == torch.float16
+    assert stored["decoder.embed_tokens.scores.codes"].dtype == torch.int8
+    assert stored["decoder.embed_tokens.scores.scale"].dtype == torch.float32
+    again = quantized_files.load(path)
+    assert all(t.dtype != torch.float16 for t in again.state_dict().values())
+    assert np.abs(scores(again) - scores(made)).max() < 0.05 * np.abs(scores(made)).max()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    path = tmp_path / "model.safetensors"
+    quantized_files.save(quantised("groups, one layer kept"), path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+
+    def change(tensors=None, **entries):
+        save_file(tensors or load_file(path), path, metadata | entries)
+        return path
+
+    return change
+
+
+def without(tensors, name):
+    return {other: tensor for other, tensor in tensors.items() if other != name}
+
+
+def test_another_format_is_refused(stored):
+    with pytest.raises(OptimError, match="no quantised model: something else"):
+        quantized_files.load(stored(format="something else"))
+
+
+def test_a_plain_checkpoint_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(OptimError, match="no such entry"):
+        quantized_files.load(tmp_path / "plain.safetensors")
+
+
+@pytest.mark.parametrize("end", [0, 100, -1])
+def test_a_file_cut_short_is_refused(stored, end):
+    path = stored()
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(OptimError, match="damaged or cut short"):
+        quantized_files.load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(OptimError, match="missing"):
+        quantized_files.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"config": "{}"},
+        {"config": "no json"},
+        {"layers": json.dumps({"encoder.layers.9.fc1": {"kind": "integer"}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "unknown"}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "integer", "bits": 4}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "weight-only", "granularity": 7}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "weight-only", "colour": "red"}})},
+    ],
+)
+def test_a_description_that_fits_no_whisper_is_refused(stored, entries):
+    with pytest.raises(OptimError, match="fits no Whisper"):
+        quantized_files.load(stored(**entries))
+
+
+def test_tensors_other_than_described_are_refused(stored):
+    path = stored()
+    tensors, name = load_file(path), "encoder.layers.1.fc1.codes"
+    with pytest.raises(OptimError, match=f"1 tensors are missing, {name}"):
+        quantized_files.load(stored(without(tensors, name)))
+    with pytest.raises(OptimError, match="1 tensors too many, more"):
+        quantized_files.load(stored(tensors | {"more": torch.zeros(1)}))
+    with pytest.raises(OptimError, match=r"int8 \(256, 64\), not torch.uint8 \(256, 32\)"):
+        quantized_files.load(stored(tensors | {name: torch.zeros(256, 64, dtype=torch.int8)}))
+
+
+def test_a_save_that_fails_leaves_the_old_file(stored, monkeypatch):
+    path = stored()
+    before = path.read_bytes()
+
+    def fail(_tensors, part, _metadata):
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(quantized_files, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        quantized_files.save(quantised(), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -1,0 +1,84 @@
+"""The readable Whisper against transformers', on real weights and real speech."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from labsupport.checkpoints.resolve import random_checkpoint
+from labsupport.optim.attention import eager
+from labsupport.speech import features
+from labsupport.whisper import torch_model
+
+TEXT = [50257, 50362, 843, 11, 616, 5891, 3399]
+
+
+@pytest.fixture(scope="module")
+def mel(jfk):
+    return torch.from_numpy(features.log_mel(jfk))[None]
+
+
+@torch.inference_mode()
+def test_encoder_output_equals_transformers(pair, mel):
+    ours = pair.ours.model.encoder(mel)
+    theirs = pair.theirs.model.encoder(mel).last_hidden_state
+    assert (ours - theirs).abs().max() < 1e-4
+
+
+@torch.inference_mode()
+def test_logits_equal_transformers(pair, mel):
+    tokens = torch.tensor([TEXT])
+    ours = pair.ours.model(mel, tokens)
+    theirs = pair.theirs(mel, decoder_input_ids=tokens).logits
+    assert ours.shape == (1, len(TEXT), pair.ours.model.config.vocab_size)
+    assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("cuts", [[1, 1, 1, 1, 1, 1, 1], [4, 1, 1, 1], [2, 3, 2], [7]])
+def test_decoding_in_pieces_gives_the_logits_of_the_whole(tiny, mel, cuts):
+    model = tiny.ours.model
+    audio = model.encode(mel.numpy())
+    whole = model.step(np.array([TEXT]), audio, model.new_cache())
+    cache, start, parts = model.new_cache(), 0, []
+    for cut in cuts:
+        parts.append(model.step(np.array([TEXT[start : start + cut]]), audio, cache))
+        start += cut
+    assert np.abs(np.concatenate(parts, axis=1) - whole).max() < 1e-4
+    assert cache.length == len(TEXT)
+
+
+def test_kept_rows_go_on_as_if_they_were_alone(tiny, mel):
+    model = tiny.ours.model
+    mels = torch.cat([mel, mel * 0.9, mel * 0.8]).numpy()
+    prefix, following = np.array([TEXT[:4]] * 3), np.array([[TEXT[4]]])
+    audio, cache = model.encode(mels), model.new_cache()
+    model.step(prefix, audio, cache)
+    audio = model.keep(np.array([2]), audio, cache)
+    kept = model.step(following, audio, cache)
+    alone_audio, alone_cache = model.encode(mels[2:]), model.new_cache()
+    model.step(prefix[:1], alone_audio, alone_cache)
+    assert np.abs(kept - model.step(following, alone_audio, alone_cache)).max() < 1e-4
+
+
+def test_pieces_are_used(jfk):
+    calls = {"attention": 0, "conv1d": 0}
+
+    def attention(*args, **kwargs):
+        calls["attention"] += 1
+        return eager(*args, **kwargs)
+
+    def conv1d(*args, **kwargs):
+        calls["conv1d"] += 1
+        return F.conv1d(*args, **kwargs)
+
+    checkpoint = random_checkpoint("tiny.en")
+    model = torch_model.load_model(checkpoint, torch_model.Pieces(attention=attention, conv1d=conv1d))
+    model(torch.zeros(1, 80, 3000), torch.tensor([[50257]]))
+    assert calls == {"attention": 4 + 2 * 4, "conv1d": 2}
+
+
+def test_no_parameter_is_left_without_a_value():
+    model = torch_model.load_model(random_checkpoint("tiny"))
+    assert not any(parameter.is_meta for parameter in model.parameters())
