@@ -13,10 +13,11 @@ from labsupport import __version__
 from labsupport.base import plots
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write, lab_dir
+from labsupport.base.tables import format_bytes
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes
 from labsupport.course.outcomes import Outcome
-from labsupport.machine.description import Machine, format_bytes
+from labsupport.machine.description import Machine
 from labsupport.results import claims, rows, verdicts
 from labsupport.results.claims import Claim
 from labsupport.results.rows import Row

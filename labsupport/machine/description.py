@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from labsupport.base.tables import format_bytes, markdown_table
 from labsupport.machine.backend import FRAMEWORKS, choose_backend, is_installed, on_ascend
 from labsupport.machine.os_info import (
     count_physical_cores,
@@ -87,7 +88,7 @@ class Machine:
         return "\n".join(f"{label:>13}  {text}" for label, text in self.facts().items())
 
     def _repr_markdown_(self) -> str:
-        return "\n".join(["| | |", "|---|---|", *(f"| {label} | {text} |" for label, text in self.facts().items())])
+        return markdown_table([("", ""), *self.facts().items()], left=2)
 
 
 def describe_machine(chosen: str | None = None) -> Machine:
@@ -112,11 +113,6 @@ def describe_machine(chosen: str | None = None) -> Machine:
         system=name_system(),
         python=platform.python_version(),
     )
-
-
-def format_bytes(count: float) -> str:
-    """3.2 GB, 41 MB: powers of ten, as the articles count."""
-    return f"{count / 1e9:.1f} GB" if abs(count) >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def find_accelerators(name: str) -> tuple[Accelerator, ...]:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from labsupport.base.errors import MeasureError
-from labsupport.base.tables import text_table
+from labsupport.base.tables import drop_empty_columns, format_bytes, format_seconds, markdown_table, text_table
 from labsupport.machine.backend import loaded_framework, on_ascend, synchronise
-from labsupport.machine.description import format_bytes
 from labsupport.results.memory import peak_memory
 from labsupport.results.rows import Row, record
 
@@ -132,13 +131,10 @@ class Comparison:
                 "" if name == baseline else str(self.speedup(baseline, name)) for name in self.measurements
             ],
         }
-        filled = {heading: cells for heading, cells in columns.items() if any(cells)}
-        return [list(filled), *map(list, zip(*filled.values(), strict=True))]
+        return drop_empty_columns(columns)
 
     def _repr_markdown_(self) -> str:
-        heading, *lines = self.table()
-        rule = ["---", *["---:"] * (len(heading) - 1)]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, rule, *lines])
+        return markdown_table(self.table())
 
     def __str__(self) -> str:
         return text_table(self.table())
@@ -279,10 +275,3 @@ def paired_ratio(baseline: tuple[float, ...], other: tuple[float, ...]) -> Ratio
     own = interquartile_range(logs)
     low, high = min(mean - half, middle - own), max(mean + half, middle + own)
     return Ratio(math.exp(middle), math.exp(low), math.exp(high))
-
-
-def format_seconds(seconds: float) -> str:
-    for scale, unit in ((1, "s"), (1e-3, "ms")):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
