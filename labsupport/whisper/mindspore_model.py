@@ -29,7 +29,7 @@ PROMPT_TOKENS = 4  # of the longest prompt; compiling for each length of a longe
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Components:
     """What an optimisation may replace.
 
     attention: (q, k, v, mask, causal) -> (batch, heads, queries, head_dim)
@@ -67,33 +67,36 @@ class Weights(nn.Cell):
 class MultiHeadAttention(nn.Cell):
     """Projects to heads, attends, projects back. Keys and values come from outside, fresh or out of a cache."""
 
-    def __init__(self, config: Config, pieces: Pieces):
+    def __init__(self, config: Config, components: Components):
         super().__init__()
-        self.heads, self.attend = config.heads, pieces.attention
+        self.heads, self.attention = config.heads, components.attention
         self.k_proj = nn.Dense(config.d_model, config.d_model, has_bias=False)
         self.v_proj = nn.Dense(config.d_model, config.d_model)
         self.q_proj = nn.Dense(config.d_model, config.d_model)
         self.out_proj = nn.Dense(config.d_model, config.d_model)
 
-    def split(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
         """(batch, length, d_model) -> (batch, heads, length, head_dim)"""
-        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).swapaxes(1, 2)
+        x = x.reshape(x.shape[0], x.shape[1], self.heads, -1)  # (batch, length, heads, head_dim)
+        return x.swapaxes(1, 2)  # (batch, heads, length, head_dim)
 
-    def keys_values(self, x: Tensor) -> KeysValues:
-        return self.split(self.k_proj(x)), self.split(self.v_proj(x))
+    def project_kv(self, x: Tensor) -> KeysValues:
+        """(batch, length, d_model) -> keys and values, (batch, heads, length, head_dim) each"""
+        return self.split_heads(self.k_proj(x)), self.split_heads(self.v_proj(x))
 
     def construct(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         k, v = keys_values
-        out = self.attend(self.split(self.q_proj(x)), k, v, mask, causal)
-        return self.out_proj(out.swapaxes(1, 2).reshape(x.shape))
+        query = self.split_heads(self.q_proj(x))  # (batch, heads, queries, head_dim)
+        out = self.attention(query, k, v, mask, causal)  # (batch, heads, queries, head_dim)
+        return self.out_proj(out.swapaxes(1, 2).reshape(x.shape))  # (batch, queries, d_model)
 
 
 class Layer(nn.Cell):
     """What encoder and decoder layers share: self-attention and a feed-forward net, each on a residual path."""
 
-    def __init__(self, config: Config, pieces: Pieces):
+    def __init__(self, config: Config, components: Components):
         super().__init__()
-        self.self_attn = MultiHeadAttention(config, pieces)
+        self.self_attn = MultiHeadAttention(config, components)
         self.self_attn_layer_norm = layer_norm(config.d_model)
         self.fc1 = nn.Dense(config.d_model, config.ffn_dim)
         self.fc2 = nn.Dense(config.ffn_dim, config.d_model)
@@ -106,127 +109,148 @@ class Layer(nn.Cell):
 class EncoderLayer(Layer):
     def construct(self, x: Tensor) -> Tensor:
         h = self.self_attn_layer_norm(x)
-        x = x + self.self_attn(h, self.self_attn.keys_values(h))
+        x = x + self.self_attn(h, self.self_attn.project_kv(h))
         return self.feed_forward(x)
 
 
 class Encoder(nn.Cell):
     """Two convolutions halve the frames; then every frame sees every other."""
 
-    def __init__(self, config: Config, pieces: Pieces):
+    def __init__(self, config: Config, components: Components):
         super().__init__()
-        self.conv1d, self.run = pieces.conv1d, pieces.run
+        self.conv1d, self.run = components.conv1d, components.run
         self.conv1 = Weights((config.d_model, config.mels, 3), config.d_model)
         self.conv2 = Weights((config.d_model, config.d_model, 3), config.d_model)
         self.embed_positions = Weights((config.audio_positions, config.d_model))
-        self.layers = nn.CellList([EncoderLayer(config, pieces) for _ in range(config.encoder_layers)])
+        self.layers = nn.CellList([EncoderLayer(config, components) for _ in range(config.encoder_layers)])
         self.layer_norm = layer_norm(config.d_model)
 
     def construct(self, mel: Tensor) -> Tensor:
         """(batch, mels, 3000) -> (batch, 1500, d_model)"""
-        x = gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, 1, 1))
-        x = gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, 2, 1))
-        x = x.swapaxes(1, 2) + self.embed_positions.weight
+        x = gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, 1, 1))  # (batch, d_model, 3000)
+        x = gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, 2, 1))  # (batch, d_model, 1500)
+        x = x.swapaxes(1, 2) + self.embed_positions.weight  # (batch, 1500, d_model)
         for layer in self.run(self.layers):
             x = layer(x)
         return self.layer_norm(x)
 
 
 class DecoderLayer(Layer):
-    def __init__(self, config: Config, pieces: Pieces):
-        super().__init__(config, pieces)
-        self.encoder_attn = MultiHeadAttention(config, pieces)
+    def __init__(self, config: Config, components: Components):
+        super().__init__(config, components)
+        self.encoder_attn = MultiHeadAttention(config, components)
         self.encoder_attn_layer_norm = layer_norm(config.d_model)
 
     def construct(
-        self, x: Tensor, past: KeysValues | None, cross: KeysValues, position: Tensor, mask, append: Callable
+        self, x: Tensor, past: KeysValues | None, cross_kv: KeysValues, position: Tensor, mask, append: Callable
     ) -> tuple[Tensor, KeysValues]:
-        """Also gives the layer's own keys and values, those of the past and those of this step: see `optim.kv_cache`.
+        """(rows, new, d_model) -> the same, and the layer's keys and values, past and new: see `optim.kv_cache`.
 
         Args:
-            cross: cross-attention's, (windows, ...). A window's texts are queries of one attention.
+            cross_kv: (windows, heads, frames, head_dim) each. The texts of a window are queries of one attention.
         """
         h = self.self_attn_layer_norm(x)
-        keys_values = append(past, self.self_attn.keys_values(h), position)
-        x = x + self.self_attn(h, keys_values, mask, mask is None and x.shape[1] > 1)
-        h = self.encoder_attn_layer_norm(x).reshape(cross[0].shape[0], -1, x.shape[2])
-        x = x + self.encoder_attn(h, cross).reshape(x.shape)
-        return self.feed_forward(x), keys_values
+        self_kv = append(past, self.self_attn.project_kv(h), position)
+        x = x + self.self_attn(h, self_kv, mask, mask is None and x.shape[1] > 1)
+        h = self.encoder_attn_layer_norm(x)
+        h = h.reshape(cross_kv[0].shape[0], -1, x.shape[2])  # (windows, texts * new, d_model)
+        x = x + self.encoder_attn(h, cross_kv).reshape(x.shape)  # (rows, new, d_model)
+        return self.feed_forward(x), self_kv
+
+
+class TokenEmbedding(Weights):
+    """The table of tokens: read by row at the decoder's input, and as a matrix at its output."""
+
+    def construct(self, tokens: Tensor) -> Tensor:
+        """(...) int64 -> (..., d_model)"""
+        return ops.gather(self.weight, tokens, 0)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(rows, new, d_model) -> (rows, new, vocab)"""
+        flat = ops.MatMul(transpose_b=True)(x.reshape(-1, x.shape[2]), self.weight)  # (rows * new, vocab)
+        return flat.reshape(x.shape[0], x.shape[1], -1)  # (rows, new, vocab)
 
 
 class Decoder(nn.Cell):
     """Reads the text so far and the encoded sound; scores every token of the vocabulary as the next one."""
 
-    def __init__(self, config: Config, pieces: Pieces):
+    def __init__(self, config: Config, components: Components):
         super().__init__()
-        self.embed_tokens = Weights((config.vocab_size, config.d_model))
+        self.embed_tokens = TokenEmbedding((config.vocab_size, config.d_model))
         self.embed_positions = Weights((config.text_positions, config.d_model))
-        self.layers = nn.CellList([DecoderLayer(config, pieces) for _ in range(config.decoder_layers)])
+        self.layers = nn.CellList([DecoderLayer(config, components) for _ in range(config.decoder_layers)])
         self.layer_norm = layer_norm(config.d_model)
-        self.pieces, self.graphs = pieces, {}  # see graph
+        self.components, self.graphs = components, {}  # see graph
 
-    def construct(self, tokens: Tensor, audio: Tensor, cache: DynamicCache) -> Tensor:
-        """(batch, new) tokens that follow those in the cache -> (batch, new, vocab) logits"""
+    def construct(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
+        """(rows, new) int64 tokens that follow those in the cache -> (rows, new, vocab) logits
+
+        Raises:
+            OptimError: the cache holds no window yet, other rows, or has no room.
+        """
         rows, new = tokens.shape
-        cache.expect(rows, new, audio, self.embed_positions.weight.shape[0])
-        if cache.audio is None:
-            cache.begin(audio, pair_up(self.listen(audio)))
-        position = ops.arange(new) + cache.length
-        tokens = ops.pad(tokens, (0, 0, 0, cache.width - rows)) if cache.width > rows else tokens
-        past = flatten(cache.past(new, ended=True, empty=True))
-        read = self.graph(cache, len(tokens), new) or functools.partial(self.read, cache.append, cache.seen)
-        logits, *own = read(tokens, position, *flatten(cache.heard(ended=True)), *past)
-        cache.store(pair_up(own), new)
-        return logits[:rows]
+        cache.check_step(rows, new, self.embed_positions.weight.shape[0])
+        position = ops.arange(new) + cache.length  # (new,)
+        if cache.buffer_rows > rows:
+            tokens = ops.pad(tokens, (0, 0, 0, cache.buffer_rows - rows))  # (buffer_rows, new)
+        past = flatten(cache.past_kv(new, all_rows=True, all_places=True))
+        cross_kv = flatten(cache.active_cross_kv(all_rows=True))
+        layers = functools.partial(self.forward_layers, cache.append, cache.visible)
+        logits, *self_kv = (self.graph(cache, len(tokens), new) or layers)(tokens, position, *cross_kv, *past)
+        cache.update(pair_up(self_kv), new)
+        return logits[:rows]  # (rows, new, vocab)
+
+    def project_cross_kv(self, encoder_out: Tensor) -> list[KeysValues]:
+        """(windows, frames, d_model) -> every layer's (windows, heads, frames, head_dim) pair"""
+        return pair_up(self.cross_kv_graph(encoder_out))
 
     @ms.jit
-    def listen(self, audio: Tensor) -> tuple[Tensor, ...]:
-        """(batch, frames, d_model) -> cross-attention's keys and values of every layer, one after the other"""
+    def cross_kv_graph(self, encoder_out: Tensor) -> tuple[Tensor, ...]:
+        """`project_cross_kv` as a graph gives it: keys and values of the layers, one after the other."""
         flat = ()
         for layer in self.layers:
-            flat = flat + layer.encoder_attn.keys_values(audio)
+            flat = flat + layer.encoder_attn.project_kv(encoder_out)
         return flat
 
-    def read(
-        self, append: Callable, seen: Callable, tokens: Tensor, position: Tensor, *flat: Tensor
+    def forward_layers(
+        self, append: Callable, visible: Callable, tokens: Tensor, position: Tensor, *flat: Tensor
     ) -> tuple[Tensor, ...]:
-        """The step itself, without the cache's bookkeeping: a graph takes and gives tensors, one after the other.
+        """All layers, without the cache's bookkeeping. A graph takes and gives tensors, one after the other.
 
         Args:
-            append, seen: the cache's, see `optim.kv_cache`.
-            flat: cross-attention's keys and values of every layer, then their own so far, if there are any.
+            append, visible: the cache's, see `optim.kv_cache`.
+            flat: cross_kv of every layer, then self_kv so far, if there is any.
 
         Returns:
-            logits, then keys and values of every layer.
+            (rows, new, vocab) logits, then keys and values of every layer.
         """
-        x = ops.gather(self.embed_tokens.weight, tokens, 0) + ops.gather(self.embed_positions.weight, position, 0)
-        own, cross_end = (), 2 * len(self.layers)
-        mask = seen(position, flat[cross_end].shape[2]) if len(flat) > cross_end else None
+        x = self.embed_tokens(tokens) + ops.gather(self.embed_positions.weight, position, 0)  # (rows, new, d_model)
+        self_kv, cross_end = (), 2 * len(self.layers)
+        mask = visible(position, flat[cross_end].shape[2]) if len(flat) > cross_end else None
         for i, layer in enumerate(self.layers):
             past = flat[cross_end + 2 * i : cross_end + 2 * i + 2] if len(flat) > cross_end else None
             x, keys_values = layer(x, past, flat[2 * i : 2 * i + 2], position, mask, append)
-            own = own + keys_values
-        rows = ops.MatMul(transpose_b=True)(self.layer_norm(x).reshape(-1, x.shape[2]), self.embed_tokens.weight)
-        return (rows.reshape(x.shape[0], x.shape[1], -1), *own)
+            self_kv = self_kv + keys_values
+        return (self.embed_tokens.logits(self.layer_norm(x)), *self_kv)
 
     def graph(self, cache: DynamicCache, rows: int, new: int) -> Callable | None:
-        """`read` compiled for this kind of cache; None where compiling would take longer than it saves.
+        """`forward_layers` compiled for this kind of cache; None where compiling would take longer than it saves.
 
         Shapes that stay, as a prompt's and a fixed cache's do, need nothing but `jit`: one graph for each set of them.
         A cache that grows changes its shape from call to call, which MindSpore leaves open if told to (`dynamic`). It
         fails if the number of rows changes too: one graph for each.
         """
         grows = not cache.fixed and cache.length > 0
-        if not self.pieces.compiled or new > (1 if grows else PROMPT_TOKENS):
+        if not self.components.compiled or new > (1 if grows else PROMPT_TOKENS):
             return None
         key = (type(cache), rows if grows else None)
         if key not in self.graphs:
-            read, append, seen = self.read, cache.append, cache.seen
+            layers, append, visible = self.forward_layers, cache.append, cache.visible
 
-            def read_step(tokens, position, *flat):
-                return read(append, seen, tokens, position, *flat)
+            def forward_step(tokens, position, *flat):
+                return layers(append, visible, tokens, position, *flat)
 
-            self.graphs[key] = ms.jit(read_step, dynamic=1) if grows else ms.jit(read_step)
+            self.graphs[key] = ms.jit(forward_step, dynamic=1) if grows else ms.jit(forward_step)
         return self.graphs[key]
 
 
@@ -240,15 +264,15 @@ def pair_up(flat: Sequence[Tensor]) -> list[KeysValues]:
 
 
 class Whisper(nn.Cell):
-    """Encoder and decoder. `encode` and `step` speak NumPy, so that decode.py is the same for every backend."""
+    """Encoder and decoder; see `protocol.WhisperModel`. Tokens, log-mel and logits are NumPy's on every backend."""
 
     backend = "mindspore"
 
-    def __init__(self, config: Config, pieces: Pieces | None = None):
+    def __init__(self, config: Config, components: Components | None = None):
         super().__init__()
-        self.config, self.pieces = config, pieces or Pieces()
-        self.encoder = Encoder(config, self.pieces)
-        self.decoder = Decoder(config, self.pieces)
+        self.config, self.components = config, components or Components()
+        self.encoder = Encoder(config, self.components)
+        self.decoder = Decoder(config, self.components)
 
     @property
     def dtype(self):
@@ -256,10 +280,12 @@ class Whisper(nn.Cell):
 
     def construct(self, mel: Tensor, tokens: Tensor) -> Tensor:
         """(batch, mels, 3000), (batch, length) -> (batch, length, vocab): the whole text at once."""
-        return self.decoder(tokens, self.encoder(mel), self.new_cache())
+        cache = self.new_cache()
+        cache.set_cross_kv(self.decoder.project_cross_kv(self.encoder(mel)))
+        return self.decoder(tokens, cache)
 
     def new_cache(self) -> DynamicCache:
-        return self.pieces.cache()
+        return self.components.cache()
 
     @functools.cached_property
     def encoder_graph(self) -> Callable:
@@ -267,20 +293,28 @@ class Whisper(nn.Cell):
         return ms.jit(self.encoder.construct)
 
     def encode(self, mel: np.ndarray) -> Tensor:
-        """(batch, mels, 3000) float32 -> (batch, 1500, d_model)"""
+        """(windows, mels, 3000) float32 -> (windows, 1500, d_model)"""
         return self.encoder_graph(Tensor(np.ascontiguousarray(mel)).astype(self.dtype))
 
-    def step(self, tokens: np.ndarray, audio: Tensor, cache: DynamicCache) -> np.ndarray:
-        """(batch, new) int64 tokens after those in the cache -> (batch, new, vocab) float32 logits"""
-        return self.decoder(Tensor(tokens), audio, cache).astype(ms.float32).asnumpy()
+    def project_cross_kv(self, encoder_out: Tensor, cache: DynamicCache) -> None:
+        """(windows, 1500, d_model): computes cross-attention's keys and values, once for each window."""
+        cache.set_cross_kv(self.decoder.project_cross_kv(encoder_out))
 
-    def reorder(self, rows: np.ndarray, cache: DynamicCache) -> None:
-        """Each row of the batch goes on from the text of the given row, of the same window: beams."""
-        cache.reorder(rows)
+    def prefill(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
+        return self.decoder(Tensor(tokens), cache).astype(ms.float32).asnumpy()
 
-    def keep(self, rows: np.ndarray, audio: Tensor, cache: DynamicCache) -> Tensor:
-        """Keeps or repeats rows of the batch, sound and all, in the cache; gives the audio's rows."""
-        return cache.keep(rows, audio)
+    def decode_step(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
+        """(rows,) int64, each text's next token -> (rows, vocab) float32 logits"""
+        return self.prefill(tokens[:, None], cache)[:, 0]
+
+    def reorder_beams(self, rows: np.ndarray, cache: DynamicCache) -> None:
+        """Row i goes on from the text of row `rows[i]`, of the same window."""
+        cache.reorder_beams(rows)
+
+    def select_rows(self, rows: np.ndarray, cache: DynamicCache) -> None:
+        """Keeps or repeats rows: texts that end, windows that become beams."""
+        cache.select_rows(rows)
 
 
 def parameter_name(name: str) -> str:
@@ -289,13 +323,13 @@ def parameter_name(name: str) -> str:
     return name.replace("layer_norm.weight", "layer_norm.gamma").replace("layer_norm.bias", "layer_norm.beta")
 
 
-def load_model(checkpoint: Checkpoint, pieces: Pieces | None = None) -> Whisper:
+def load_model(checkpoint: Checkpoint, components: Components | None = None) -> Whisper:
     """Builds the model and gives it the checkpoint's tensors (float32).
 
     Raises:
         CheckpointError: a tensor is missing, superfluous, or of another shape.
     """
-    model = Whisper(checkpoint.config, pieces)
+    model = Whisper(checkpoint.config, components)
     tensors = {parameter_name(name): Tensor(array) for name, array in checkpoint.tensors() if name != "proj_out.weight"}
     parameters = {name: Parameter(tensor, name=name) for name, tensor in tensors.items()}
     missing, superfluous = ms.load_param_into_net(model, parameters, strict_load=True)

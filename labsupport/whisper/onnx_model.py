@@ -1,4 +1,4 @@
-"""Whisper on ONNX Runtime: article B's pipeline of separate graphs, with the read_interface of `torch_model.Whisper`.
+"""Whisper on ONNX Runtime: article B's pipeline of separate graphs, as `protocol.WhisperModel`.
 
 No framework is imported, neither here nor while the graphs are built.
 """
@@ -16,13 +16,13 @@ from labsupport.base.errors import OptimError
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.graphs.loop_interface import GROWS, SHIFTS, LoopInterface, read_interface
+from labsupport.graphs.session import as_value, open_session, run_bound
 from labsupport.graphs.store import find_graphs
 from labsupport.speech.text import Tokenizer
 
 if TYPE_CHECKING:
     import onnx
     from onnxruntime import InferenceSession, IOBinding, OrtValue
-from labsupport.graphs.session import as_value, open_session, run_bound
 
 PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
 OFTEN = ("encoder", "loop")  # graphs that run often or long enough for a second copy of their weights to pay
@@ -44,6 +44,7 @@ class Cache:
         self.spare: dict[str, OrtValue] = {}
         self.cross: dict[str, OrtValue] = {}
         self.binding: IOBinding | None = None
+        self.encoder_out: np.ndarray | None = None
 
     @property
     def texts(self) -> int:
@@ -74,14 +75,14 @@ class Cache:
         whole.transpose(np.argsort(self.form.layout))[:, start : start + length] = rows
         return whole
 
-    def reorder(self, rows: np.ndarray) -> None:
+    def reorder_beams(self, rows: np.ndarray) -> None:
         """Each text goes on from the past of the given one."""
         self.past = {name: as_value(value.numpy()[rows]) for name, value in self.past.items()}
         self.spare, self.binding = {}, None
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Keeps or repeats texts, sound and all; texts of one window share its sound."""
-        self.reorder(rows)
+    def select_rows(self, rows: np.ndarray) -> None:
+        """Keeps or repeats texts; texts of one window share its cross-attention."""
+        self.reorder_beams(rows)
         if self.windows > 1:
             ours = rows[:1] if len(set(rows.tolist())) == 1 else rows
             self.cross = {name: as_value(value.numpy()[ours]) for name, value in self.cross.items()}
@@ -136,10 +137,10 @@ class Cache:
 
 
 class Whisper:
-    """Encoder and decoder as graphs; `decode.py` works on it as on the torch model. Arrays are NumPy's.
+    """Encoder and decoder as graphs; see `protocol.WhisperModel`. Arrays are NumPy's.
 
     Args:
-        folder: with the graphs, from `onnx_store.find_graphs`.
+        folder: with the graphs, from `graphs.store.find_graphs`.
         loop: another loop graph in place of the folder's: the article's first form, or after some of its rewrites.
         threads: see `open_session`.
     """
@@ -170,57 +171,69 @@ class Whisper:
         """(batch, mels, 3000) float32 -> (batch, 1500, d_model)"""
         return self.session("encoder").run(["audio"], {"mel": mel})[0]
 
-    def hear_language(self, audio: np.ndarray) -> np.ndarray:
+    def language_logits(self, encoder_out: np.ndarray) -> np.ndarray:
         """(batch, 1500, d_model) -> (batch, languages) logits, in the tokenizer's order"""
-        return self.session("language").run(["logits"], {"audio": audio})[0]
+        return self.session("language").run(["logits"], {"audio": encoder_out})[0]
 
     def new_cache(self) -> Cache:
         return Cache(self.form)
 
-    def step(self, tokens: np.ndarray, audio: np.ndarray, cache: Cache) -> np.ndarray:
-        """(batch, new) int64 tokens after those in the cache -> (batch, new, vocab) float32 logits
+    def project_cross_kv(self, encoder_out: np.ndarray, cache: Cache) -> None:
+        """(windows, 1500, d_model) for the prefill graph, which projects it together with the prompt, as article B's.
 
         Raises:
-            OptimError: the decoder has no positions for so many.
-            OptimError: `tokens` has another number of rows than the cache.
+            OptimError: the cache has been used already.
+        """
+        if cache.encoder_out is not None:
+            raise OptimError("This cache holds the text of other windows.", hint="Begin with `model.new_cache()`.")
+        cache.encoder_out = encoder_out
+
+    def prefill(self, tokens: np.ndarray, cache: Cache) -> np.ndarray:
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits
+
+        Raises:
+            OptimError: the decoder has no positions for so many tokens, the cache holds no window, or other rows.
         """
         if cache.length + tokens.shape[1] > self.config.text_positions:
-            what = (
-                f"{cache.length} + {tokens.shape[1]} tokens are more than the decoder's {self.config.text_positions}."
-            )
-            raise OptimError(what)
-        if cache.length == 0:
-            return self.read_prompt(tokens, audio, cache)
-        return np.concatenate([self.step_once(column[:, None], cache) for column in tokens.T], axis=1)
-
-    def read_prompt(self, tokens: np.ndarray, audio: np.ndarray, cache: Cache) -> np.ndarray:
-        outputs = run_bound(self.session("prefill"), {"tokens": tokens, "audio": audio})
+            most = self.config.text_positions
+            raise OptimError(f"{cache.length} + {tokens.shape[1]} tokens are more than the decoder's {most}.")
+        if cache.encoder_out is None:
+            raise OptimError("The cache holds no window of sound.", hint="Call `model.project_cross_kv` first.")
+        if cache.length:
+            return np.stack([self.decode_step(column, cache) for column in tokens.T], axis=1)
+        outputs = run_bound(self.session("prefill"), {"tokens": tokens, "audio": cache.encoder_out})
         cache.fill(outputs, tokens.shape[1], self.stored.cross_layout)
         return outputs["logits"].numpy()
 
-    def step_once(self, tokens: np.ndarray, cache: Cache) -> np.ndarray:
-        """One run of the loop graph: (batch, 1) -> (batch, 1, vocab)"""
-        self.check_batch(len(tokens), cache)
+    def decode_step(self, tokens: np.ndarray, cache: Cache) -> np.ndarray:
+        """(rows,) int64, each text's next token -> (rows, vocab) float32 logits: one run of the loop graph.
+
+        Raises:
+            OptimError: the decoder has no position for it, or the cache holds other rows.
+        """
+        self.check_step(len(tokens), cache)
         binding = cache.bind(self.session("loop"), self.config.vocab_size)
-        cache.arrays["tokens"][:], cache.arrays["position"][:] = tokens, cache.length
+        cache.arrays["tokens"][:], cache.arrays["position"][:] = tokens[:, None], cache.length
         cache.arrays["places"][..., -1] = cache.length
         self.session("loop").run_with_iobinding(binding)
         cache.advance()
-        return cache.arrays["logits"].copy()
+        return cache.arrays["logits"][:, 0].copy()
 
-    def check_batch(self, texts: int, cache: Cache) -> None:
+    def check_step(self, texts: int, cache: Cache) -> None:
+        if cache.length >= self.config.text_positions:
+            raise OptimError(f"The decoder has {self.config.text_positions} positions, and the text fills them.")
         if texts != cache.texts:
-            raise OptimError(f"{texts} texts for a cache of {cache.texts}.", hint="See `keep` and `reorder`.")
+            raise OptimError(f"{texts} texts for a cache of {cache.texts}.", hint="See `select_rows`.")
         fixed = next(given.shape[0] for given in self.session("loop").get_inputs() if given.name == "tokens")
         if isinstance(fixed, int) and fixed != texts:
             raise OptimError(f"{texts} texts for a loop graph of {fixed} beams.", hint="Decode with that many beams.")
 
-    def reorder(self, rows: np.ndarray, cache: Cache) -> None:
-        """Each row of the batch goes on from the text of the given row, of the same window: beams."""
+    def reorder_beams(self, rows: np.ndarray, cache: Cache) -> None:
+        """Row i goes on from the text of row `rows[i]`, of the same window."""
         if np.array_equal(rows, np.arange(len(rows))):
             return
         if self.form != self.stored:
-            cache.reorder(rows)
+            cache.reorder_beams(rows)
             return
         values = {"rows": as_value(rows.astype(np.int64)), "length": as_value(np.array([cache.length])), **cache.past}
         binding = self.session("rearrange").io_binding()
@@ -230,10 +243,9 @@ class Whisper:
             binding.bind_ortvalue_output(name.removeprefix("past_"), value)
         self.session("rearrange").run_with_iobinding(binding)
 
-    def keep(self, rows: np.ndarray, audio: np.ndarray, cache: Cache) -> np.ndarray:
-        """Keeps or repeats rows of the batch, sound and all, in the cache; gives the audio's rows."""
-        cache.keep(rows)
-        return audio[rows]
+    def select_rows(self, rows: np.ndarray, cache: Cache) -> None:
+        """Keeps or repeats rows: texts that end, windows that become beams."""
+        cache.select_rows(rows)
 
 
 def freeze(value):
@@ -249,7 +261,7 @@ def load_model(
     """The model of a checkpoint; its graphs are built on first use. Arguments as for `Whisper`.
 
     Args:
-        tokenizer: says which tokens are languages; without it the model cannot listen for one.
+        tokenizer: says which tokens are languages; without it the model cannot detect one.
 
     Raises:
         NotAvailable: it is not installed.

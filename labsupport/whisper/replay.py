@@ -9,74 +9,93 @@ import numpy as np
 
 from labsupport.arrays import xp
 from labsupport.optim.kv_cache import DynamicCache
+from labsupport.whisper.protocol import EncoderOut, WhisperModel
 
 TOKEN = 1  # any will do: time does not depend on it
-Call = tuple[str, np.ndarray]  # "step" and its tokens, or "reorder" or "keep" and its rows
+Call = tuple[str, np.ndarray]  # a method of WhisperModel, and its tokens or rows
 
 
 class Recorder:
-    """A model that writes down what a search asks of it, in `calls`, for `replay`."""
+    """A model that notes what a search asks of it, in `calls`, for `replay`."""
 
-    def __init__(self, model: Any):
-        self.model, self.config, self.calls = model, model.config, []
-        self.new_cache = DynamicCache
+    def __init__(self, model: WhisperModel):
+        self.model, self.config, self.backend = model, model.config, model.backend
+        self.calls: list[Call] = []
 
-    def step(self, tokens: np.ndarray, audio: Any, cache: DynamicCache) -> np.ndarray:
-        self.calls.append(("step", tokens.copy()))
-        return self.model.step(tokens, audio, cache)
+    def encode(self, mel: np.ndarray) -> EncoderOut:
+        return self.model.encode(mel)
 
-    def reorder(self, rows: np.ndarray, cache: DynamicCache) -> None:
-        self.calls.append(("reorder", rows.copy()))
-        self.model.reorder(rows, cache)
+    def new_cache(self) -> DynamicCache:
+        return DynamicCache()
 
-    def keep(self, rows: np.ndarray, audio: Any, cache: DynamicCache) -> Any:
-        self.calls.append(("keep", rows.copy()))
-        return self.model.keep(rows, audio, cache)
+    def project_cross_kv(self, encoder_out: EncoderOut, cache: DynamicCache) -> None:
+        self.model.project_cross_kv(encoder_out, cache)
+
+    def prefill(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
+        self.calls.append(("prefill", tokens.copy()))
+        return self.model.prefill(tokens, cache)
+
+    def decode_step(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
+        self.calls.append(("decode_step", tokens.copy()))
+        return self.model.decode_step(tokens, cache)
+
+    def reorder_beams(self, rows: np.ndarray, cache: DynamicCache) -> None:
+        self.calls.append(("reorder_beams", rows.copy()))
+        self.model.reorder_beams(rows, cache)
+
+    def select_rows(self, rows: np.ndarray, cache: DynamicCache) -> None:
+        self.calls.append(("select_rows", rows.copy()))
+        self.model.select_rows(rows, cache)
 
 
-def replay(model: Any, cache: DynamicCache, audio: Any, calls: list[Call]) -> np.ndarray:
-    """The recorded calls with this model and a new cache; gives the last step's logits, (rows, new, vocab)."""
-    for call, given in calls:
-        if call == "step":
-            logits = model.step(given, audio, cache)
-        elif call == "reorder":
-            model.reorder(given, cache)
-        else:
-            audio = model.keep(given, audio, cache)
+def replay(model: WhisperModel, cache: DynamicCache, encoder_out: EncoderOut, calls: list[Call]) -> np.ndarray:
+    """The recorded calls with this model and a new cache; gives the last step's logits, (rows, vocab)."""
+    model.project_cross_kv(encoder_out, cache)
+    logits = np.empty(0)
+    for method, argument in calls:
+        result = getattr(model, method)(argument, cache)
+        logits = logits if result is None else result
     return logits
 
 
 def step_at(
-    model: Any, cache: DynamicCache, audio: Any, position: int, beams: int = 1, reorder: np.ndarray | None = None
+    model: WhisperModel,
+    cache: DynamicCache,
+    encoder_out: EncoderOut,
+    position: int,
+    beams: int = 1,
+    reorder: np.ndarray | None = None,
 ) -> Callable[[], np.ndarray]:
-    """A decode step at `position` that can be done again and again; it gives its logits, (rows, 1, vocab).
+    """A decode step at `position` that can be done again and again; it gives its logits, (rows, vocab).
 
     Args:
         cache: a new one.
-        audio: (windows, frames, d_model), as `model.encode` gives it.
+        encoder_out: (windows, frames, d_model), as `model.encode` gives it.
         position: tokens that each text has already; all are the same token.
         beams: texts for each window.
         reorder: (rows,) which rows the texts go on from after the step, as a beam search asks; None: none moves.
     """
-    model.step(np.full((len(audio), position), TOKEN), audio, cache)
+    windows = len(encoder_out)
+    model.project_cross_kv(encoder_out, cache)
+    model.prefill(np.full((windows, position), TOKEN), cache)
     if beams > 1:
-        audio = model.keep(np.repeat(np.arange(len(audio)), beams), audio, cache)
-    own, token = cache.own, np.full((len(audio), 1), TOKEN)
+        model.select_rows(np.repeat(np.arange(windows), beams), cache)
+    self_kv, tokens = cache.self_kv, np.full(windows * beams, TOKEN)
 
     def step() -> np.ndarray:
-        cache.own, cache.length = own, position
-        logits = model.step(token, audio, cache)
+        cache.self_kv, cache.length = self_kv, position
+        logits = model.decode_step(tokens, cache)
         if reorder is not None:
-            model.reorder(reorder, cache)
+            model.reorder_beams(reorder, cache)
         return logits
 
     return step
 
 
-def reading_alone(count: int, like: Any, result: Any = None) -> Callable[[], Any]:
+def bandwidth_floor(count: int, like: Any, result: Any = None) -> Callable[[], Any]:
     """One matrix times a vector that reads `count` bytes of float32: no step that must read as many is faster.
 
-    A floor for `measure.compare`: in turns with the steps, so that a neighbour who takes bandwidth takes it from all.
+    A floor for `timing.compare`: in turns with the steps, so that a neighbour who takes bandwidth takes it from all.
 
     Args:
         like: a tensor of the device.

@@ -1,6 +1,6 @@
-"""From encoded sound to tokens: greedy and beam search, language detection.
+"""From the encoder's output to tokens: greedy and beam search, language detection.
 
-Everything here is NumPy and works on any model of `protocol.py`, whatever its backend.
+Everything here is NumPy and works on any `protocol.WhisperModel`, whatever its backend.
 """
 
 from __future__ import annotations
@@ -10,143 +10,164 @@ from dataclasses import dataclass
 import numpy as np
 
 from labsupport.speech.text import Tokenizer
+from labsupport.whisper.protocol import Cache, EncoderOut, WhisperModel
 from labsupport.whisper.token_filters import TokenRules, filter_logits, log_softmax
 
 
 @dataclass
 class Hypothesis:
-    """One window's text: tokens without the end, the mean log-probability of each, and how likely nobody spoke."""
+    """One window's text: tokens without the end, their mean log-probability, and the probability of no speech."""
 
     tokens: list[int]
-    logprob: float
-    no_speech: float
+    avg_logprob: float
+    no_speech_prob: float
 
 
-def prefill(model, audio, prompt: list[int], rules: TokenRules):
-    """Reads the prompt for every window at once.
+def prefill_prompt(
+    model: WhisperModel, encoder_out: EncoderOut, prompt: list[int], rules: TokenRules
+) -> tuple[Cache, np.ndarray, np.ndarray]:
+    """Gives every window the prompt.
 
     Returns:
-        the cache, the next token's logits (windows, vocab), and each window's probability that nobody speaks.
+        the cache, the next token's logits (windows, vocab), and each window's probability of no speech (windows,).
     """
     cache = model.new_cache()
-    logits = model.step(np.tile(np.array(prompt, np.int64), (len(audio), 1)), audio, cache)
+    model.project_cross_kv(encoder_out, cache)
+    tokens = np.tile(np.array(prompt, np.int64), (len(encoder_out), 1))  # (windows, prompt)
+    logits = model.prefill(tokens, cache)  # (windows, prompt, vocab)
     return cache, logits[:, -1], np.exp(log_softmax(logits[:, 0])[:, rules.no_speech])
 
 
-def greedy(model, audio, prompt: list[int], rules: TokenRules, limit: int | None = None) -> list[Hypothesis]:
+def greedy(
+    model: WhisperModel, encoder_out: EncoderOut, prompt: list[int], rules: TokenRules, limit: int | None = None
+) -> list[Hypothesis]:
     """Takes the likeliest token at every step; a window whose text has ended leaves the batch.
 
     Args:
-        audio: what `model.encode` gave, one row a window.
+        encoder_out: (windows, 1500, d_model), what `model.encode` gave.
         limit: most tokens a window; by default all that the decoder's positions allow.
     """
-    cache, logits, no_speech = prefill(model, audio, prompt, rules)
-    texts = [Hypothesis([], 0.0, float(p)) for p in no_speech]
-    open_texts = list(texts)
+    cache, logits, no_speech_probs = prefill_prompt(model, encoder_out, prompt, rules)
+    hypotheses = [Hypothesis([], 0.0, float(p)) for p in no_speech_probs]
+    running, sums = list(range(len(hypotheses))), np.zeros(len(hypotheses))
     for _ in range(limit or model.config.text_positions - len(prompt)):
-        allowed = filter_logits(logits, [text.tokens for text in open_texts], rules)
-        chosen = allowed.argmax(-1)
-        scores = log_softmax(allowed)[np.arange(len(chosen)), chosen]
-        for text, token, score in zip(open_texts, chosen, scores, strict=True):
-            text.tokens.append(int(token))
-            text.logprob += float(score)
+        allowed = filter_logits(logits, [hypotheses[window].tokens for window in running], rules)
+        chosen = allowed.argmax(-1)  # (running,)
+        sums[running] += log_softmax(allowed)[np.arange(len(chosen)), chosen]
+        for window, token in zip(running, chosen, strict=True):
+            hypotheses[window].tokens.append(int(token))
         rows = np.flatnonzero(chosen != rules.eot)
         if len(rows) == 0:
             break
-        if len(rows) < len(open_texts):
-            audio, open_texts = model.keep(rows, audio, cache), [open_texts[row] for row in rows]
-        logits = model.step(chosen[rows, None], audio, cache)[:, -1]
-    return [finish(text, rules) for text in texts]
+        if len(rows) < len(running):
+            model.select_rows(rows, cache)
+            running = [running[row] for row in rows]
+        logits = model.decode_step(chosen[rows], cache)  # (running, vocab)
+    for hypothesis, total in zip(hypotheses, sums, strict=True):
+        hypothesis.avg_logprob = float(total / max(1, len(hypothesis.tokens)))
+        hypothesis.tokens = [token for token in hypothesis.tokens if token != rules.eot]
+    return hypotheses
 
 
-def finish(text: Hypothesis, rules: TokenRules) -> Hypothesis:
-    """Drops the end token, and turns the sum of log-probabilities into their mean."""
-    mean = text.logprob / max(1, len(text.tokens))
-    return Hypothesis([token for token in text.tokens if token != rules.eot], mean, text.no_speech)
-
-
-class Beams:
+class BeamGroup:
     """One window's beams: those still running, and the best that have ended, scored by mean log-probability.
 
     The rule is transformers': `beams` texts must have ended, and no running one may still overtake the worst of them.
     """
 
-    def __init__(self, count: int, eot: int):
-        self.count, self.eot = count, eot
+    def __init__(self, beams: int, eot: int):
+        self.beams, self.eot = beams, eot
         self.texts: list[list[int]] = [[]]
         self.sums = np.zeros(1, np.float32)
         self.ended: list[tuple[float, list[int]]] = []
 
     def advance(self, logprobs: np.ndarray, last: bool) -> np.ndarray:
         """Takes a step with (running, vocab) log-probabilities; gives the parent row of each beam that runs on."""
-        totals = (self.sums[:, None] + logprobs).ravel()
-        best = np.argpartition(-totals, 2 * self.count)[: 2 * self.count]
+        totals = (self.sums[:, None] + logprobs).ravel()  # (running * vocab,)
+        best = np.argpartition(-totals, 2 * self.beams)[: 2 * self.beams]
         best = best[np.argsort(-totals[best], kind="stable")]
         parents, tokens = np.divmod(best, logprobs.shape[1])
         grown = [[*self.texts[parent], int(token)] for parent, token in zip(parents, tokens, strict=True)]
         ends = (tokens == self.eot) | last
-        self.ended += [(totals[best[i]] / len(grown[i]), grown[i]) for i in range(self.count) if ends[i]]
-        self.ended = sorted(self.ended, key=lambda pair: -pair[0])[: self.count]
-        runs = np.flatnonzero(tokens != self.eot)[: self.count]
+        self.ended += [(totals[best[i]] / len(grown[i]), grown[i]) for i in range(self.beams) if ends[i]]
+        self.ended = sorted(self.ended, key=lambda pair: -pair[0])[: self.beams]
+        runs = np.flatnonzero(tokens != self.eot)[: self.beams]
         self.texts, self.sums = [grown[i] for i in runs], totals[best[runs]]
         return parents[runs]
 
     @property
     def done(self) -> bool:
-        if len(self.ended) < self.count:
+        if len(self.ended) < self.beams:
             return False
         return bool(self.sums[0] / len(self.texts[0]) <= self.ended[-1][0])
 
 
 def beam_search(
-    model, audio, prompt: list[int], rules: TokenRules, beams: int = 5, limit: int | None = None
+    model: WhisperModel,
+    encoder_out: EncoderOut,
+    prompt: list[int],
+    rules: TokenRules,
+    beams: int = 5,
+    limit: int | None = None,
 ) -> list[Hypothesis]:
-    """Keeps the `beams` likeliest texts of every window at each step; arguments as for `greedy`."""
-    cache, logits, no_speech = prefill(model, audio, prompt, rules)
-    windows = [Beams(beams, rules.eot) for _ in no_speech]
+    """Goes on from the `beams` likeliest texts of every window at each step; arguments as for `greedy`."""
+    cache, logits, no_speech_probs = prefill_prompt(model, encoder_out, prompt, rules)
+    windows = [BeamGroup(beams, rules.eot) for _ in no_speech_probs]
     running = list(windows)
     limit = limit or model.config.text_positions - len(prompt)
     for step in range(limit):
-        texts = [text for beam in running for text in beam.texts]
-        # scored before the rules, as transformers does: a forbidden token leaves the others' scores as they were
-        scores = np.where(np.isfinite(filter_logits(logits, texts, rules)), log_softmax(logits), -np.inf)
-        starts = np.cumsum([0] + [len(beam.texts) for beam in running])
-        parents = [
-            start + beam.advance(scores[start : start + len(beam.texts)], step == limit - 1)
-            for beam, start in zip(running, starts[:-1], strict=True)
-        ]
-        going = [i for i, beam in enumerate(running) if not beam.done]
+        parents = advance_groups(running, logits, rules, last=step == limit - 1)
+        going = [i for i, group in enumerate(running) if not group.done]
         if not going or step == limit - 1:
             break
         rows = np.concatenate([parents[i] for i in going])
-        same_windows = step > 0 and len(going) == len(running)
-        if same_windows:
-            model.reorder(rows, cache)
+        if step > 0 and len(going) == len(running):
+            model.reorder_beams(rows, cache)
         else:
-            audio = model.keep(rows, audio, cache)
+            model.select_rows(rows, cache)
         running = [running[i] for i in going]
-        tokens = np.array([text[-1] for beam in running for text in beam.texts], np.int64)
-        logits = model.step(tokens[:, None], audio, cache)[:, -1]
-    best = [beam.ended[0] for beam in windows]
+        tokens = np.array([text[-1] for group in running for text in group.texts], np.int64)
+        logits = model.decode_step(tokens, cache)  # (rows, vocab)
+    best = [group.ended[0] for group in windows]
     return [
         Hypothesis([t for t in tokens if t != rules.eot], float(score), float(p))
-        for (score, tokens), p in zip(best, no_speech, strict=True)
+        for (score, tokens), p in zip(best, no_speech_probs, strict=True)
     ]
 
 
-def detect_language(model, audio, tokenizer: Tokenizer) -> list[tuple[str, float]]:
-    """The likeliest language of each window and its probability among the languages."""
-    codes, ids = list(tokenizer.languages), list(tokenizer.languages.values())
-    if hasattr(model, "hear_language"):  # a decoder for this alone
-        logits = model.hear_language(audio)
-    else:
-        logits = model.step(np.full((len(audio), 1), tokenizer.sot, np.int64), audio, model.new_cache())[:, -1, ids]
-    scores = np.exp(log_softmax(logits))
+def advance_groups(groups: list[BeamGroup], logits: np.ndarray, rules: TokenRules, last: bool) -> list[np.ndarray]:
+    """Gives each group its rows of (rows, vocab) logits; returns the parent rows, in the batch, of its beams."""
+    texts = [text for group in groups for text in group.texts]
+    # scored before the rules, as transformers does: a forbidden token leaves the others' scores as they were
+    scores = np.where(np.isfinite(filter_logits(logits, texts, rules)), log_softmax(logits), -np.inf)
+    starts = np.cumsum([0] + [len(group.texts) for group in groups])
+    return [
+        start + group.advance(scores[start : start + len(group.texts)], last)
+        for group, start in zip(groups, starts[:-1], strict=True)
+    ]
+
+
+def decode(
+    model: WhisperModel, encoder_out: EncoderOut, prompt: list[int], rules: TokenRules, beams: int
+) -> list[Hypothesis]:
+    """Greedy for one beam, beam search for more."""
+    if beams == 1:
+        return greedy(model, encoder_out, prompt, rules)
+    return beam_search(model, encoder_out, prompt, rules, beams)
+
+
+def detect_language(model: WhisperModel, encoder_out: EncoderOut, tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    """The likeliest language of each window, and its probability among the languages."""
+    codes = list(tokenizer.languages)
+    scores = np.exp(log_softmax(language_logits(model, encoder_out, tokenizer)))  # (windows, languages)
     return [(codes[row.argmax()], float(row.max())) for row in scores]
 
 
-def decode(model, audio, prompt: list[int], rules: TokenRules, beams: int) -> list[Hypothesis]:
-    """Greedy for one beam, beam search for more."""
-    if beams == 1:
-        return greedy(model, audio, prompt, rules)
-    return beam_search(model, audio, prompt, rules, beams)
+def language_logits(model: WhisperModel, encoder_out: EncoderOut, tokenizer: Tokenizer) -> np.ndarray:
+    """(windows, languages) float32, in the tokenizer's order: what follows the start of the transcript."""
+    if hasattr(model, "language_logits"):  # article B's pipeline has a graph for this alone
+        return model.language_logits(encoder_out)
+    cache = model.new_cache()
+    model.project_cross_kv(encoder_out, cache)
+    logits = model.prefill(np.full((len(encoder_out), 1), tokenizer.sot, np.int64), cache)  # (windows, 1, vocab)
+    return logits[:, -1, list(tokenizer.languages.values())]

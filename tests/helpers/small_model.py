@@ -24,11 +24,28 @@ RULES = TokenRules(
 PROMPT = [55, 56, 60]
 
 
+def start_cache(model, encoder_out, cache=None):
+    """A cache, the model's own unless one is given, that holds the windows of `encoder_out`."""
+    cache = model.new_cache() if cache is None else cache
+    model.project_cross_kv(encoder_out, cache)
+    return cache
+
+
+class WithCache:
+    """A model with another kind of cache: the weights are loaded once."""
+
+    def __init__(self, model, kind):
+        self.model, self.new_cache = model, kind
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
 @functools.cache
 def small_model():
     return whisper.load_model(Checkpoint("small", None, SMALL, random=True))
 
 
 @functools.cache
-def sound(windows: int):
+def encoder_out(windows: int):
     return small_model().encode(draw(np.random.default_rng(0), windows, SMALL.mels, 2 * SMALL.audio_positions))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_model import WithCache, start_cache
 
 from labsupport import whisper
 from labsupport.arrays import xp
@@ -34,24 +35,14 @@ def their_tokens(tiny, base, jfk) -> dict:
     return found
 
 
-def search(ours, kind, sound, beams: int, **options) -> list[Hypothesis]:
-    """Decodes with a cache of this kind; `sound` is what `encode` gave."""
+def search(ours, kind, encoder_out, beams: int, **options) -> list[Hypothesis]:
+    """Decodes with a cache of this kind."""
     prompt = make_prompt(ours.tokenizer, "en" if ours.model.config.multilingual else None, timestamps=False)
     rules = replace(ours.rules, timestamps=False)
-    model = With(ours.model, kind)
+    model = WithCache(ours.model, kind)
     if beams == 1:
-        return greedy(model, sound, prompt, rules, **options)
-    return beam_search(model, sound, prompt, rules, beams, **options)
-
-
-class With:
-    """A model with another kind of cache: the weights are loaded once."""
-
-    def __init__(self, model, kind):
-        self.model, self.new_cache = model, kind
-
-    def __getattr__(self, name):
-        return getattr(self.model, name)
+        return greedy(model, encoder_out, prompt, rules, **options)
+    return beam_search(model, encoder_out, prompt, rules, beams, **options)
 
 
 @pytest.mark.parametrize("kind", CACHES)
@@ -67,8 +58,8 @@ def test_tokens_equal_transformers_with_every_cache(request, their_tokens, jfk, 
 def test_a_batch_of_windows_gets_the_same_tokens_with_every_cache(tiny, narration, beams):
     """The last window ends after two tokens: its texts leave the batch."""
     mels = np.stack([features.log_mel(part) for part in audio.windows(narration)])[-2:]
-    sound = tiny.ours.model.encode(mels)
-    found = [[text.tokens for text in search(tiny.ours, kind, sound, beams, limit=15)] for kind in CACHES]
+    encoder_out = tiny.ours.model.encode(mels)
+    found = [[text.tokens for text in search(tiny.ours, kind, encoder_out, beams, limit=15)] for kind in CACHES]
     assert found[0] == found[1] == found[2]
     assert len(found[0][1]) < len(found[0][0])
 
@@ -82,15 +73,15 @@ def test_the_cache_is_chosen_when_a_model_is_loaded(jfk, tiny):
 @pytest.mark.parametrize("name", ["tiny.en", "base"])
 def test_the_bytes_of_a_step_are_those_of_its_tensors(request, name):
     model = request.getfixturevalue(name.removesuffix(".en")).ours.model
-    sound, cache = model.encode(np.zeros((3, 80, 3000), np.float32)), DynamicCache()
-    model.step(np.full((3, 7), 1000), sound, cache)
-    model.keep(np.repeat([0, 1, 2], 2), sound, cache)
+    cache = start_cache(model, model.encode(np.zeros((3, 80, 3000), np.float32)))
+    model.prefill(np.full((3, 7), 1000), cache)
+    model.select_rows(np.repeat([0, 1, 2], 2), cache)
     positions = model.decoder.embed_positions.weight
     weights = sum(p.numel() for p in model.decoder.parameters()) - positions.numel() + positions[0].numel()
     counted = step_bytes(model.config, 6, rows=6, windows=3)
     assert counted["weights"] == 4 * weights
-    assert counted["cross"] == sum(tensor.nbytes for pair in cache.cross for tensor in pair)
-    assert counted["own"] == sum(tensor.nbytes for pair in cache.own for tensor in pair)
+    assert counted["cross_kv"] == sum(tensor.nbytes for pair in cache.cross_kv for tensor in pair)
+    assert counted["self_kv"] == sum(tensor.nbytes for pair in cache.self_kv for tensor in pair)
 
 
 # --- compiled ---------------------------------------------------------------------------------------------------------
@@ -107,18 +98,18 @@ def compiled():
     return whisper.load_model(Checkpoint("small", None, SMALL, random=True), "cpu", compiled=True)
 
 
-def small_sound(model, windows: int):
+def encode_small(model, windows: int):
     mels = np.random.default_rng(windows).normal(size=(windows, SMALL.mels, 2 * SMALL.audio_positions))
     return model.encode(mels.astype(np.float32))
 
 
 def decode_small(model, kind, windows: int, limit: int) -> list[list[int]]:
-    texts = beam_search(With(model, kind), small_sound(model, windows), [55, 56, 60], RULES, 2, limit)
+    texts = beam_search(WithCache(model, kind), encode_small(model, windows), [55, 56, 60], RULES, 2, limit)
     return [text.tokens for text in texts]
 
 
 def test_the_compiled_step_gives_the_same_tokens_and_is_never_compiled_again(compiled):
-    plain = torch_model.Whisper(SMALL, torch_model.Pieces())
+    plain = torch_model.Whisper(SMALL, torch_model.Components())
     plain.load_state_dict(compiled.state_dict())
     start = xp.graphs_compiled()
     assert decode_small(compiled, StaticCache, 2, 6) == decode_small(plain.eval(), DynamicCache, 2, 6)
@@ -131,22 +122,22 @@ def test_the_compiled_step_gives_the_same_tokens_and_is_never_compiled_again(com
 
 
 def test_rows_that_end_leave_the_graph_as_it_is(compiled):
-    sound, cache = small_sound(compiled, 4), StaticCache()
-    compiled.step(np.full((4, 3), 7), sound, cache)
-    sound = compiled.keep(np.array([0, 2, 3]), sound, cache)
-    compiled.step(np.full((3, 1), 8), sound, cache)
+    cache = start_cache(compiled, encode_small(compiled, 4), StaticCache())
+    compiled.prefill(np.full((4, 3), 7), cache)
+    compiled.select_rows(np.array([0, 2, 3]), cache)
+    compiled.decode_step(np.full(3, 8), cache)
     warm = xp.graphs_compiled()
-    sound = compiled.keep(np.array([1]), sound, cache)
-    kept = compiled.step(np.full((1, 1), 9), sound, cache)
+    compiled.select_rows(np.array([1]), cache)
+    selected = compiled.decode_step(np.full(1, 9), cache)
     assert xp.graphs_compiled() == warm
-    alone, own = small_sound(compiled, 4)[2:3], StaticCache()
-    assert np.abs(kept - compiled.step(np.array([[7, 7, 7, 8, 9]]), alone, own)[:, -1:]).max() < 1e-4
+    alone = start_cache(compiled, encode_small(compiled, 4)[2:3], StaticCache())
+    assert np.abs(selected - compiled.prefill(np.array([[7, 7, 7, 8, 9]]), alone)[:, -1]).max() < 1e-4
 
 
 def test_a_missing_compiler_is_named(compiled, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     model = whisper.load_model(Checkpoint("small", None, SMALL, random=True), "cpu", compiled=True)
-    sound, cache = small_sound(model, 1), StaticCache()
-    model.step(np.array([[1, 2]]), sound, cache)
+    cache = start_cache(model, encode_small(model, 1), StaticCache())
+    model.prefill(np.array([[1, 2]]), cache)
     with pytest.raises(NotAvailable, match="no-such-compiler"):
-        model.step(np.array([[3]]), sound, cache)
+        model.decode_step(np.array([3]), cache)

@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 import psutil
 import pytest
+from small_model import start_cache
 
 from labsupport import whisper
 from labsupport.base.errors import CheckpointError, MachineError
@@ -44,7 +45,7 @@ def ours(request) -> whisper.Transcriber:
 def errors(torchs, ours, jfk) -> tuple[np.ndarray, np.ndarray]:
     """The errors of the encoder's output and of the logits, against transformers' in float64."""
     encoded = ours.model.encode(features.log_mel(jfk)[None])
-    logits = ours.model.step(np.array([TEXT]), encoded, ours.model.new_cache())
+    logits = ours.model.prefill(np.array([TEXT]), start_cache(ours.model, encoded))
     return (
         np.abs(encoded.asnumpy() - torchs[f"{ours.label} encoded"]),
         np.abs(logits - torchs[f"{ours.label} logits"]),
@@ -81,8 +82,8 @@ def test_a_wrong_epsilon_would_be_seen(torchs, jfk):
 @pytest.mark.parametrize("clip", ["jfk", "narration"])
 def test_the_text_of_a_clip_is_torchs_to_the_timestamp(torchs, ours, clip, request):
     expected = json.loads(str(torchs[f"{ours.label} texts"]))[clip]
-    heard = ours.transcribe(request.getfixturevalue(clip))
-    assert [[s.start, s.end, s.text] for s in heard.segments] == expected
+    found = ours.transcribe(request.getfixturevalue(clip))
+    assert [[s.start, s.end, s.text] for s in found.segments] == expected
 
 
 def test_beam_search_gives_torchs_text(torchs, ours, jfk):
@@ -99,17 +100,17 @@ def test_windows_decoded_together_are_those_decoded_alone(narration):
 @pytest.mark.parametrize("cuts", [[1, 1, 1, 1, 1, 1, 1], [2, 3, 2], [7]])
 def test_decoding_in_pieces_gives_the_logits_of_the_whole(cuts, jfk):
     model = mindspore_model.load_model(find_checkpoint("tiny.en"))
-    audio = model.encode(features.log_mel(jfk)[None])
-    whole = model.step(np.array([TEXT]), audio, model.new_cache())
-    cache, start, parts = model.new_cache(), 0, []
+    encoder_out = model.encode(features.log_mel(jfk)[None])
+    whole = model.prefill(np.array([TEXT]), start_cache(model, encoder_out))
+    cache, start, parts = start_cache(model, encoder_out), 0, []
     for cut in cuts:
-        parts.append(model.step(np.array([TEXT[start : start + cut]]), audio, cache))
+        parts.append(model.prefill(np.array([TEXT[start : start + cut]]), cache))
         start += cut
     assert np.abs(np.concatenate(parts, axis=1) - whole).max() < 1e-4
     assert cache.length == len(TEXT)
 
 
-def test_the_pieces_are_used():
+def test_the_components_are_used():
     small = Config(d_model=64, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=200)
 
     def no_attention(q, k, v, mask=None, causal=False):
@@ -118,7 +119,7 @@ def test_the_pieces_are_used():
     mel, outputs = np.random.default_rng(0).normal(size=(1, 80, 3000)).astype(np.float32), []
     for attention in (eager, no_attention):
         ms.set_seed(0)
-        model = mindspore_model.Whisper(small, mindspore_model.Pieces(attention=attention))
+        model = mindspore_model.Whisper(small, mindspore_model.Components(attention=attention))
         for name, parameter in model.parameters_and_names():
             values = np.random.default_rng(len(name)).normal(size=parameter.shape).astype(np.float32)
             parameter.set_data(ms.Tensor(values))

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from small_model import start_cache
 from small_whisper import SMALL
 from typer.testing import CliRunner
 
@@ -38,7 +39,7 @@ def small(tmp_path_factory):
         return torch_model.load_model(SMALL), onnx_model.load_model(SMALL)
 
 
-def sounds(count: int) -> np.ndarray:
+def mels(count: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 80, 60)).astype(np.float32)
 
 
@@ -64,7 +65,7 @@ def test_windows_decoded_together_are_torchs(ours, tiny, narration):
     assert ours.transcribe(part, batch=3) == tiny.ours.transcribe(part, batch=3)
 
 
-def test_a_multilingual_model_hears_the_language(base, jfk):
+def test_a_multilingual_model_detects_the_language(base, jfk):
     transcriber = whisper.load("base", engine="onnx")
     assert transcriber.transcribe(jfk) == base.ours.transcribe(jfk)
     assert set(transcriber.model.sessions) == {"features", "encoder", "language", "prefill", "loop"}
@@ -76,10 +77,10 @@ def test_a_multilingual_model_hears_the_language(base, jfk):
 @pytest.mark.parametrize("cuts", [[1] * 7, [4, 1, 1, 1], [2, 3, 2], [7]])
 def test_decoding_in_pieces_gives_torchs_logits(small, cuts):
     theirs, model = small
-    expected = theirs.step(TEXT, theirs.encode(sounds(2)), theirs.new_cache())
-    audio, cache, start, parts = model.encode(sounds(2)), model.new_cache(), 0, []
+    expected = theirs.prefill(TEXT, start_cache(theirs, theirs.encode(mels(2))))
+    cache, start, parts = start_cache(model, model.encode(mels(2))), 0, []
     for cut in cuts:
-        parts.append(model.step(TEXT[:, start : start + cut], audio, cache))
+        parts.append(model.prefill(TEXT[:, start : start + cut], cache))
         start += cut
     assert error(np.concatenate(parts, axis=1), expected) < 1e-5
     assert cache.length == 7
@@ -88,15 +89,15 @@ def test_decoding_in_pieces_gives_torchs_logits(small, cuts):
 def decode_beams(model, windows: int) -> np.ndarray:
     """Logits of a search with 3 beams a window: windows become beams, beams change places, a window ends."""
     rng = np.random.default_rng(1)
-    audio, cache = model.encode(sounds(windows)), model.new_cache()
-    logits = [model.step(rng.integers(0, 99, (windows, 2)), audio, cache).ravel()]
-    audio = model.keep(np.repeat(np.arange(windows), 3), audio, cache)
+    cache = start_cache(model, model.encode(mels(windows)))
+    logits = [model.prefill(rng.integers(0, 99, (windows, 2)), cache).ravel()]
+    model.select_rows(np.repeat(np.arange(windows), 3), cache)
     for _ in range(4):
-        logits.append(model.step(rng.integers(0, 99, (3 * windows, 1)), audio, cache).ravel())
+        logits.append(model.decode_step(rng.integers(0, 99, 3 * windows), cache).ravel())
         rows = np.concatenate([3 * window + rng.integers(0, 3, 3) for window in range(windows)])
-        model.reorder(rows, cache)
-    audio = model.keep(np.array([2, 0, 1]), audio, cache)
-    logits.append(model.step(rng.integers(0, 99, (3, 1)), audio, cache).ravel())
+        model.reorder_beams(rows, cache)
+    model.select_rows(np.array([2, 0, 1]), cache)
+    logits.append(model.decode_step(rng.integers(0, 99, 3), cache).ravel())
     return np.concatenate(logits)
 
 
@@ -117,28 +118,33 @@ def test_any_form_of_the_loop_gives_the_same_beams(small, passes):
 
 def test_a_cache_is_written_in_place(small):
     _, model = small
-    audio, cache = model.encode(sounds(2)), model.new_cache()
-    model.step(TEXT[:, :2], audio, cache)
+    cache = start_cache(model, model.encode(mels(2)))
+    model.prefill(TEXT[:, :2], cache)
     before = {name: value.data_ptr() for name, value in cache.past.items()}
     for column in TEXT.T[2:]:
-        model.step(column[:, None], audio, cache)
-        model.reorder(np.array([1, 0]), cache)
+        model.decode_step(column, cache)
+        model.reorder_beams(np.array([1, 0]), cache)
     assert {name: value.data_ptr() for name, value in cache.past.items()} == before
 
 
 def test_too_long_a_text_and_a_wrong_batch_are_refused(small):
     _, model = small
-    audio, cache = model.encode(sounds(2)), model.new_cache()
+    encoder_out, cache = model.encode(mels(2)), model.new_cache()
+    with pytest.raises(OptimError, match="no window of sound"):
+        model.prefill(TEXT, cache)
+    model.project_cross_kv(encoder_out, cache)
     with pytest.raises(OptimError, match="25 tokens"):
-        model.step(np.zeros((2, 25), np.int64), audio, cache)
-    model.step(TEXT[:, :2], audio, cache)
+        model.prefill(np.zeros((2, 25), np.int64), cache)
+    model.prefill(TEXT[:, :2], cache)
+    with pytest.raises(OptimError, match="other windows"):
+        model.project_cross_kv(encoder_out, cache)
     with pytest.raises(OptimError, match="3 texts for a cache of 2"):
-        model.step(np.zeros((3, 1), np.int64), audio, cache)
+        model.decode_step(np.zeros(3, np.int64), cache)
     fixed = onnx_model.Whisper(SMALL.config, model.folder, whisper_graphs.decoder_step(SMALL, beams=5))
-    cache = fixed.new_cache()
-    fixed.step(TEXT[:, :2], audio, cache)
+    cache = start_cache(fixed, encoder_out)
+    fixed.prefill(TEXT[:, :2], cache)
     with pytest.raises(OptimError, match="loop graph of 5 beams"):
-        fixed.step(TEXT[:, 2:3], audio, cache)
+        fixed.decode_step(TEXT[:, 2], cache)
 
 
 # --- the cache folder -------------------------------------------------------------------------------------------------
@@ -184,14 +190,14 @@ print(store.find_graphs(SMALL, 7, [50]))
 def test_two_processes_build_once(tmp_path):
     environment = os.environ | {
         "LAB_CACHE": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
     }
     options = {"env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     both = [subprocess.Popen([sys.executable, "-c", BUILD], **options) for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert told[0][0] == told[1][0]
-    assert sum(err.count("Building the ONNX graphs") for _, err in told) == 1
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sum(err.count("Building the ONNX graphs") for _, err in outputs) == 1
 
 
 def test_weights_are_stored_once_for_all_graphs(folder):

@@ -25,7 +25,7 @@ RULES = TokenRules(
 
 
 @pytest.fixture(scope="module")
-def heard(tiny, base, narration) -> dict:
+def transcripts(tiny, base, narration) -> dict:
     """Both models' transcripts of the narration, made once."""
     return {name: pair.ours.transcribe(narration) for name, pair in (("tiny.en", tiny), ("base", base))}
 
@@ -64,9 +64,9 @@ def test_beam_search_tokens_equal_transformers(tiny, jfk, narration, timestamps,
 
 
 @pytest.mark.parametrize("name", ["tiny.en", "base"])
-def test_long_form_segments_equal_transformers(request, heard, narration, name):
+def test_long_form_segments_equal_transformers(request, transcripts, narration, name):
     pair = request.getfixturevalue(name.removesuffix(".en"))
-    ours, found = pair.ours, heard[name]
+    ours, found = pair.ours, transcripts[name]
     inputs = pair.processor(
         narration, sampling_rate=16_000, return_tensors="pt", truncation=False, padding="longest",
         return_attention_mask=True,
@@ -90,10 +90,10 @@ def test_windows_decoded_together_equal_windows_decoded_alone(tiny, narration, b
     for mel, text_together in zip(mels, together, strict=True):
         alone = decode(ours.model, ours.model.encode(mel[None]), prompt, ours.rules, beams)[0]
         assert alone.tokens == text_together.tokens
-        assert alone.logprob == pytest.approx(text_together.logprob, abs=1e-3)
+        assert alone.avg_logprob == pytest.approx(text_together.avg_logprob, abs=1e-3)
 
 
-def test_base_hears_english(base, jfk, narration):
+def test_base_detects_english(base, jfk, narration):
     for samples in (jfk, narration):
         encoded = base.ours.model.encode(features.log_mel(samples)[None, :, :3000])
         code, probability = detect_language(base.ours.model, encoded, base.ours.tokenizer)[0]
@@ -102,11 +102,11 @@ def test_base_hears_english(base, jfk, narration):
 
 
 @pytest.mark.parametrize(("name", "most"), [("tiny.en", 0.08), ("base", 0.04)])
-def test_word_error_rate_of_the_narration(heard, name, most):
-    assert text.wer(audio.clip("narration").text, heard[name].text) <= most
+def test_word_error_rate_of_the_narration(transcripts, name, most):
+    assert text.wer(audio.clip("narration").text, transcripts[name].text) <= most
 
 
-def test_jfk_is_heard_word_for_word(pair, jfk):
+def test_jfk_comes_out_word_for_word(pair, jfk):
     assert text.wer(audio.clip("jfk").text, pair.ours.transcribe(jfk).text) == 0
 
 
@@ -138,33 +138,33 @@ texts = st.lists(st.integers(0, 49) | st.integers(61, 99), max_size=8)
 
 @given(texts, st.integers(0, 2**32 - 1))
 @settings(deadline=None)
-def test_timestamp_rules_equal_transformers(said, seed):
+def test_timestamp_rules_equal_transformers(tokens_so_far, seed):
     logits = np.random.default_rng(seed).normal(0, 3, (1, 100)).astype(np.float32)
     settings = GenerationConfig(
         no_timestamps_token_id=60, eos_token_id=50, bos_token_id=50, max_initial_timestamp_index=10
     )
     processor = WhisperTimeStampLogitsProcessor(settings, begin_index=1)
-    theirs = processor(torch.tensor([[58, *said]]), torch.from_numpy(logits)).numpy()
-    assert np.array_equal(filter_logits(logits, [said], RULES), theirs)
+    theirs = processor(torch.tensor([[58, *tokens_so_far]]), torch.from_numpy(logits)).numpy()
+    assert np.array_equal(filter_logits(logits, [tokens_so_far], RULES), theirs)
 
 
 @given(texts.filter(len), st.integers(1, 1500))
 @settings(deadline=None)
-def test_cut_segments_equals_transformers(said, half_frames):
+def test_cut_segments_equals_transformers(tokens_so_far, half_frames):
     frames = 2 * half_frames
     theirs, ahead = WhisperGenerationMixin._retrieve_segment(
-        seek_sequence=torch.tensor(said), seek_outputs=[None], time_offset=torch.zeros(1, dtype=torch.float64),
+        seek_sequence=torch.tensor(tokens_so_far), seek_outputs=[None], time_offset=torch.zeros(1, dtype=torch.float64),
         timestamp_begin=61, seek_num_frames=torch.tensor([frames]), time_precision=0.02,
         time_precision_features=0.01, input_stride=2, prev_idx=0, idx=0, return_token_timestamps=False,
         decoder_input_ids=torch.zeros(1, 1),
     )  # fmt: skip
-    segments, our_ahead = cut_segments(said, RULES, frames)
+    segments, our_ahead = cut_segments(tokens_so_far, RULES, frames)
     assert our_ahead == int(ahead)
     assert len(segments) == len(theirs)
     for (start, end, tokens), segment in zip(segments, theirs, strict=True):
         assert 0.02 * start == pytest.approx(float(segment["start"]))
         # transformers derives an end without a timestamp in floating point, and may lose one step of 0.02 s
-        stamps = [token for token in said if token >= 61]
+        stamps = [token for token in tokens_so_far if token >= 61]
         slack = 1e-6 if stamps and stamps[-1] > 61 else 0.0201
         assert 0.02 * end == pytest.approx(float(segment["end"]), abs=slack)
         words = [token for token in segment["tokens"].tolist() if token < 61]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_model import start_cache
 
 from labsupport.checkpoints.resolve import random_checkpoint
 from labsupport.optim.attention import eager
@@ -39,30 +40,28 @@ def test_logits_equal_transformers(pair, mel):
 @pytest.mark.parametrize("cuts", [[1, 1, 1, 1, 1, 1, 1], [4, 1, 1, 1], [2, 3, 2], [7]])
 def test_decoding_in_pieces_gives_the_logits_of_the_whole(tiny, mel, cuts):
     model = tiny.ours.model
-    audio = model.encode(mel.numpy())
-    whole = model.step(np.array([TEXT]), audio, model.new_cache())
-    cache, start, parts = model.new_cache(), 0, []
+    encoder_out = model.encode(mel.numpy())
+    whole = model.prefill(np.array([TEXT]), start_cache(model, encoder_out))
+    cache, start, parts = start_cache(model, encoder_out), 0, []
     for cut in cuts:
-        parts.append(model.step(np.array([TEXT[start : start + cut]]), audio, cache))
+        parts.append(model.prefill(np.array([TEXT[start : start + cut]]), cache))
         start += cut
     assert np.abs(np.concatenate(parts, axis=1) - whole).max() < 1e-4
     assert cache.length == len(TEXT)
 
 
-def test_kept_rows_go_on_as_if_they_were_alone(tiny, mel):
+def test_selected_rows_go_on_as_if_they_were_alone(tiny, mel):
     model = tiny.ours.model
     mels = torch.cat([mel, mel * 0.9, mel * 0.8]).numpy()
-    prefix, following = np.array([TEXT[:4]] * 3), np.array([[TEXT[4]]])
-    audio, cache = model.encode(mels), model.new_cache()
-    model.step(prefix, audio, cache)
-    audio = model.keep(np.array([2]), audio, cache)
-    kept = model.step(following, audio, cache)
-    alone_audio, alone_cache = model.encode(mels[2:]), model.new_cache()
-    model.step(prefix[:1], alone_audio, alone_cache)
-    assert np.abs(kept - model.step(following, alone_audio, alone_cache)).max() < 1e-4
+    prefix, following = np.array([TEXT[:4]] * 3), np.array([TEXT[4]])
+    cache, alone = start_cache(model, model.encode(mels)), start_cache(model, model.encode(mels[2:]))
+    model.prefill(prefix, cache)
+    model.select_rows(np.array([2]), cache)
+    model.prefill(prefix[:1], alone)
+    assert np.abs(model.decode_step(following, cache) - model.decode_step(following, alone)).max() < 1e-4
 
 
-def test_pieces_are_used(jfk):
+def test_components_are_used(jfk):
     calls = {"attention": 0, "conv1d": 0}
 
     def attention(*args, **kwargs):
@@ -74,7 +73,7 @@ def test_pieces_are_used(jfk):
         return F.conv1d(*args, **kwargs)
 
     checkpoint = random_checkpoint("tiny.en")
-    model = torch_model.load_model(checkpoint, torch_model.Pieces(attention=attention, conv1d=conv1d))
+    model = torch_model.load_model(checkpoint, torch_model.Components(attention=attention, conv1d=conv1d))
     model(torch.zeros(1, 80, 3000), torch.tensor([[50257]]))
     assert calls == {"attention": 4 + 2 * 4, "conv1d": 2}
 
