@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,8 @@ class Config:
         return self.vocab_size >= 51865
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Config:
-        """Reads `config.json` of a Hugging Face folder."""
-        return cls.from_hf(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
-
-    @classmethod
     def from_hf(cls, hf: dict) -> Config:
+        """From the content of a `config.json`; KeyError where it lacks a field."""
         return cls(
             d_model=hf["d_model"],
             encoder_layers=hf["encoder_layers"],
@@ -60,10 +54,8 @@ class Config:
             "d_model": self.d_model,
             "encoder_layers": self.encoder_layers,
             "decoder_layers": self.decoder_layers,
-            "encoder_attention_heads": self.heads,
-            "decoder_attention_heads": self.heads,
-            "encoder_ffn_dim": self.ffn_dim,
-            "decoder_ffn_dim": self.ffn_dim,
+            **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), self.heads),
+            **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), self.ffn_dim),
             "vocab_size": self.vocab_size,
             "num_mel_bins": self.mels,
             "max_source_positions": self.audio_positions,

@@ -13,7 +13,7 @@ from labsupport.base.errors import CheckpointError
 VERSION, SPEC, REVISION = 6, "WhisperSpec", 3
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
-# CTranslate2's name of a layer's part -> Hugging Face's, the fused rows it holds, and where its weights come from.
+# CTranslate2's name of a layer's part -> Hugging Face's, several where their rows are fused.
 LINEARS = {
     "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attention/linear_1": ("self_attn.out_proj",),
@@ -39,44 +39,44 @@ PLAIN = {
 }
 
 
-class _Reader:
-    """A place in a buffer that moves on with each value read."""
+class Reader:
+    """A buffer and the position of the next value in it."""
 
     def __init__(self, buffer: bytes):
-        self.buffer, self.place = buffer, 0
+        self.buffer, self.position = buffer, 0
 
     def number(self, form: str) -> int:
-        (value,) = struct.unpack_from(f"<{form}", self.buffer, self.place)
-        self.place += struct.calcsize(form)
+        (value,) = struct.unpack_from(f"<{form}", self.buffer, self.position)
+        self.position += struct.calcsize(form)
         return value
 
     def text(self) -> str:
         length = self.number("H")  # the closing zero is counted
-        self.place += length
-        return bytes(self.buffer[self.place - length : self.place - 1]).decode()
+        self.position += length
+        return bytes(self.buffer[self.position - length : self.position - 1]).decode()
 
     def tensor(self) -> np.ndarray:
         shape = [self.number("I") for _ in range(self.number("B"))]
         dtype = np.dtype(DTYPES[self.number("B")])
         size = self.number("I")
-        self.place += size
-        return np.frombuffer(self.buffer, dtype, size // dtype.itemsize, self.place - size).reshape(shape)
+        self.position += size
+        return np.frombuffer(self.buffer, dtype, size // dtype.itemsize, self.position - size).reshape(shape)
 
 
 def read_tensors(buffer: bytes) -> dict[str, np.ndarray]:
     """A whole model.bin -> its tensors by CTranslate2's names, views into the buffer.
 
     Raises:
-        CheckpointError: the file is cut short, or not what its first bytes must say.
+        CheckpointError: the file is damaged, cut short, or of another kind.
     """
-    reader = _Reader(buffer)
+    reader = Reader(buffer)
     try:
         found = (reader.number("I"), reader.text(), reader.number("I"))
         if found != (VERSION, SPEC, REVISION):
             raise CheckpointError(f"The model file says {found}; {(VERSION, SPEC, REVISION)} is expected.")
         return {reader.text(): reader.tensor() for _ in range(reader.number("I"))}
     except (struct.error, ValueError, KeyError) as error:
-        raise CheckpointError("The model file is damaged or cut short.", where=f"byte {reader.place}") from error
+        raise CheckpointError("The model file is damaged or cut short.", where=f"byte {reader.position}") from error
 
 
 def to_hugging_face(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,12 +88,12 @@ def to_hugging_face(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         f"model.{side}.{new}": np.ascontiguousarray(array, np.float32)
         for name, tensor in tensors.items()
         if (side := name.partition("/")[0]) in ("encoder", "decoder")
-        for new, array in _renamed(name.partition("/")[2], tensor)
+        for new, array in rename(name.partition("/")[2], tensor)
     }
 
 
-def _renamed(name: str, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """One tensor's new names and parts; nothing for numbers that are settings, not weights."""
+def rename(name: str, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """One tensor's new names and parts; nothing for CTranslate2's own settings."""
     layer = re.match(r"layer_(\d+)/(.*)", name)
     prefix, name = (f"layers.{layer[1]}.", layer[2]) if layer else ("", name)
     part, _, kind = name.rpartition("/")

@@ -11,20 +11,14 @@ TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 
 
 def write_settings(source: Path, folder: Path, config: Config) -> None:
-    """Writes every settings file into `folder`.
-
-    Args:
-        source: CTranslate2's folder, with its config.json and tokenizer.json.
-        folder: where the weights are.
-        config: the model's shape.
-    """
+    """Writes every settings file into `folder`, from config.json and tokenizer.json in CTranslate2's `source`."""
     settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
     write_tokenizer(source / "tokenizer.json", folder)
     ids = special_ids(folder / "tokenizer.json")
     write_json(folder / "config.json", model_settings(config, ids))
     write_json(folder / "generation_config.json", generation_settings(config, ids, settings))
     write_json(folder / "preprocessor_config.json", feature_settings(config))
-    # British spellings and their American forms; no package has the table, and without the file `normalize` crashes.
+    # The table of British spellings, which no package has; without the file transformers' `normalize` fails.
     write_json(folder / "normalizer.json", {})
 
 
@@ -52,13 +46,13 @@ def model_settings(config: Config, ids: dict[str, int]) -> dict:
 
 
 def common_ids(ids: dict[str, int]) -> dict[str, int]:
-    """Where a text starts and ends; the published models call 50257 `bos`, whatever it means to their tokenizer."""
+    """Where a text starts and ends; the published models call 50257 `bos` in both vocabularies."""
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     return {"bos_token_id": 50257, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
 
 
 def generation_settings(config: Config, ids: dict[str, int], ctranslate2_settings: dict) -> dict:
-    """`generation_config.json`: what Whisper may say, and how it is asked."""
+    """`generation_config.json`: suppressed tokens, prompt tokens, lengths."""
     settings = {
         **common_ids(ids),
         "alignment_heads": ctranslate2_settings["alignment_heads"],
@@ -75,8 +69,8 @@ def generation_settings(config: Config, ids: dict[str, int], ctranslate2_setting
         tasks = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
         first, last = ids["<|startoftranscript|>"] + 1, ids["<|translate|>"]
         languages = {token: id for token, id in ids.items() if first <= id < last}
-        # Without a task transformers prompts for none, and base repeats one word for ever. The published files name it
-        # in `forced_decoder_ids`, which transformers now warns about.
+        # Without a task transformers prompts for none, and base repeats one word without end. The published files have
+        # it in `forced_decoder_ids`, which is deprecated.
         settings |= {"lang_to_id": languages, "task_to_id": tasks, "task": "transcribe"}
     return settings
 

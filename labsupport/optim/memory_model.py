@@ -1,7 +1,7 @@
 """Where a Whisper's memory goes: one function for each term, in bytes, from the shape of the model alone.
 
-Of our own model (`whisper.torch_model`) in inference, one window of 30 s a row. A term is what its tensors take; what
-an allocator adds by rounding, and a library by its buffers, is measured and not predicted.
+For inference with `whisper.torch_model`. A term is what its tensors take; what an allocator adds by rounding, and a
+library by its buffers, is not predicted but measured.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from labsupport.base.paths import DATA, read_toml
 from labsupport.checkpoints.config import Config
 
-KEPT = {"sdpa": 0, "eager": 2}  # matrices of scores at one time: the scores and their softmax
+SCORE_COPIES = {"sdpa": 0, "eager": 2}  # score matrices alive at one time: the scores and their softmax
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 
 
 def count_parameters(config: Config) -> dict[str, int]:
-    """Parameters of "encoder" and "decoder"; the output projection is the token embedding, and counts once.
+    """Parameters of "encoder" and "decoder"; the output layer is the token embedding, which counts once.
 
     Source: Radford et al. 2022, section 2.2; keys have no bias.
     """
@@ -39,54 +39,51 @@ def count_parameters(config: Config) -> dict[str, int]:
 
 
 def to_bytes(numbers: int, dtype: str = "float32") -> int:
-    """What so many numbers take; four-bit numbers lie two in a byte."""
+    """Bytes of so many numbers; two four-bit numbers share a byte."""
     return math.ceil(numbers * BITS[dtype] / 8)
 
 
 def weight_bytes(config: Config, dtype: str = "float32") -> int:
-    """All parameters. Of integers the numbers alone: their scales come on top (notebook 09)."""
+    """All parameters. The scales of integers are not counted (notebook 09)."""
     return to_bytes(sum(count_parameters(config).values()), dtype)
 
 
 def activation_bytes(config: Config, windows: int = 1, dtype: str = "float32") -> int:
     """The most that the encoder's tensors take at one time, without attention scores.
 
-    Nothing is kept from layer to layer, so the fullest moment counts: in a layer's feed-forward net, the inner tensor
-    (1500, 4 d) and its GELU stand side by side, above three tensors (1500, d): what came into the layer, what stands
-    on the residual path now, and the norm of it. The convolutions before take less.
+    Nothing is kept from layer to layer, so the peak is that of one layer, in its feed-forward net: the inner tensor
+    (1500, 4 d) and its GELU, and three tensors (1500, d): the layer's input, the residual, and its norm. The
+    convolutions before take less.
     """
     return to_bytes(windows * config.audio_positions * (3 * config.d_model + 2 * config.ffn_dim), dtype)
 
 
 def attention_bytes(config: Config, windows: int = 1, dtype: str = "float32") -> int:
-    """What an encoder layer's attention takes at one time, without its scores: six tensors (1500, d).
-
-    They are the layer's input, its norm, queries, keys, values and the result.
-    """
+    """An encoder layer's attention without its scores, six tensors (1500, d): input, norm, q, k, v and the output."""
     return to_bytes(6 * windows * config.audio_positions * config.d_model, dtype)
 
 
 def score_bytes(config: Config, rows: int, queries: int, keys: int, dtype: str = "float32") -> int:
-    """One layer's attention scores, (rows, heads, queries, keys). The next layer's take their place."""
+    """One layer's attention scores, (rows, heads, queries, keys), freed before the next layer's are made."""
     return to_bytes(rows * config.heads * queries * keys, dtype)
 
 
 def self_cache_bytes(config: Config, rows: int = 1, tokens: int = 448, dtype: str = "float32") -> int:
-    """Keys and values of the texts so far, in every decoder layer; a row is a text, a beam's for example.
+    """Self-attention's keys and values in every decoder layer; a row is a text, such as a beam's.
 
-    A cache that grows has the old and the new ones side by side during a step, so it takes this twice; a static one
-    takes it once, for all 448 places.
+    A dynamic cache holds the old and the new tensors during a step, so it takes this twice; a static one takes it
+    once, for all 448 places.
     """
     return to_bytes(2 * config.decoder_layers * rows * tokens * config.d_model, dtype)
 
 
 def cross_cache_bytes(config: Config, windows: int = 1, dtype: str = "float32") -> int:
-    """Keys and values of the encoded sound, in every decoder layer. Beams share their window's."""
+    """Cross-attention's keys and values in every decoder layer; a window's beams share them."""
     return to_bytes(2 * config.decoder_layers * windows * config.audio_positions * config.d_model, dtype)
 
 
 def logit_bytes(config: Config, rows: int = 1, tokens: int = 1) -> int:
-    """The scores of all words for every new token, float32 in any precision."""
+    """(rows, tokens, vocab) logits, float32 in any precision."""
     return to_bytes(rows * tokens * config.vocab_size)
 
 
@@ -95,9 +92,9 @@ class Setting:
     """What a prediction is made for.
 
     Args:
-        weights: dtype of the weights; activations: of all else (integers are for weights alone).
-        windows: of 30 s at once; beams: texts for each window; tokens: of each text.
-        attention: "eager" or "sdpa", which stands for every mode that keeps no matrix of scores.
+        weights, activations: dtypes of the weights and of all else (integers are for weights alone).
+        windows, beams, tokens: windows of 30 s at once; texts for each window; tokens of each text.
+        attention: "eager", or "sdpa" for every mode that keeps no matrix of scores.
     """
 
     weights: str = "float32"
@@ -108,35 +105,37 @@ class Setting:
     attention: str = "sdpa"
 
 
-def while_encoding(config: Config, setting: Setting) -> dict[str, int]:
-    """Term -> bytes at the encoder's fullest moment: in a feed-forward net, or in attention with its scores."""
+def predict_encoding(config: Config, setting: Setting) -> dict[str, int]:
+    """Term -> bytes at the encoder's peak: in a layer's feed-forward net, or in its attention with the scores."""
     windows, dtype, frames = setting.windows, setting.activations, config.audio_positions
-    scores = KEPT[setting.attention] * score_bytes(config, windows, frames, frames, dtype)
-    inside, around = attention_bytes(config, windows, dtype), activation_bytes(config, windows, dtype)
-    full = {"activations": inside, "attention scores": scores} if inside + scores > around else {"activations": around}
-    return {"weights": weight_bytes(config, setting.weights)} | full
+    scores = SCORE_COPIES[setting.attention] * score_bytes(config, windows, frames, frames, dtype)
+    attention, feed_forward = attention_bytes(config, windows, dtype), activation_bytes(config, windows, dtype)
+    weights = {"weights": weight_bytes(config, setting.weights)}
+    if attention + scores > feed_forward:
+        return weights | {"activations": attention, "attention scores": scores}
+    return weights | {"activations": feed_forward}
 
 
-def while_decoding(config: Config, setting: Setting) -> dict[str, int]:
-    """Term -> bytes at the last decode step, with a cache that grows. The encoded sound stays, a row for each text."""
+def predict_decoding(config: Config, setting: Setting) -> dict[str, int]:
+    """Term -> bytes at the last decode step with a dynamic cache; encoder_out stays, a row for each text."""
     windows, rows, dtype = setting.windows, setting.windows * setting.beams, setting.activations
-    encoded = to_bytes(rows * config.audio_positions * config.d_model, dtype)
+    encoder_out = to_bytes(rows * config.audio_positions * config.d_model, dtype)
     return {
         "weights": weight_bytes(config, setting.weights),
-        "activations": encoded + logit_bytes(config, rows),
+        "activations": encoder_out + logit_bytes(config, rows),
         "self-attention cache": 2 * self_cache_bytes(config, rows, setting.tokens, dtype),
         "cross-attention cache": cross_cache_bytes(config, windows, dtype),
     }
 
 
 def predict(config: Config, setting: Setting | None = None) -> dict[str, int]:
-    """Term -> bytes at the fuller of the two moments: what a transcription needs at the most."""
-    setting = setting or Setting()
-    return max(while_encoding(config, setting), while_decoding(config, setting), key=lambda terms: sum(terms.values()))
+    """Term -> bytes at the higher of the two peaks: what a transcription needs at the most."""
+    peaks = [predict(config, setting or Setting()) for predict in (predict_encoding, predict_decoding)]
+    return max(peaks, key=lambda terms: sum(terms.values()))
 
 
-def read_bytes(config: Config, setting: Setting) -> int:
-    """What the last decode step must read at the least: the decoder's weights, and both caches once."""
+def step_read_bytes(config: Config, setting: Setting) -> int:
+    """The least that the last decode step reads: the decoder's weights, and both caches once."""
     rows, dtype = setting.windows * setting.beams, setting.activations
     caches = self_cache_bytes(config, rows, setting.tokens, dtype) + cross_cache_bytes(config, setting.windows, dtype)
     return to_bytes(count_parameters(config)["decoder"], setting.weights) + caches
@@ -146,8 +145,8 @@ def share(terms: Mapping[str, int], devices: int, how: str) -> dict[str, int]:
     """What one of several devices holds.
 
     Args:
-        how: "data": each has all weights and a part of the windows. "tensor": each has a part of every weight matrix
-            and of the heads, with their scores and caches; what stands between the matrices stays whole everywhere.
+        how: "data": all weights and a part of the windows. "tensor": a part of every weight matrix and of the heads,
+            with their scores and caches; the activations between the matrices are whole on every device.
     """
     whole = {"data": "weights", "tensor": "activations"}[how]
     return {term: count if term == whole else math.ceil(count / devices) for term, count in terms.items()}
@@ -158,7 +157,7 @@ def share(terms: Mapping[str, int], devices: int, how: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Card:
-    """An accelerator as its maker describes it. memory: GB; bandwidth: GB/s, None where no maker's figure was found."""
+    """An accelerator as its maker describes it. memory: GB; bandwidth: GB/s, None where the maker gives none."""
 
     name: str
     memory: float

@@ -1,4 +1,4 @@
-"""Audio in: any common file becomes float32 mono samples at 16 kHz, and every bad input has its own error."""
+"""Reads audio: any common file becomes float32 mono samples at 16 kHz; every kind of bad file has its own message."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import soundfile
 
 
-SAMPLE_RATE = 16_000  # Hz, the one rate that every Whisper was trained on
-UNCOUNTED = 1 << 62  # libsndfile puts more frames than this for "unknown"
-MP3_SLACK = 2 * 1152  # samples; encoders differ in whether they count their first and last frame
-STREAMED = 0x7FFFF000  # the smallest data size that wav writers put when they cannot know it
+SAMPLE_RATE = 16_000  # Hz, the rate that every Whisper was trained on
+UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more frames than this for "unknown"
+UNKNOWN_DATA_SIZE = 0x7FFFF000  # the smallest size that wav writers put for "unknown"
+MP3_TOLERANCE = 2 * 1152  # samples; encoders differ in whether they count their first and last frame
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def clips() -> list[Clip]:
 
 
 def clip(name: str) -> Clip:
-    """The clip called `name`; AudioError if no card has that name."""
+    """The clip called `name`; AudioError where no card has that name."""
     known = {each.name: each for each in clips()}
     if name not in known:
         raise AudioError(f"There is no clip called {name!r}.", where=paths.AUDIO, hint=f"Known: {', '.join(known)}.")
@@ -67,8 +67,11 @@ def _read_card(card: Path) -> Clip:
 def windows(samples: np.ndarray, seconds: float = 30.0) -> list[np.ndarray]:
     """Cuts float32 `samples` (samples,) at 16 kHz into windows of `seconds`, in order.
 
-    The last window is as short as what is left; nothing is dropped, padded or copied (the windows are views).
-    Raises AudioError for another shape or dtype and AudioError for none; ValueError for a window under one sample.
+    The last window is shorter where samples are left over; nothing is padded or copied (the windows are views).
+
+    Raises:
+        AudioError: another shape or dtype, or no samples.
+        ValueError: a window shorter than one sample.
     """
     check_samples(samples)
     size = round(seconds * SAMPLE_RATE)
@@ -78,7 +81,7 @@ def windows(samples: np.ndarray, seconds: float = 30.0) -> list[np.ndarray]:
 
 
 def check_samples(samples: np.ndarray) -> None:
-    """Raises AudioError unless `samples` is a float32 vector, AudioError if it is empty."""
+    """Raises AudioError unless `samples` is a float32 vector with at least one sample."""
     if not isinstance(samples, np.ndarray) or samples.ndim != 1 or samples.dtype != np.float32:
         found = f"{getattr(samples, 'dtype', type(samples).__name__)} {getattr(samples, 'shape', '')}".strip()
         raise AudioError(f"Expected a float32 array of shape (samples,), got {found}.", hint="audio.read gives one.")
@@ -93,11 +96,12 @@ def read(path: str | Path) -> np.ndarray:
     channels; channels are averaged, rates converted by soxr at its high quality. Full scale is ±1; a float file that
     goes beyond is not clipped. Every file with at least one sample gives at least one.
 
-    Raises AudioError, AudioError, AudioError, AudioError, AudioError, AudioError, AudioError,
-    AudioError, and AudioError as far as a file can show that it was cut: a wav by its data size, a FLAC by its
-    sample count, an Ogg by the end mark on its last page, an mp3 by the frame count in its Xing header. What cannot
-    be seen: the loss of an mp3 without that header, or of its last 2304 samples; of a wav that was streamed and
-    so never knew its size, or is an RF64 or W64; of anything cut before it was encoded.
+    Raises:
+        AudioError: the file is missing, unreadable, no audio, empty, damaged, holds numbers that are not finite, or was
+            cut, as far as it shows that: a wav by its data size, a FLAC by its sample count, an Ogg by the end mark
+            on its last page, an mp3 by the frame count in its Xing header. Not found: the loss of an mp3 without that
+            header, or of its last 2304 samples; of a wav that was streamed without a size, or is an RF64 or W64; of
+            anything cut before it was encoded.
     """
     path = Path(path)
     with _open(path) as stream:
@@ -113,21 +117,21 @@ def read(path: str | Path) -> np.ndarray:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Opens a regular file that has bytes; turns every way in which that fails into its own error."""
+    """Opens a regular file that is not empty; AudioError says why it fails."""
     try:
         if path.is_dir():
             raise AudioError("This is a folder, not an audio file.", where=path, hint="Name a file in it.")
         if path.exists() and not path.is_file():
             raise AudioError("This is not a regular file.", where=path)  # a pipe would block, a device never end
         if path.stat().st_size == 0:
-            hint = "Whatever wrote it stopped before the first byte; copy or record it again."
+            hint = "The program that wrote it failed; copy or record it again."
             raise AudioError("The file is empty (0 bytes).", where=path, hint=hint)
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError) as error:
-        hint = "Check the spelling, and from which folder it is meant."
+        hint = "Check the spelling and the folder."
         raise AudioError("There is no such file.", where=path, hint=hint) from error
     except PermissionError as error:
-        hint = "Change its permissions, or copy it to a place of your own."
+        hint = "Change its permissions, or copy it to a folder of yours."
         raise AudioError("This user may not read the file.", where=path, hint=hint) from error
 
 
@@ -141,17 +145,17 @@ def _decode(stream: BinaryIO, path: Path) -> tuple[np.ndarray, int]:
         sound = soundfile.SoundFile(stream)
     except soundfile.LibsndfileError as error:
         if _starts_like_audio(stream):
-            raise _cut_off("its header breaks off or is damaged", path) from error
+            raise _cut_off_error("its header breaks off or is damaged", path) from error
         hint = "Takes wav, flac, mp3 and ogg; ffmpeg converts most others: ffmpeg -i INPUT output.flac"
         raise AudioError("This is no audio that can be decoded.", where=path, hint=hint) from error
     with sound:
-        if sound.frames > UNCOUNTED:
-            raise _uncounted("This FLAC", path)
+        if sound.frames > UNKNOWN_FRAMES:
+            raise _unknown_length("This FLAC", path)
         try:
-            # in one call: soundfile seeks between calls, which hides a hole in an Ogg by reading some of it twice
+            # in one call: soundfile seeks between calls, and then reads over a gap in an Ogg without an error
             samples = sound.read(dtype="float32", always_2d=True).mean(axis=1)
         except soundfile.LibsndfileError as error:
-            raise _cut_off("decoding breaks off before its end", path) from error
+            raise _cut_off_error("decoding breaks off before its end", path) from error
         _check_complete(sound, stream, len(samples), path)
         return samples, sound.samplerate
 
@@ -161,15 +165,15 @@ def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
         return samples
     import soxr
 
-    shortest = math.ceil(rate / SAMPLE_RATE)  # fewer would give no sample at all
+    shortest = math.ceil(rate / SAMPLE_RATE)  # fewer would give no sample
     padded = np.pad(samples, (0, max(0, shortest - len(samples))))
     return soxr.resample(padded, rate, SAMPLE_RATE, quality="HQ")
 
 
-# --- what a file shows about its own completeness ------------------------------------------------------------------
+# --- is the file complete? -----------------------------------------------------------------------------------------
 
 
-def _cut_off(how: str, path: Path) -> AudioError:
+def _cut_off_error(how: str, path: Path) -> AudioError:
     hint = "Copy or download it again; to use what is left: ffmpeg -i INPUT output.wav"
     return AudioError(f"The file is cut off or damaged: {how}.", where=path, hint=hint)
 
@@ -179,33 +183,33 @@ def _starts_like_audio(stream: BinaryIO) -> bool:
     return re.match(rb"RIFF....WAVE|fLaC|OggS", stream.read(12), re.DOTALL) is not None
 
 
-def _uncounted(what: str, path: Path) -> AudioError:
+def _unknown_length(what: str, path: Path) -> AudioError:
     hint = "Convert it first: ffmpeg -i INPUT output.wav"
     return AudioError(f"{what} does not say how long it is, so its end might be lost.", where=path, hint=hint)
 
 
 def _check_complete(sound: soundfile.SoundFile, stream: BinaryIO, decoded: int, path: Path) -> None:
-    """Raises AudioError if less was decoded than the file promises, AudioError if the decoder stopped early."""
+    """Raises AudioError if less was decoded than the file states, or the decoder stopped before its end."""
     stopped = stream.tell()
     if sound.format == "MP3" and not _has_frame_count(stream):
         # here `frames` is libsndfile's guess from the first bitrate, too high or too low
         if decoded == sound.frames and _has_mp3_frames(stream, stopped):
-            raise _uncounted("This mp3", path)
+            raise _unknown_length("This mp3", path)
         return
-    if decoded + (MP3_SLACK if sound.format == "MP3" else 0) < sound.frames:
-        promised, found = sound.frames / sound.samplerate, decoded / sound.samplerate
-        raise _cut_off(f"it promises {promised:.2f} s and holds {found:.2f} s", path)
+    if decoded + (MP3_TOLERANCE if sound.format == "MP3" else 0) < sound.frames:
+        stated, found = sound.frames / sound.samplerate, decoded / sound.samplerate
+        raise _cut_off_error(f"it should hold {stated:.2f} s and holds {found:.2f} s", path)
     if missing := _count_missing_bytes(sound.extra_info):
-        raise _cut_off(f"{missing} bytes of sound are missing at its end", path)
+        raise _cut_off_error(f"{missing} bytes of sound are missing at its end", path)
     if sound.format == "OGG" and not _has_last_page(stream):
-        raise _cut_off("its last page does not carry the end mark", path)
+        raise _cut_off_error("its last page does not carry the end mark", path)
 
 
 def _count_missing_bytes(log: str) -> int:
-    """Reads libsndfile's log of a wav or aiff: the size of the data chunk, and in brackets what is really there."""
+    """From libsndfile's log of a wav or aiff: the data chunk's stated size, and in brackets the size that is there."""
     found = re.search(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    promised, held = (int(found[1]), int(found[2])) if found else (0, 0)
-    return max(0, promised - held) if promised < STREAMED else 0
+    stated, present = (int(found[1]), int(found[2])) if found else (0, 0)
+    return max(0, stated - present) if stated < UNKNOWN_DATA_SIZE else 0
 
 
 def _has_last_page(stream: BinaryIO) -> bool:
@@ -231,7 +235,7 @@ def _has_frame_count(stream: BinaryIO) -> bool:
 
 
 def _has_mp3_frames(stream: BinaryIO, start: int) -> bool:
-    """Whether sound is left from byte `start` on: not a tag, and long enough to decode."""
+    """Whether there is mp3 audio from byte `start` on that can be decoded."""
     import soundfile
 
     stream.seek(start)

@@ -1,4 +1,4 @@
-"""The corpus in data/corpus: spoken sentences about this field, to fine-tune a Whisper on and to judge it by."""
+"""The corpus in data/corpus: spoken sentences about this field, for fine-tuning and for its evaluation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Sentence:
 def load(split: str) -> list[Sentence]:
     """The sentences of `split`, "train" or "held_out", in the card's order.
 
-    Raises AudioError for another name, AudioError for times outside of the recording, and what `audio.read` raises.
+    Raises:
+        AudioError: another split, times outside of the recording, or a recording that `audio.read` refuses.
     """
     if split not in SPLITS:
         raise AudioError(f"The corpus has no split {split!r}.", where=CORPUS, hint=f"Known: {', '.join(SPLITS)}.")
@@ -36,10 +37,10 @@ def load(split: str) -> list[Sentence]:
 
 
 def _cut(samples: np.ndarray, entry: dict) -> Sentence:
-    """Takes a sentence's samples, a view, out of those of its split."""
+    """A sentence of its split's samples; its own are a view of them."""
     start, end, seconds = entry["start"], entry["end"], len(samples) / audio.SAMPLE_RATE
     if not 0 <= start < end <= seconds:
-        what = f"{entry['text']!r} is said to last from {start} to {end} s of a recording of {seconds:.3f} s."
+        what = f"The card puts {entry['text']!r} at {start} to {end} s of a recording of {seconds:.3f} s."
         hint = "Take the card and the recordings from one commit, or make them again: data/corpus/make_corpus.py"
         raise AudioError(what, where=CORPUS / "corpus.toml", hint=hint)
     part = samples[round(start * audio.SAMPLE_RATE) : round(end * audio.SAMPLE_RATE)]

@@ -1,4 +1,4 @@
-"""Log-mel features in NumPy: what the encoder sees of the sound, the same for every backend."""
+"""Log-mel features in NumPy, the encoder's input on every backend."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from labsupport.speech.audio import SAMPLE_RATE
 
 HOP = 160  # samples: one frame each 10 ms
-FFT = 400  # samples: each frame looks at 25 ms
+FFT = 400  # samples: each frame is computed from 25 ms
 WINDOW_FRAMES = 3000  # 30 s, the only length that the encoder takes
-_BLOCK = 3000  # frames transformed at a time, so that hours of sound need no gigabytes
+_BLOCK = 3000  # frames transformed at a time, so that hours of audio need no gigabytes
 
 
 def hz_to_mel(hz: np.ndarray) -> np.ndarray:
@@ -40,18 +40,18 @@ def mel_filters(mels: int) -> np.ndarray:
 
 
 def power_spectrum(samples: np.ndarray) -> np.ndarray:
-    """The energy in each frequency bin of each frame: (201, frames) for samples already padded at both ends."""
-    frames = np.lib.stride_tricks.sliding_window_view(samples, FFT)[::HOP]
+    """(n,) float64 samples, padded at both ends -> (201, frames) energy in each frequency bin"""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, FFT)[::HOP]  # (frames, 400)
     hann = np.hanning(FFT + 1)[:-1]  # the periodic window
     blocks = [np.abs(np.fft.rfft(frames[i : i + _BLOCK] * hann)) ** 2 for i in range(0, len(frames), _BLOCK)]
-    return np.concatenate(blocks).T
+    return np.concatenate(blocks).T  # (201, frames)
 
 
 def log_mel(samples: np.ndarray, mels: int = 80) -> np.ndarray:
-    """Turns sound into what the encoder reads.
+    """Log-mel features of a whole recording.
 
     Args:
-        samples: (n,) float32, mono, 16 kHz; shorter than 30 s is filled with silence.
+        samples: (n,) float32, mono, 16 kHz; padded with silence to at least 30 s.
         mels: 80, or 128 for large-v3 and its turbo.
 
     Returns:
@@ -61,7 +61,7 @@ def log_mel(samples: np.ndarray, mels: int = 80) -> np.ndarray:
     """
     silence = max(0, WINDOW_FRAMES * HOP - len(samples))
     padded = np.pad(np.pad(samples, (0, silence)).astype(np.float64), FFT // 2, mode="reflect")
-    energy = mel_filters(mels) @ power_spectrum(padded)[:, :-1]
+    energy = mel_filters(mels) @ power_spectrum(padded)[:, :-1]  # (mels, frames)
     log = np.log10(np.maximum(energy, 1e-10))
     return ((np.maximum(log, log.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
 

@@ -1,24 +1,24 @@
-"""Text out: tokens to words, the normaliser, the word error rate, and subtitles."""
+"""Text: the tokenizer, the normaliser, the word error rate, and subtitles."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import html
-import importlib.util
 import json
 import re
+import runpy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
-from types import ModuleType
 
 from labsupport.base.errors import TextError
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is said between `start` and `end`, both in seconds from the beginning of the recording."""
+    """The text between `start` and `end`, both in seconds from the beginning of the recording."""
 
     start: float
     end: float
@@ -27,11 +27,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A whole recording.
-
-    Attributes:
-        language: Whisper's code, such as "en".
-    """
+    """The text of a whole recording. language: Whisper's code, such as "en"."""
 
     text: str
     segments: list[Segment]
@@ -40,43 +36,35 @@ class Transcript:
 
 # --- comparing texts ---------------------------------------------------------------------------------------------
 
-# Written without spaces between words: Whisper's paper (appendix C) counts single characters there.
+# Written without spaces between words: Whisper's paper (appendix C) counts characters instead.
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 
 def normalise(text: str, language: str = "en") -> str:
-    """Removes what is no recognition error: case, punctuation, spelled-out numbers, contractions.
+    """Removes differences that are no recognition errors: case, punctuation, spelled-out numbers, contractions.
 
     These are the normalisers of Whisper's paper (appendix C), as transformers ships them: the English one for "en",
     the basic one for every other language. transformers has no table of British spellings, so "colour" and "color"
-    stay two words here, which the paper counts as one.
+    are two words here, which the paper counts as one.
     """
-    return _find_normaliser(language)(text).strip()
+    return _load_normaliser(language)(text).strip()
 
 
 @functools.cache
-def _find_normaliser(language: str) -> Callable[[str], str]:
-    if language == "en":
-        return _load_normalisers().EnglishTextNormalizer({})
-    return _load_normalisers().BasicTextNormalizer(split_letters=language in SPACELESS)
-
-
-@functools.cache
-def _load_normalisers() -> ModuleType:
+def _load_normaliser(language: str) -> Callable[[str], str]:
     # by path: importing transformers.models.whisper takes seconds and brings torch into a MindSpore process
-    package = Path(importlib.util.find_spec("transformers").origin).parent
-    source = package / "models" / "whisper" / "english_normalizer.py"
-    spec = importlib.util.spec_from_file_location("labsupport._normalisers", source)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    source = distribution("transformers").locate_file("transformers/models/whisper/english_normalizer.py")
+    normalisers = runpy.run_path(str(source))
+    if language == "en":
+        return normalisers["EnglishTextNormalizer"]({})
+    return normalisers["BasicTextNormalizer"](split_letters=language in SPACELESS)
 
 
 def wer(reference: str, hypothesis: str, language: str = "en") -> float:
     """The word error rate of `hypothesis`: substituted, missing and added words over the words of `reference`.
 
-    Both are normalised first. 0 is perfect; many added words give more than 1. Where words have no spaces between
-    them (`SPACELESS`), characters take the place of words. Raises TextError when normalising leaves no word.
+    Both are normalised first. 0 is perfect; many added words give more than 1. In languages without spaces between
+    words (`SPACELESS`) characters are counted. Raises TextError where the reference has no words.
     """
     import jiwer
 
@@ -96,7 +84,7 @@ class Tokenizer:
         sot, eot: start of the transcript; end of the text.
         sot_prev: before the text of the window before, when that is given as a prompt.
         transcribe, translate: the two tasks.
-        no_speech: its probability tells silence.
+        no_speech: its probability is high in silence.
         no_timestamps: asks for text alone.
         timestamp_begin: id of `<|0.00|>`; each id after it is 0.02 s later.
         languages: {code: id}, such as {"en": 50259}. English-only vocabularies have these ids too, without a use.
@@ -123,9 +111,9 @@ class Tokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """The text of `ids`; timestamps count as special. A leading space stays, as Whisper means it."""
+        """The text of `ids`, with its leading space; timestamps count as special tokens."""
         text = self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=skip_special)
-        # timestamps are ordinary tokens to the library
+        # to the library timestamps are ordinary tokens
         return re.sub(r"<\|\d+\.\d\d\|>", "", text) if skip_special else text
 
     def _find(self, *names: str) -> int:
@@ -161,8 +149,8 @@ def _load_tokenizer(file: Path):
 def render(segments: Sequence[Segment], form: str) -> str:
     """Writes segments as "text" (one a line), "json" (a list of start, end, text), "srt" or "vtt".
 
-    Subtitles leave out segments without words; one shorter than a millisecond is shown for one, as WebVTT asks for an
-    end after the start. Raises TextError for another form.
+    Subtitles leave out empty segments, and show each for at least a millisecond, for WebVTT requires an end after the
+    start. Raises TextError for another form.
     """
     writers = {"text": _render_text, "json": _render_json, "srt": _render_srt, "vtt": _render_vtt}
     if form not in writers:
@@ -179,25 +167,25 @@ def _render_json(segments: Sequence[Segment]) -> str:
 
 
 def _render_srt(segments: Sequence[Segment]) -> str:
-    """SubRip has no escapes: an arrow inside the words, which would read as a time line, is shortened."""
+    """SubRip has no escapes: an arrow in the text, which would be read as a time line, is shortened."""
     cues = enumerate(_find_cues(segments, ","), 1)
-    return "".join(f"{number}\n{times}\n{re.sub('-{2,}>', '->', words)}\n\n" for number, (times, words) in cues)
+    return "".join(f"{number}\n{times}\n{re.sub('-{2,}>', '->', line)}\n\n" for number, (times, line) in cues)
 
 
 def _render_vtt(segments: Sequence[Segment]) -> str:
     """WebVTT, https://www.w3.org/TR/webvtt1/: `&`, `<` and `>` are escaped, and with them every arrow."""
     cues = _find_cues(segments, ".")
-    return "WEBVTT\n\n" + "".join(f"{times}\n{html.escape(words, quote=False)}\n\n" for times, words in cues)
+    return "WEBVTT\n\n" + "".join(f"{times}\n{html.escape(line, quote=False)}\n\n" for times, line in cues)
 
 
 def _find_cues(segments: Sequence[Segment], point: str) -> list[tuple[str, str]]:
-    """Gives (time line, words on one line) of each segment that has words; a blank line would end a cue early."""
+    """(time line, text on one line) of each segment with text; a blank line would end a cue early."""
     cues = []
     for segment in segments:
-        if words := " ".join(segment.text.split()):
+        if line := " ".join(segment.text.split()):
             start = round(segment.start * 1000)
             end = max(round(segment.end * 1000), start + 1)
-            cues.append((f"{_clock(start, point)} --> {_clock(end, point)}", words))
+            cues.append((f"{_clock(start, point)} --> {_clock(end, point)}", line))
     return cues
 
 

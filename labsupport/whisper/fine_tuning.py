@@ -1,10 +1,10 @@
-"""Fine-tuning Whisper with transformers' Seq2SeqTrainer on `data/corpus`, with a switch for each saving of memory.
+"""Fine-tuning Whisper with transformers' Seq2SeqTrainer on `data/corpus`, with an option for each saving of memory.
 
-    python -m labsupport.whisper.fine_tuning FOLDER --steps 4 --batch 4 --accumulate 8 --checkpointing --half
+    python -m labsupport.whisper.fine_tuning FOLDER --steps 4 --batch 4 --accumulate 8 --checkpointing --bf16
 
-It is a command so that its memory is its own process', and so that it can be killed: started again with the same
-folder, it goes on from the last checkpoint. What it did is in FOLDER/report.json, the model in FOLDER/model, for
-`whisper.load`. torch and transformers.
+It is a command so that its memory can be measured and so that it can be killed: started again with the same folder,
+it resumes from the last checkpoint. FOLDER/report.json is its report, FOLDER/model its model, for `whisper.load`.
+torch and transformers.
 
 Source: article C, section 4.1.
 """
@@ -15,7 +15,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import numpy as np
 import typer
@@ -29,25 +29,29 @@ from labsupport.whisper.token_filters import make_prompt
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Seq2SeqTrainer
+    from transformers import PreTrainedModel, Seq2SeqTrainer
 
-IGNORED = -100  # what a loss leaves out
+IGNORE_INDEX = -100  # a label that the loss leaves out
 
 
 @dataclass(frozen=True)
-class Switches:
-    """What saves memory. batch: sentences that are in memory at once; accumulate: batches for each optimiser step;
-    checkpointing: transformers', every layer computed again; half: bfloat16 where it is safe, float32 elsewhere.
+class MemoryOptions:
+    """What saves memory.
+
+    Args:
+        batch, accumulate: sentences in memory at once; batches for each optimiser step.
+        checkpointing: transformers', which computes every layer's activations again.
+        bf16: bfloat16 where it is safe, float32 elsewhere.
     """
 
     batch: int = 4
     accumulate: int = 8
     checkpointing: bool = False
-    half: bool = False
+    bf16: bool = False
 
 
 def to_example(sentence: corpus.Sentence, tokenizer: Tokenizer, config: Config) -> dict[str, np.ndarray]:
-    """A spoken sentence as the model reads it: "input_features" (mels, 3000) float32, and "labels", its tokens."""
+    """A spoken sentence: "input_features" (mels, 3000) float32, and "labels" (length,) int64, its prompt and tokens."""
     prompt = make_prompt(tokenizer, "en" if config.multilingual else None, timestamps=False)
     tokens = [*prompt, *tokenizer.encode(f" {sentence.text}"), tokenizer.eot]
     mel = features.window(features.log_mel(sentence.samples, config.mels), 0)
@@ -55,33 +59,33 @@ def to_example(sentence: corpus.Sentence, tokenizer: Tokenizer, config: Config) 
 
 
 def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-    """Examples as one batch: the decoder reads a text's tokens and is to say each one's successor."""
+    """Examples as one batch: for each token that the decoder reads, the label is the one that follows."""
     import torch
 
     longest = max(len(example["labels"]) for example in examples)
-    tokens = np.full((len(examples), longest), IGNORED)
+    tokens = np.full((len(examples), longest), IGNORE_INDEX)  # (batch, longest)
     for row, example in zip(tokens, examples, strict=True):
         row[: len(example["labels"])] = example["labels"]
-    read, say = tokens[:, :-1].copy(), tokens[:, 1:].copy()
-    read[read == IGNORED] = 0  # what is read there has no say in any loss
-    sounds = np.stack([example["input_features"] for example in examples])
-    arrays = {"input_features": sounds, "decoder_input_ids": read, "labels": say}
+    inputs, labels = tokens[:, :-1].copy(), tokens[:, 1:].copy()  # (batch, longest - 1) each
+    inputs[inputs == IGNORE_INDEX] = 0  # any token: the loss leaves these places out
+    mel = np.stack([example["input_features"] for example in examples])  # (batch, mels, 3000)
+    arrays = {"input_features": mel, "decoder_input_ids": inputs, "labels": labels}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def mean_over_all(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
-    """The loss per token of the whole optimiser step, not per token of each small batch.
+def loss_per_token(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean loss over all tokens of the optimiser step, not over those of each small batch.
 
-    transformers' own Whisper averages within a batch, and the trainer then averages those means: a token in a batch of
-    short sentences counts for more than one among long ones, and the gradient is not that of one large batch.
+    transformers' Whisper averages within a batch, and the trainer then averages those means: a token in a batch of
+    short sentences then counts for more than others, and the gradient is not that of one large batch.
     """
     import torch.nn.functional as F
 
-    total = F.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+    total = F.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE_INDEX).sum())
 
 
-def make_trainer(folder: Path, name: str, switches: Switches, steps: int, rate: float, save: bool) -> Seq2SeqTrainer:
+def make_trainer(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float, save: bool) -> Seq2SeqTrainer:
     """A trainer on the packaged weights and the training sentences, with a checkpoint after every step."""
     import torch
     from transformers import (
@@ -97,13 +101,13 @@ def make_trainer(folder: Path, name: str, switches: Switches, steps: int, rate: 
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(folder / "steps"),
         max_steps=steps,
-        per_device_train_batch_size=switches.batch,
-        gradient_accumulation_steps=switches.accumulate,
-        gradient_checkpointing=switches.checkpointing,
+        per_device_train_batch_size=options.batch,
+        gradient_accumulation_steps=options.accumulate,
+        gradient_checkpointing=options.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=switches.half,
-        use_cpu=not torch.cuda.is_available(),  # said aloud, for bfloat16 is refused otherwise
-        learning_rate=rate,
+        bf16=options.bf16,
+        use_cpu=not torch.cuda.is_available(),  # else bfloat16 is refused on a CPU
+        learning_rate=lr,
         logging_steps=1,
         save_strategy="steps" if save else "no",
         save_steps=1,
@@ -115,27 +119,27 @@ def make_trainer(folder: Path, name: str, switches: Switches, steps: int, rate: 
         remove_unused_columns=False,
     )
     model = WhisperForConditionalGeneration.from_pretrained(checkpoint.folder)
-    model.config.use_cache = False  # of no use in training, and of harm to checkpointing
+    model.config.use_cache = False  # useless in training, and checkpointing cannot do with it
     trainer = Seq2SeqTrainer(
-        model, arguments, train_dataset=examples, data_collator=collate, compute_loss_func=mean_over_all
+        model, arguments, train_dataset=examples, data_collator=collate, compute_loss_func=loss_per_token
     )
-    trainer.remove_callback(PrinterCallback)  # the report has the losses
+    trainer.remove_callback(PrinterCallback)  # the losses are in the report
     return trainer
 
 
-def train(folder: Path, name: str, switches: Switches, steps: int, rate: float = 2e-5, save: bool = True) -> dict:
+def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float = 2e-5, save: bool = True) -> dict:
     """Trains to the end, from the last checkpoint in `folder` if there is one, and writes the report and the model.
 
     Returns:
-        the report: "losses" of every step, "resumed" (the step gone on from, or 0), "seconds" and "peak_bytes" of this
-        process, above what it had taken before the first step.
+        the report: "losses" of every step, "resumed" (the checkpoint's step, or 0), "seconds", and "peak_bytes" above
+        what the process held before its first step.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
     from labsupport.results import memory
 
-    trainer = make_trainer(folder, name, switches, steps, rate, save)
-    last = get_last_checkpoint(trainer.args.output_dir) if Path(trainer.args.output_dir).is_dir() else None
+    trainer = make_trainer(folder, name, options, steps, lr, save)
+    last = get_last_checkpoint(str(folder / "steps")) if (folder / "steps").is_dir() else None
     start = time.perf_counter()
     _, peak = memory.peak_memory(lambda: trainer.train(resume_from_checkpoint=last))
     report = {
@@ -152,8 +156,8 @@ def train(folder: Path, name: str, switches: Switches, steps: int, rate: float =
 
 
 def save_model(trainer: Seq2SeqTrainer, folder: Path, source: Path) -> None:
-    """Writes weights and configuration, and beside them what the source has for reading text, for `whisper.load`."""
-    trainer.model.save_pretrained(folder)
+    """Writes weights and configuration, and beside them the source's tokenizer and settings, for `whisper.load`."""
+    cast("PreTrainedModel", trainer.model).save_pretrained(folder)
     for file in source.iterdir():
         if file.suffix in (".json", ".txt") and file.name != "manifest.json" and not (folder / file.name).exists():
             (folder / file.name).write_bytes(file.read_bytes())
@@ -169,14 +173,14 @@ def main(
     steps: Annotated[int, typer.Option(help="The optimiser's steps.")] = 4,
     batch: Annotated[int, typer.Option(help="Sentences in memory at once.")] = 4,
     accumulate: Annotated[int, typer.Option(help="Batches for each step.")] = 8,
-    rate: Annotated[float, typer.Option(help="The highest step size.")] = 2e-5,
+    lr: Annotated[float, typer.Option(help="The learning rate of the first step; it falls to zero.")] = 2e-5,
     checkpointing: Annotated[bool, typer.Option(help="Compute activations again.")] = False,
-    half: Annotated[bool, typer.Option(help="bfloat16 where it is safe.")] = False,
+    bf16: Annotated[bool, typer.Option(help="bfloat16 where it is safe.")] = False,
     save: Annotated[bool, typer.Option(help="Write checkpoints and the model.")] = True,
 ) -> None:
-    """Fine-tunes on the corpus; started again with the same folder, it goes on from the last checkpoint."""
+    """Fine-tunes on the corpus; started again with the same folder, it resumes from the last checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    report = train(folder, model, Switches(batch, accumulate, checkpointing, half), steps, rate, save)
+    report = train(folder, model, MemoryOptions(batch, accumulate, checkpointing, bf16), steps, lr, save)
     print(json.dumps(report))
 
 

@@ -1,33 +1,34 @@
-"""Quantised models in safetensors files, which say what they hold: out, and in again with every claim checked."""
+"""Quantised models in safetensors files: saved with a description of their layers, loaded with everything checked."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import safetensors
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from labsupport.base.errors import OptimError
 from labsupport.base.paths import atomic_write
 from labsupport.checkpoints.config import Config
-from labsupport.optim.quantization import Quantized, Scheme
-from labsupport.whisper.quantized import IntegerLinear, QuantizedLinear, QuantizedWords
+from labsupport.optim.quantization import QuantizedTensor, Scheme
+from labsupport.whisper.quantized import IntegerLinear, QuantizedEmbedding, QuantizedLinear
 from labsupport.whisper.torch_model import Whisper
 
-FORMAT = "speech-inference-lab quantised 1"
-WORDS = "decoder.embed_tokens.scores"
-KINDS = {"weight-only": QuantizedLinear, "integer": IntegerLinear}
+FORMAT = "speech-inference-lab quantised 2"  # its number changes with the names of tensors
+EMBEDDING = "decoder.embed_tokens.linear"
+KINDS: dict[str, type[QuantizedLinear]] = {"weight-only": QuantizedLinear, "integer": IntegerLinear}
 
 
 def save(model: Whisper, path: Path, rest: str = "float16") -> None:
     """Writes a quantised model.
 
     Args:
-        rest: dtype of what has no codes: convolutions, positions, norms, biases, layers that were kept.
+        rest: dtype of what has no codes: convolutions, positions, norms, biases, skipped layers.
     """
     tensors = {name: to_stored(name, tensor, getattr(torch, rest)) for name, tensor in model.state_dict().items()}
     layers = {name: describe(layer) for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
@@ -38,8 +39,8 @@ def save(model: Whisper, path: Path, rest: str = "float16") -> None:
 
 def to_stored(name: str, tensor: Tensor, rest: torch.dtype) -> Tensor:
     """Codes and zero points as they are, scales in float32, all else in `rest`; in one piece."""
-    keeps = name.endswith((".codes", ".scale", ".zero")) or not tensor.is_floating_point()
-    return (tensor if keeps else tensor.to(rest)).contiguous()
+    exact = name.endswith((".codes", ".scale", ".zero")) or not tensor.is_floating_point()
+    return (tensor if exact else tensor.to(rest)).contiguous()
 
 
 def describe(layer: QuantizedLinear) -> dict:
@@ -51,7 +52,7 @@ def load(path: Path) -> Whisper:
     """Reads a file that `save` wrote; what has no codes becomes float32 again.
 
     Raises:
-        OptimError: it is none, or cut short, or its tensors are not those that its description asks for.
+        OptimError: it is no such file, or cut short, or its tensors are not those of its description.
     """
     path = Path(path)
     metadata, tensors = read(path)
@@ -80,29 +81,28 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def build(config: Config, layers: dict[str, dict]) -> Whisper:
-    """A Whisper without memory of its own, with quantised layers where the description has them."""
+    """A Whisper on torch's meta device, with quantised layers where the description has them."""
     with torch.device("meta"):
         model = Whisper(config)
         for name, description in layers.items():
             scheme = Scheme(**{key: value for key, value in description.items() if key != "kind"})
             make = KINDS[description["kind"]]
-            if name == WORDS:
-                shape = (config.vocab_size, config.d_model)
-                model.decoder.embed_tokens = QuantizedWords(make(empty(shape, scheme), None))
+            if name == EMBEDDING:
+                table = make(empty(config.vocab_size, config.d_model, scheme), None)
+                model.decoder.set_submodule("embed_tokens", QuantizedEmbedding(table))
             else:
-                linear = model.get_submodule(name)
-                model.set_submodule(name, make(empty(tuple(linear.weight.shape), scheme), linear.bias))
+                linear = cast(nn.Linear, model.get_submodule(name))
+                model.set_submodule(name, make(empty(linear.out_features, linear.in_features, scheme), linear.bias))
     return model
 
 
-def empty(shape: tuple[int, int], scheme: Scheme) -> Quantized:
-    """A quantised matrix of this shape whose numbers are still to come."""
-    rows, columns = shape
+def empty(rows: int, columns: int, scheme: Scheme) -> QuantizedTensor:
+    """A quantised matrix of this shape, to be filled."""
     groups = rows * columns // scheme.group_size(columns, rows)
     packed = scheme.bits == 4
     codes = torch.empty(rows, columns // 2 if packed else columns, dtype=torch.uint8 if packed else torch.int8)
     zero = None if scheme.symmetric else torch.empty(groups, 1)
-    return Quantized(codes, torch.empty(groups, 1), zero, scheme, shape)
+    return QuantizedTensor(codes, torch.empty(groups, 1), zero, scheme, (rows, columns))
 
 
 def check(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
@@ -114,5 +114,5 @@ def check(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> 
     for name, tensor in found.items():
         wanted = expected[name]
         if (tensor.shape, tensor.dtype) != (wanted.shape, wanted.dtype):
-            told = f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {wanted.dtype} {tuple(wanted.shape)}."
-            raise OptimError(told, where=path)
+            what = f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {wanted.dtype} {tuple(wanted.shape)}."
+            raise OptimError(what, where=path)

@@ -1,8 +1,8 @@
-"""Quantisation-aware training: weights learn to round well. For torch.
+"""Quantisation-aware training (QAT): weights learn to round well. For torch.
 
-While a model is **rehearsing**, every product sees its weights as their codes will have them, and the steps of the
-training go to the float32 weights behind. Rounding has no slope to follow; the **straight-through** trick takes that
-of a straight line.
+Between `prepare_qat` and `convert_qat` every product uses the weights as their codes will have them, and the training
+changes the float32 weights behind. Rounding has a slope of zero; the **straight-through** estimator takes that of a
+straight line instead.
 
 Source: Jacob et al. 2018, section 3 (training with simulated quantisation); Bengio et al. 2013 (straight-through).
 """
@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from labsupport.optim.quantization import Scheme, quantize
-from labsupport.whisper.quantized import linears
+from labsupport.whisper.quantized import linear_layers
 
 Example = tuple[Tensor, Tensor]  # (1, mels, 3000) float32 log-mel; (1, length) int64 tokens
 
 
-class StraightThrough(nn.Module):
-    """(rows, columns) float32 -> the same, each number as its code gives it; gradients pass unchanged."""
+class FakeQuantize(nn.Module):
+    """(rows, columns) float32 -> the same, quantised and dequantised; gradients pass unchanged."""
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
@@ -33,19 +33,19 @@ class StraightThrough(nn.Module):
         return weight + (quantize(weight, self.scheme).dequantize() - weight).detach()
 
 
-def rehearse(model: nn.Module, scheme: Scheme) -> nn.Module:
-    """Lets all linear layers compute with rounded weights, in place, and nothing but these weights learn."""
+def prepare_qat(model: nn.Module, scheme: Scheme) -> nn.Module:
+    """Makes all linear layers compute with rounded weights, in place; these weights alone are trained."""
     model.requires_grad_(False)
-    for _, linear in list(linears(model)):
+    for _, linear in list(linear_layers(model)):
         linear.weight.requires_grad_(True)
-        parametrize.register_parametrization(linear, "weight", StraightThrough(scheme))
+        parametrize.register_parametrization(linear, "weight", FakeQuantize(scheme))
     return model
 
 
-def settle(model: nn.Module) -> nn.Module:
-    """Ends the rehearsal, in place: plain linear layers again, with the float32 weights that were learnt.
+def convert_qat(model: nn.Module) -> nn.Module:
+    """Makes plain linear layers again, in place, with the trained float32 weights.
 
-    Quantised with the scheme of the rehearsal, they have the codes that were rehearsed.
+    Quantised with the scheme of the training, they get the codes that the training computed with.
     """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight"):
@@ -53,23 +53,24 @@ def settle(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def distil(
-    teacher: nn.Module, student: nn.Module, draw: Callable[[], Example], steps: int, rate: float = 3e-5
+def distill(
+    teacher: nn.Module, student: nn.Module, draw: Callable[[], Example], steps: int, lr: float = 3e-5
 ) -> list[float]:
-    """Trains the student to score the next token as the teacher does. No text is needed but what `draw` gives.
+    """Trains the student to give the teacher's distribution of the next token.
 
     Args:
         draw: gives an example; each step takes one.
-        rate: AdamW's step size, which falls to zero in a straight line.
+        lr: AdamW's, which falls linearly to zero.
 
     Returns:
-        each step's loss: how far the scores are apart, in nats a token (Kullback-Leibler divergence).
+        each step's loss, in nats a token: see `kl_divergence`.
     """
-    optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=rate, weight_decay=0)
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
     losses = []
     for _ in range(steps):
-        loss = disagreement(teacher, student, *draw())
+        loss = kl_divergence(teacher, student, *draw())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -78,9 +79,9 @@ def distil(
     return losses
 
 
-def disagreement(teacher: nn.Module, student: nn.Module, mel: Tensor, tokens: Tensor) -> Tensor:
-    """Nats a token by which the student's scores of each next token differ from the teacher's."""
+def kl_divergence(teacher: nn.Module, student: nn.Module, mel: Tensor, tokens: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of the student's next tokens from the teacher's, in nats a token."""
     with torch.no_grad():
-        wanted = F.log_softmax(teacher(mel, tokens), dim=-1)
-    given = F.log_softmax(student(mel, tokens), dim=-1)
-    return F.kl_div(given, wanted, log_target=True, reduction="sum") / tokens.numel()
+        expected = F.log_softmax(teacher(mel, tokens), dim=-1)  # (1, length, vocab)
+    found = F.log_softmax(student(mel, tokens), dim=-1)
+    return F.kl_div(found, expected, log_target=True, reduction="sum") / tokens.numel()
