@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from labsupport.base.errors import MeasureError
 from labsupport.base.tables import drop_empty_columns, format_bytes, format_seconds, markdown_table, text_table
@@ -146,7 +148,7 @@ def compare(
     warmup: int = 1,
     audio_seconds: float | None = None,
     items: float | None = None,
-    check: Callable[[object, object], object] | None = None,
+    check: Callable[[Any, Any], object] | None = None,
 ) -> Comparison:
     """Times the variants in turns (A B A B ...), so that whatever slows the machine down slows them all.
 
@@ -155,7 +157,7 @@ def compare(
 
     Args:
         variants: name to a function of no arguments that does the work and returns its result.
-        runs: timed runs of each, 2 at least.
+        runs: timed runs of each, 2 at least. `LAB_MOST_RUNS` caps it where notebooks are tested, not measured.
         warmup: runs of each before, not counted.
         audio_seconds: seconds of audio that one run works through; gives the RTF.
         items: things that one run works through (clips, tokens, samples); gives the throughput.
@@ -171,6 +173,7 @@ def compare(
         raise MeasureError("There is nothing to measure.", hint="Give at least one variant: {name: function}.")
     if runs < 2 or warmup < 0:
         raise MeasureError(f"{runs} runs after {warmup} to warm up cannot be measured.", hint="Take 2 runs or more.")
+    runs = min(runs, int(os.environ.get("LAB_MOST_RUNS", runs)))
     with collector_off():
         for name, work in variants.items():
             for _ in range(warmup):
