@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import enum
-import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +12,6 @@ from rich.console import Console
 
 from labsupport import __version__
 from labsupport.base.errors import LabError
-from labsupport.base.paths import NOTEBOOKS, ROOT
 
 app = typer.Typer(
     help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
@@ -26,13 +21,6 @@ app = typer.Typer(
 )
 out = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
-NBVAL = ("-p", "labsupport.course.nbval_kernels", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300")
-NBVAL += ("--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"))
-SIDE_BY_SIDE = ("--dist", "loadfile", "--no-loadscope-reorder")  # the cells of a notebook share a kernel
-MEMORY_OF_TESTS = 8 * 2**30  # bytes that one process of tests may want; MindSpore's does
-SLOW = ("test_notebooks",)
-MINDSPORE_TESTS = (("tests", "both_backends"), ("tests", "mindspore"))  # the second are MindSpore's alone
-NO_TESTS = 5  # pytest's exit code when its options leave nothing to run
 
 
 class Backend(str, enum.Enum):
@@ -64,15 +52,25 @@ def main() -> None:
     try:
         app()
     except LabError as error:
-        _print_error(error)
+        print_error(error)
         sys.exit(1)
 
 
-def _print_error(error: LabError) -> None:
+def print_error(error: LabError) -> None:
     errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
 
 
-def _print_version(wanted: bool) -> None:
+def print_line(text: str) -> None:
+    out.print(text, highlight=False, markup=False)
+
+
+def end(ok: bool) -> None:
+    """Exit code 1 unless all is well."""
+    if not ok:
+        raise typer.Exit(1)
+
+
+def print_version(wanted: bool) -> None:
     if wanted:
         out.print(f"Speech Inference Lab {__version__}", highlight=False)
         raise typer.Exit
@@ -80,7 +78,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def lab(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True)] = False,
 ) -> None:
     """Make Whisper and Bark fast and small, and measure every step on your own machine."""
 
@@ -104,10 +102,8 @@ def run(
     if save:
         if backend or named != {"fast": True, "model": None, "clip": None}:
             raise typer.BadParameter("--save takes a notebook's own parameters: the committed page shows the defaults")
-        for path in runner.find_notebooks(notebooks or ()):
-            runner.execute_in_place(path, cell_timeout=cell_timeout)
-            out.print(f"saved {path.name}", highlight=False)
-        return
+        runner.save_in_place(notebooks or (), print_line, cell_timeout=cell_timeout)
+        raise typer.Exit
     summary = runner.run(
         notebooks or (),
         backend=backend and backend.value,
@@ -119,90 +115,19 @@ def run(
     )
     out.print(console.summarise(summary), highlight=False)
     out.print(f"report: {report.write()}", highlight=False)
-    if not summary.ok:
-        raise typer.Exit(1)
+    end(summary.ok)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def test(context: typer.Context) -> None:
-    """Check the style, then run all tests, on MindSpore too, and every notebook. Further arguments go to pytest."""
-    codes = [_python("ruff", "check", "."), _python("ruff", "format", "--check", ".")]
-    options, threads = _split_work(context.args)
-    with tempfile.TemporaryDirectory() as home:
-        for backend, arguments in _sessions(context.args):
-            # A test's results are nobody's results: they must not land among the learner's own.
-            environment = {"LAB_HOME": home, "LAB_BACKEND": backend, **threads}
-            code = _python("pytest", *NBVAL, *options, *arguments, environment=environment)
-            codes.append(0 if code == NO_TESTS and context.args else code)
-    if any(codes):
-        raise typer.Exit(1)
+def test(
+    context: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="what needs no packaged model and no notebook")] = False,  # noqa: PT028
+    durations: Annotated[bool, typer.Option("--durations", help="print where the time went")] = False,  # noqa: PT028
+) -> None:
+    """Check the code, run all tests on both frameworks, and every notebook. Further arguments go to pytest."""
+    from labsupport.course import testing
 
-
-def _split_work(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """pytest's options and the environment that run tests side by side, with one thread each.
-
-    Two threads of one computation wait for each other at the end of every operation. Where the system takes one of
-    two cores away for a moment, both stand still: on a shared machine, the same decoding then takes now a moment, now
-    many times as long. Two processes of one thread lose only what is taken. Tests that are named run alone, with all
-    cores.
-    """
-    from labsupport.machine.os_info import usable_cores, usable_memory
-
-    workers = min(usable_cores(), usable_memory() // MEMORY_OF_TESTS)
-    if workers < 2 or _named(arguments):
-        return [], {}
-    return ["-n", str(workers), *SIDE_BY_SIDE], {"OMP_NUM_THREADS": "1"}
-
-
-def _named(arguments: list[str]) -> list[str]:
-    """The paths among pytest's arguments."""
-    return [argument for argument in arguments if Path(argument).parts[:1] in {("tests",), ("notebooks",)}]
-
-
-def _python(module: str, *arguments: str, environment: dict[str, str] | None = None) -> int:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | (environment or {}), check=False).returncode
-
-
-def _sessions(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each backend with pytest's arguments: a process has one backend, so tests of two need two processes.
-
-    torch's session takes all tests, the slow ones last, and the notebooks; MindSpore's takes the tests that concern
-    it. Paths among `arguments` take the place of all that.
-    """
-    from labsupport.machine.doctor import missing
-
-    named = _named(arguments)
-    options = [argument for argument in arguments if argument not in named]
-    ours = [path for path in named if Path(path).parts[:2] in MINDSPORE_TESTS]
-    others = [path for path in named if Path(path).parts[:2] != MINDSPORE_TESTS[-1]]
-    if others or not named:
-        yield "torch", [*(others or _everything()), *options]
-    if ours or not named:
-        if reason := missing("mindspore"):
-            out.print(f"MindSpore's tests did not run: {reason}", highlight=False, markup=False)
-        else:
-            yield "mindspore", [*(ours or [os.path.join(*folder) for folder in MINDSPORE_TESTS]), *options]
-
-
-def _everything() -> list[str]:
-    """What torch's session runs: every test but MindSpore's own, the slow ones last, then the notebooks."""
-    folder = ROOT.joinpath(*MINDSPORE_TESTS[-1])
-    tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda path: (path.stem in SLOW, path))
-    paths = [path for path in [*tests, *_comparable_notebooks()] if folder not in path.parents]
-    return [str(path.relative_to(ROOT)) for path in paths]
-
-
-def _comparable_notebooks() -> Iterator[Path]:
-    """The notebooks that can run here; says which are left out, and why."""
-    from labsupport.course import runner
-
-    for path in runner.find_notebooks():
-        _, reason = runner.backend_for(runner.read(path))
-        if reason:
-            out.print(f"not compared with its stored output: {path.name}: {reason}", highlight=False, markup=False)
-        else:
-            yield path
+    end(testing.run(context.args, quick, durations, print_line))
 
 
 @app.command(name="open")
@@ -212,15 +137,9 @@ def open_lab(
     allow_root: Annotated[bool, typer.Option("--allow-root", help="in a container whose only user is root")] = False,
 ) -> None:
     """Start JupyterLab on this machine alone, on the first notebook; the printed address holds its token."""
-    from labsupport.course import runner
+    from labsupport.course import jupyter
 
-    first = runner.find_notebooks()[0]
-    options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={NOTEBOOKS}"]
-    # JupyterLab would ask the web for its news and for updates.
-    options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    options += [f"--LabApp.default_url=/lab/tree/{first.name}", f"--ServerApp.open_browser={browser}"]
-    options += [f"--ServerApp.allow_root={allow_root}"]
-    raise typer.Exit(_python("jupyterlab", *options))
+    raise typer.Exit(jupyter.serve(browser, port, allow_root))
 
 
 @app.command()
@@ -232,12 +151,10 @@ def doctor(
     from labsupport.machine.doctor import examine
 
     checks = examine(online)
-    for line in console.check_lines(checks):
-        out.print(line, highlight=False)
+    out.print("\n".join(console.check_lines(checks)), highlight=False)
     lacking = [check.name for check in checks if check.required and not check.here]
     out.print(f"The lab cannot run without: {', '.join(lacking)}." if lacking else "The lab can run here.")
-    if lacking:
-        raise typer.Exit(1)
+    end(not lacking)
 
 
 @app.command()
@@ -253,58 +170,18 @@ def transcribe(
 ) -> None:
     """Write down what is said in audio files. A file that cannot be read does not stop the others."""
     from labsupport import whisper
-    from labsupport.checkpoints.resolve import DEFAULT_MODEL
-    from labsupport.speech import audio
+    from labsupport.whisper.files import format_transcript, transcribe_files
 
-    chosen = {"backend": backend and backend.value, "engine": engine and engine.value}
-    loaded = whisper.load(model or DEFAULT_MODEL, **chosen)
-    failed = False
-    for file in files:
-        try:
-            samples = audio.read(file)
-            transcript = loaded.transcribe(samples, language=language, beams=beams)
-        except LabError as error:
-            _print_error(error)
-            failed = True
-        else:
-            print(_rendered(transcript, form, timestamps))
-    if failed:
-        raise typer.Exit(1)
-
-
-def _rendered(transcript, form: Form, timestamps: bool) -> str:
-    from labsupport.speech import text
-
-    if form is Form.text and timestamps:
-        return "\n".join(f"[{part.start:7.2f} - {part.end:7.2f}]  {part.text.strip()}" for part in transcript.segments)
-    return transcript.text.strip() if form is Form.text else text.render(transcript.segments, form.value)
-
-
-bench = typer.Typer(help="Long measurements, which go on where they were stopped.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command(name="bark")
-def bench_bark(
-    samples: Annotated[int, typer.Option(min=1, help="how many to speak with each variant")] = 100,
-    batch: Annotated[str, typer.Option(help="how many at a time; several with commas: 1,8")] = "1",
-    checkpoint: Annotated[str, typer.Option(help="a shape (random weights), a folder or a hub id")] = "bark-small",
-    variants: Annotated[str | None, typer.Option(help="such as plain,fused,fused+half+offload; all by default")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="semantic tokens of a sample")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="in how many turns the variants share the samples")] = 4,
-    fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an earlier run did")] = False,
-) -> None:
-    """Article D's benchmark: latency, peak memory and throughput of Bark with each combination of tricks."""
-    from labsupport.base import tables
-    from labsupport.benchmarks import bark
-    from labsupport.course import console
-
-    plan = bark.Plan(checkpoint, bark.read_variants(variants), bark.read_sizes(batch), samples, tokens, rounds)
-    with console.BatchProgress(out) as progress:
-        summaries = bark.run(plan, progress.tell, fresh)
-    bark.record(plan, summaries)
-    out.print(tables.text_table(bark.table(summaries)), highlight=False, markup=False)
-    out.print(f"plot: {bark.draw(plan, summaries)}", highlight=False)
+    loaded = whisper.load(model, backend=backend and backend.value, engine=engine and engine.value)
+    failures = transcribe_files(
+        files,
+        loaded,
+        lambda transcript: print(format_transcript(transcript, form.value, timestamps)),
+        print_error,
+        language=language,
+        beams=beams,
+    )
+    end(failures == 0)
 
 
 @app.command()
@@ -334,5 +211,98 @@ def sophon() -> None:
     """Make the TPU compiler that notebook 08 uses: 300 MB to fetch, 2 GB in the cache, Python 3.10 needed."""
     from labsupport import sophon as compiler
 
-    made = compiler.make_toolchain(lambda text: out.print(text, highlight=False, markup=False))
-    out.print(f"TPU-MLIR {made.version} is ready: {made.folder}", highlight=False)
+    made = compiler.make_toolchain(print_line)
+    print_line(f"TPU-MLIR {made.version} is ready: {made.folder}")
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------------------
+
+bench = typer.Typer(
+    help="Long measurements, whose rows go to `LAB_RESULTS`, else `.lab/results`.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+Model = Annotated[str, typer.Option(help="a packaged name, a folder or a hub id")]
+Runs = Annotated[int, typer.Option(min=1, help="of each variant, in turns")]
+Clip = Annotated[str, typer.Option(help="a clip's name")]
+
+
+@bench.command(name="kv_caches")
+def bench_kv_caches(model: Model = "base", runs: Runs = 15, clip: Clip = "narration") -> None:
+    """KV caches: a decode step at several positions, texts side by side, and a beam search; torch or MindSpore."""
+    from labsupport.benchmarks import kv_caches
+
+    kv_caches.run(model, runs, clip)
+
+
+@bench.command(name="graph_rewrites")
+def bench_graph_rewrites(model: Model = "base", runs: Runs = 30, clip: Clip = "narration") -> None:
+    """Article B's four graph rewrites: a step of beam 5 with the whole loop decoder, form by form."""
+    from labsupport.benchmarks import graph_rewrites
+
+    graph_rewrites.run(model, runs, clip)
+
+
+@bench.command(name="engines")
+def bench_engines(model: Model = "tiny.en", runs: Runs = 7, clip: Clip = "jfk") -> None:
+    """torch and ONNX Runtime: encoder, decode steps and whole transcriptions, in a process each."""
+    from labsupport.benchmarks import engines
+
+    engines.run(model, runs, clip)
+
+
+@bench.command(name="twins")
+def bench_twins(model: Model = "tiny.en", runs: Runs = 7, clip: Clip = "jfk") -> None:
+    """torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."""
+    from labsupport.benchmarks import twins
+
+    twins.run(model, runs, clip)
+
+
+@bench.command(name="quantization")
+def bench_quantization(model: Model = "base", runs: Runs = 7, clip: Clip = "jfk") -> None:
+    """Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."""
+    from labsupport.benchmarks import quantization
+
+    quantization.run(model, runs, clip)
+
+
+@bench.command(name="bark_attention")
+def bench_bark_attention(
+    model: Annotated[str, typer.Option(help="a shape (random weights), a folder or a hub id")] = "bark-small",
+    runs: Runs = 5,
+    clip: Annotated[str, typer.Option(help="the clip whose text is spoken")] = "jfk",
+    stages: Annotated[str, typer.Option(help="some of them, with commas")] = "semantic,coarse,fine",
+    tokens: Annotated[int, typer.Option(min=1, help="semantic tokens")] = 32,
+) -> None:
+    """Bark's attention, eager and fused, stage by stage in turns; both models in memory ("bark": 10 GB)."""
+    from labsupport.benchmarks import bark_attention
+
+    bark_attention.run(model, runs, stages, tokens, clip)
+
+
+@bench.command(name="bark")
+def bench_bark(
+    samples: Annotated[int, typer.Option("--samples", "--runs", min=1, help="how many to speak a variant")] = 100,
+    batch: Annotated[str, typer.Option(help="how many at a time; several with commas: 1,8")] = "1",
+    model: Annotated[
+        str, typer.Option("--model", "--checkpoint", help="a shape (random weights), a folder or a hub id")
+    ] = "bark-small",
+    variants: Annotated[str | None, typer.Option(help="such as plain,fused,fused+half+offload; all by default")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="semantic tokens of a sample")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="in how many turns the variants share the samples")] = 4,
+    fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an earlier run did")] = False,
+) -> None:
+    """Article D's benchmark of Bark: latency, peak memory and throughput of each combination of tricks.
+
+    An interrupted run continues where it stopped.
+    """
+    from labsupport.base import tables
+    from labsupport.benchmarks import bark
+    from labsupport.course import console
+
+    plan = bark.Plan(model, bark.read_variants(variants), bark.read_sizes(batch), samples, tokens, rounds)
+    with console.BatchProgress(out) as progress:
+        summaries = bark.run(plan, progress.report_batch, fresh)
+    bark.record(plan, summaries)
+    print_line(tables.text_table(bark.table(summaries)))
+    print_line(f"plot: {bark.draw(plan, summaries)}")

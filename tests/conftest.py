@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import pytest
 from stand_ins import lab  # noqa: F401 (a fixture of two files)
 
+from labsupport.course.testing import marked_backends
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests start other processes
 if shutil.which("nvidia-smi") is None:
@@ -20,10 +22,8 @@ def pytest_ignore_collect(collection_path) -> bool | None:
     """A process has one backend: leaves out the files of tests that are marked for the other."""
     if not collection_path.match("test_*.py"):
         return None
-    text, mindspore = collection_path.read_text(encoding="utf-8"), os.environ.get("LAB_BACKEND") == "mindspore"
-    if "pytest.mark.both_backends" in text:
-        return None
-    return ("pytest.mark.mindspore" in text) != mindspore or None
+    backends = marked_backends(collection_path.read_text(encoding="utf-8"))
+    return os.environ.get("LAB_BACKEND", "torch") not in backends or None
 
 
 @pytest.fixture(autouse=True)

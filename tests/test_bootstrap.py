@@ -35,7 +35,8 @@ def test_it_is_written_for_an_old_python_and_the_standard_library_alone():
 def test_versions_are_those_of_pyproject(lab):
     assert {name: lab.read_pin(name) for name in ("uv", "torch")} == PROJECT["tool"]["lab"]
     listed = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["mindspore"]
-    assert all(f"{name}=={lab.read_pin(name)}" in listed for name in ("numpy", "transformers", "mindspore"))
+    listed += PROJECT["dependency-groups"]["test"]
+    assert all(f"{name}=={lab.read_pin(name)}" in listed for name in ("numpy", "transformers", "mindspore", "nbval"))
     allowed = SpecifierSet(PROJECT["project"]["requires-python"])
     assert {v for v in ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14") if v in allowed} == set(lab.SUITABLE)
 
@@ -46,6 +47,8 @@ def test_the_fingerprint_follows_what_is_installed_and_nothing_else(lab):
     pyproject.write_text(text.replace("line-length = 120", "line-length = 99"))
     assert lab.hash_inputs() == before
     pyproject.write_text(text.replace('torch = "', 'torch = "9.'))
+    assert lab.hash_inputs() != before
+    pyproject.write_text(text.replace('"pytest==', '"pytest==9'))
     assert lab.hash_inputs() != before
     pyproject.write_text(text)
     (lab.ROOT / "uv.lock").write_text("version = 1")
@@ -70,6 +73,19 @@ def test_options_stand_before_the_command_and_are_remembered(lab, argv, remember
     assert (wish["mindspore"], wish["accelerator"], left) == (mindspore, accelerator, rest)
 
 
+@pytest.mark.parametrize(
+    ("argv", "remembered", "tests"),
+    [
+        (["run"], {}, False),
+        (["test", "--quick"], {}, True),
+        (["--without", "mindspore", "test"], {}, True),
+        (["run"], {"tests": True}, True),
+    ],
+)
+def test_what_tests_need_is_wished_for_by_lab_test_and_remembered(lab, argv, remembered, tests):
+    assert lab.split_options(argv, remembered)[0]["tests"] is tests
+
+
 @pytest.mark.parametrize("argv", [["--without", "torch"], ["--without"], ["--accelerator", "tpu", "run"]])
 def test_an_unknown_option_is_refused_by_name(lab, argv):
     with pytest.raises(lab.SetupError, match="no option") as told:
@@ -81,7 +97,7 @@ def test_an_unknown_option_is_refused_by_name(lab, argv):
 
 
 def test_a_finished_environment_is_ready(lab):
-    for argv in ([], ["--without", "mindspore"], ["--accelerator", "cuda"]):
+    for argv in ([], ["--without", "mindspore"], ["--accelerator", "cuda"], ["test"]):
         plant_venv(lab, wish_for(lab, *argv))
         assert lab.judge_venv(wish_for(lab, *argv)) == "ready"
 
@@ -95,6 +111,10 @@ def test_a_wrong_or_missing_version_is_brought_up_to_date(lab, instead):
 def test_a_new_lock_or_a_wish_for_more_is_brought_up_to_date(lab):
     plant_venv(lab, wish_for(lab, "--without", "mindspore"))
     assert lab.judge_venv(wish_for(lab)) == "outdated"
+    plant_venv(lab, wish_for(lab))
+    assert lab.judge_venv(wish_for(lab, "test")) == "outdated"
+    plant_venv(lab, wish_for(lab, "test"), nbval=None)
+    assert lab.judge_venv(wish_for(lab, "test")) == "outdated"
     plant_venv(lab, {**wish_for(lab), "inputs": "of an older lock"})
     assert lab.judge_venv(wish_for(lab)) == "outdated"
 
@@ -200,7 +220,7 @@ def test_a_platform_without_mindspore_is_told_before_anything_is_done(lab, monke
     monkeypatch.setattr(lab.platform, "system", lambda: here[0])
     monkeypatch.setattr(lab.platform, "machine", lambda: here[1])
     done = stub_steps(lab, monkeypatch)
-    with pytest.raises(lab.NotAvailable, match="--without mindspore"):
+    with pytest.raises(lab.InstallFailed, match="--without mindspore"):
         lab.set_up(wish_for(lab), thorough=False)
     assert done == []
 
@@ -235,6 +255,9 @@ def test_traps_of_uv_are_avoided(lab, monkeypatch):
     assert "--no-config" in torch
     lab.sync_packages(wish_for(lab, "--without", "mindspore"))
     assert "--extra" not in ran[-1][0]
+    lab.sync_packages(wish_for(lab, "test"))
+    assert ran[-1][0][-2:] == ["--group", "test"]
+    assert not any("--group" in command for command, _ in ran[:-1])
 
 
 def test_certificates_that_pip_uses_reach_uv(lab, monkeypatch):
@@ -266,7 +289,7 @@ def test_torch_for_cuda_asks_the_driver_where_there_is_one(lab, monkeypatch):
 def test_a_source_that_fails_is_followed_by_the_next_but_a_full_disk_is_the_end(lab, monkeypatch, capsys):
     plant_venv(lab, wish_for(lab))
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
-    errors = [lab.NotAvailable("no such wheel"), lab.NoNetwork("no CPU index"), None]
+    errors = [lab.InstallFailed("no such wheel"), lab.NoNetwork("no CPU index"), None]
     ran = []
 
     def run(command, env=None):
@@ -296,7 +319,7 @@ SAID = {
         "  cause: invalid peer certificate: UnknownIssuer",
     ],
     "TooLittleDisk": ["error: Failed to extract archive\n  cause: No space left on device (os error 28)"],
-    "NotAvailable": [
+    "InstallFailed": [
         "error: No solution found when resolving dependencies\n  cause: Because torch==2.13.0 has no wheels with a "
         "matching platform tag (e.g., `macosx_13_0_x86_64`) and you require torch==2.13.0",
         "error: The lockfile at `uv.lock` needs to be updated, but `--locked` was provided.",
@@ -335,7 +358,7 @@ def test_torch_and_mindspore_are_imported_in_processes_of_their_own(lab, monkeyp
 
     def ask(python, code, *names):
         asked.append(names)
-        return {"python": "3.11", **lab.expected_versions(True)}
+        return {"python": "3.11", **lab.expected_versions(wish_for(lab))}
 
     plant_venv(lab, wish_for(lab))
     monkeypatch.setattr(lab, "ask", ask)
@@ -349,7 +372,7 @@ def test_torch_and_mindspore_are_imported_in_processes_of_their_own(lab, monkeyp
 def test_cuda_that_came_as_cpu_is_refused(lab, monkeypatch):
     wish = wish_for(lab, "--accelerator", "cuda")
     plant_venv(lab, wish)
-    expected = lab.expected_versions(True)
+    expected = lab.expected_versions(wish)
     monkeypatch.setattr(lab, "ask", lambda python, code, *names: None if code == lab.CUDA else expected)
     with pytest.raises(lab.WrongVersion, match="without CUDA"):
         lab.check_environment(wish)

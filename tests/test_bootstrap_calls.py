@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins for inter
 # A driver for a process of its own: the real venv step and lock, with a slow second step in place of uv.
 DRIVER = """
 import sys, time
-sys.path.insert(0, {tests!r}); sys.dont_write_bytecode = True
+sys.path.insert(0, {helpers!r}); sys.dont_write_bytecode = True
 from pathlib import Path; from stand_ins import load_lab
 lab = load_lab(Path({root!r}))
-lab.expected_versions = lambda mindspore: {{}}
+lab.expected_versions = lambda wish: {{}}
 lab.find_python = lambda: [sys.executable]
 lab.SUITABLE = ("%d.%d" % sys.version_info[:2],)
 def slow(wish):
@@ -39,7 +39,7 @@ sys.exit(lab.main(["setup"] if len(sys.argv) < 3 else sys.argv[2:]))
 
 def start_driver(lab, tmp_path, seconds: float) -> subprocess.Popen:
     driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(tests=str(Path(__file__).parent), root=str(tmp_path)))
+    driver.write_text(DRIVER.format(helpers=str(Path(__file__).parent / "helpers"), root=str(tmp_path)))
     command = [sys.executable, str(driver), str(seconds)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
 
@@ -119,6 +119,7 @@ def test_a_prepared_environment_is_used_as_it_is(lab, tmp_path):
         (["doctor"], {"torch": None, "mindspore": None}, "LAB_ENV needs"),
         (["doctor"], {"numpy": "2.3.0"}, "numpy 2"),
         (["--without", "mindspore", "doctor"], {}, "used as it is"),
+        (["test"], {"nbval": None}, "pip install --group test"),
     ],
 )
 def test_a_prepared_environment_that_cannot_work_is_refused(lab, tmp_path, argv, instead, told):

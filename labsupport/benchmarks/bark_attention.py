@@ -1,6 +1,6 @@
 """Bark's stages in turns: attention in steps, as transformers has it, and fused, ours; the codes must be equal.
 
-    .venv/bin/python benchmarks/bark_attention.py [CHECKPOINT] [RUNS] [STAGES] [TOKENS]
+    ./lab bench bark_attention --model bark-small --runs 5 --stages semantic,coarse,fine --tokens 32
 
 `./lab bench bark` has one variant in memory at a time, so an hour that is slow may fall on one of them alone. Here both
 are in memory, take turns, and small differences can be told. STAGES: "semantic,coarse,fine", or some of them. "bark"
@@ -8,8 +8,6 @@ takes 10 GB of memory.
 """
 
 from __future__ import annotations
-
-import sys
 
 import torch
 
@@ -28,10 +26,10 @@ def race(speakers: dict[str, Speaker], stage: str, given: tuple, runs: int) -> t
 
 
 @bark.quiet_library()
-def main(checkpoint: str = "bark-small", runs: int = 5, stages: str = "semantic,coarse,fine", tokens: int = 32) -> None:
+def run(checkpoint: str, runs: int, stages: str, tokens: int, clip: str) -> None:
     device = bark.device_name()
     speakers = {name: Speaker(models.load(checkpoint, name, device=device)) for name in ("eager", "sdpa")}
-    text, mask = (part.to(device) for part in encode_text([audio.clip("jfk").text], checkpoint))
+    text, mask = (part.to(device) for part in encode_text([audio.clip(clip).text], checkpoint))
     semantic = speakers["sdpa"].semantic(text, mask, tokens)
     inputs = {"semantic": (text, mask, tokens), "coarse": (semantic,)}
     if "fine" in stages:
@@ -41,7 +39,3 @@ def main(checkpoint: str = "bark-small", runs: int = 5, stages: str = "semantic,
         timed.record(f"Bark's {stage} by attention, {tokens} tokens", model=checkpoint, group="bark_attention")
         print(f"{stage}: fused {timed.speedup('eager', 'sdpa')}")
         print(tables.text_table(timed.table()), flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]), *sys.argv[3:4], *map(int, sys.argv[4:5]))

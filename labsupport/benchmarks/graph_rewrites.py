@@ -1,20 +1,40 @@
 """Article B's four graph rewrites on the whole loop decoder: how long a step of beam 5 takes, form by form.
 
-    .venv/bin/python benchmarks/graph_rewrites.py [MODEL] [RUNS]
+    ./lab bench graph_rewrites --model base --runs 30 --clip narration
 
-Real weights, real sound, 100 tokens of real text in the cache; all forms in turns in one process, first without and
-then with ONNX Runtime's own optimiser. The rows go where a notebook's go (`LAB_RESULTS`, else `.lab/results`).
+Real weights, real speech, 100 tokens of real text in the cache; all forms in turns in one process, first without and
+then with ONNX Runtime's own optimiser.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 
 import numpy as np
 
-CLIP = "narration"
+from labsupport.benchmarks.recording import Recording
+
 TOKENS = 100
+
+
+def run(model: str, runs: int, clip: str) -> None:
+    from labsupport.checkpoints.resolve import find_checkpoint
+    from labsupport.graphs.loop import Loop
+    from labsupport.results import timing
+
+    checkpoint = find_checkpoint(model)
+    recording = Recording("graph_rewrites", checkpoint.label, clip)
+    forms = make_forms(checkpoint)
+    first, *_, last = forms
+    cross, past, token = make_inputs(checkpoint, forms[first], clip)
+    for optimise in (False, True):
+        settings = "optimiser on" if optimise else "optimiser off"
+        loops = {name: Loop(form, cross, past, optimise=optimise) for name, form in forms.items()}
+        steps = {name: functools.partial(loop.run, token) for name, loop in loops.items()}
+        timed = timing.compare(steps, runs=runs, warmup=3, check=same_logits)
+        note = f"position {TOKENS}, beam 5, ONNX Runtime's {settings}"
+        recording.comparison(f"loop decoder {settings}", timed, note=note)
+        print(f"all passes: {timed.speedup(first, last)} as fast as {first}")
 
 
 def make_forms(checkpoint) -> dict:
@@ -27,45 +47,19 @@ def make_forms(checkpoint) -> dict:
     return forms
 
 
-def make_inputs(checkpoint, first) -> tuple:
+def make_inputs(checkpoint, first, clip: str) -> tuple:
     """Cross-attention over the clip's first window, a past of real text, and the next token of every beam."""
     from labsupport import whisper
     from labsupport.graphs.loop import cross_inputs, past_after
     from labsupport.speech import audio, features
 
-    clip = audio.clip(CLIP)
-    mel = features.window(features.log_mel(audio.read(clip.path), checkpoint.config.mels), 0)[None]
+    card = audio.clip(clip)
+    mel = features.window(features.log_mel(audio.read(card.path), checkpoint.config.mels), 0)[None]
     transcriber = whisper.load(checkpoint.name, "torch", "cpu")
     cross = cross_inputs(checkpoint, transcriber.model.encode(mel).numpy())
-    tokens = transcriber.tokenizer.encode(clip.text)[: TOKENS + 1]
+    tokens = transcriber.tokenizer.encode(card.text)[: TOKENS + 1]
     return cross, past_after(first, checkpoint, cross, tokens[:-1]), np.full((5, 1), tokens[-1])
 
 
 def same_logits(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.abs(a - b).max() < 1e-4)
-
-
-def main(model: str = "base", runs: int = 30) -> None:
-    from labsupport.checkpoints.resolve import find_checkpoint
-    from labsupport.graphs.loop import Loop
-    from labsupport.results import timing
-
-    checkpoint = find_checkpoint(model)
-    forms = make_forms(checkpoint)
-    first, *_, last = forms
-    cross, past, token = make_inputs(checkpoint, forms[first])
-    for optimise in (False, True):
-        settings = "optimiser on" if optimise else "optimiser off"
-        loops = {name: Loop(form, cross, past, optimise=optimise) for name, form in forms.items()}
-        work = {name: functools.partial(loop.run, token) for name, loop in loops.items()}
-        measured = timing.compare(work, runs=runs, warmup=3, check=same_logits)
-        note = f"position {TOKENS}, beam 5, ONNX Runtime's {settings}"
-        measured.record(
-            f"loop decoder {settings}", model=checkpoint.label, clip=CLIP, note=note, group="graph_rewrites"
-        )
-        print(f"{checkpoint.label}, {note}\n{measured}")
-        print(f"all passes: {measured.speedup(first, last)} as fast as {first}\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))

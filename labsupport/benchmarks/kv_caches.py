@@ -1,16 +1,13 @@
-"""The caches against each other and against reading alone, from a single step to a real beam search.
+"""The KV caches against each other and against the time to read a step's bytes, from one step to a whole beam search.
 
-A decode step at several positions, for one text and for several side by side: beams, a batch of windows, both.
+    ./lab bench kv_caches --model base --runs 15 --clip narration
 
-    .venv/bin/python benchmarks/kv_caches.py [MODEL] [RUNS]
-
-One process, variants in turns. Rows go where a notebook's go (`LAB_RESULTS`, else `.lab/results`). On torch it needs a
-C++ compiler; `LAB_BACKEND=mindspore` measures the twin.
+A decode step at several positions, for one text and for several side by side: beams, a batch of windows, both. One
+process, variants in turns. On torch it needs a C++ compiler; `LAB_BACKEND=mindspore` measures the twin.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,52 +16,50 @@ import numpy as np
 
 from labsupport import whisper
 from labsupport.arrays import xp
-from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache, len_of, moved_bytes, step_bytes
-from labsupport.results import rows, timing
+from labsupport.benchmarks.recording import Recording
+from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache, count_rows, moved_bytes, step_bytes
+from labsupport.results import timing
 from labsupport.speech import audio, features
-from labsupport.whisper.replay import Recorder, reading_alone, replay, step_at
+from labsupport.whisper import Transcriber
+from labsupport.whisper.replay import Recorder, bandwidth_floor, replay, step_at
 from labsupport.whisper.search import beam_search
 from labsupport.whisper.token_filters import make_prompt
 
-CLIP, GROUP = "narration", "kv_caches"
 POSITIONS = (4, 50, 100, 220, 440)
 SIDE_BY_SIDE = ((5, 1), (1, 4), (5, 4))  # beams, windows
 STEPS = 30  # of a beam search
+FLOOR = "reading alone"  # the name of `bandwidth_floor` in rows
 
 
 class CrossForEachBeam(DynamicCache):
-    """As article B before its first change, and as most libraries: a window's sound is repeated for each beam."""
+    """As article B before its first change, and as most libraries: a window's keys and values stand once for a beam."""
 
-    def windows_of(self, chosen):
-        return chosen // (self.rows // len_of(self.cross))
+    def select_windows(self, rows):
+        return rows // (self.rows // count_rows(self.cross_kv))
 
 
 KINDS = {"dynamic": DynamicCache, "padded": PaddedCache, "static": StaticCache}
 
 
-def main(name: str = "base", runs: int = 15) -> None:
-    plain = whisper.load(name, compiled=False)
-    speech = audio.read(audio.clip(CLIP).path)
-    mels = np.stack([features.log_mel(part, plain.model.config.mels) for part in audio.windows(speech)])
+def run(model: str, runs: int, clip: str) -> None:
+    plain = whisper.load(model, compiled=False)
+    recording = Recording("kv_caches", plain.label, clip)
+    samples = audio.read(audio.clip(clip).path)
+    mels = np.stack([features.log_mel(part, plain.model.config.mels) for part in audio.windows(samples)])
     models = {kind: (plain.model, cache) for kind, cache in KINDS.items()}
     if xp.name == "torch":
-        graph = whisper.load(name, compiled=True).model
+        graph = whisper.load(model, compiled=True).model
         models |= {f"{kind}, compiled": (graph, KINDS[kind]) for kind in ("dynamic", "static")}
-    sound = plain.model.encode(mels[:1])
-    compile_seconds = {variant: time_compiling(*pair, sound) for variant, pair in models.items() if "," in variant}
+    encoder_out = plain.model.encode(mels[:1])
+    compile_seconds = {name: time_compiling(*pair, encoder_out) for name, pair in models.items() if "," in name}
     graphs = xp.graphs_compiled()
-    compare_positions(plain, models, sound, 3 * runs, compile_seconds)
-    report("graphs compiled after the warm-up", xp.graphs_compiled() - graphs, "graphs", plain.label)
+    compare_positions(plain, models, encoder_out, 3 * runs, compile_seconds, recording)
+    recording.value("graphs compiled after the warm-up", xp.graphs_compiled() - graphs, "graphs")
     models.pop("dynamic, compiled", None)  # it would compile again for every number of texts
     for beams, windows in SIDE_BY_SIDE:
-        compare_side_by_side(plain, models, plain.model.encode(mels[:windows]), beams, runs)
+        compare_side_by_side(plain, models, plain.model.encode(mels[:windows]), beams, runs, recording)
     for windows in (1, 4):
-        compare_search(plain, models, plain.model.encode(mels[:windows]), 5, runs)
-
-
-def report(what: str, value: float, unit: str, model: str, **details) -> None:
-    rows.record(what, value, unit, model=model, clip=CLIP, group=GROUP, **details)
-    print(f"{what}: {value:.4g} {unit}")
+        compare_search(plain, models, plain.model.encode(mels[:windows]), 5, runs, recording)
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
@@ -74,9 +69,9 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 # --- one text ---------------------------------------------------------------------------------------------------------
 
 
-def time_compiling(model, kind, sound) -> float:
+def time_compiling(model, kind: type, encoder_out) -> float:
     """Seconds of the first step of this kind less those of the second."""
-    step, seconds = step_at(model, kind(), sound, 5), []
+    step, seconds = step_at(model, kind(), encoder_out, 5), []
     for _ in range(2):
         start = time.perf_counter()
         step()
@@ -87,24 +82,22 @@ def time_compiling(model, kind, sound) -> float:
 def products_alone(model, cache: DynamicCache, result: np.ndarray) -> Callable[[], np.ndarray]:
     """torch's products with all that a step reads, piece by piece and on nothing; gives `result`.
 
-    Between this and `reading_alone` stands what it costs to read in many small pieces; between this and a step, all
+    Between this and `bandwidth_floor` lies what it costs to read in many small pieces; between this and a step, all
     that is no product.
     """
     import torch
     from torch.nn import functional as F
 
     decoder, query = model.decoder, torch.ones(1, model.config.heads, 1, model.config.head_dim)
-    heard = {
-        projection for layer in decoder.layers for projection in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
-    }
-    linears = [module for module in decoder.modules() if isinstance(module, torch.nn.Linear) and module not in heard]
+    cross = {part for layer in decoder.layers for part in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)}
+    linears = [module for module in decoder.modules() if isinstance(module, torch.nn.Linear) and module not in cross]
     inputs = {width: torch.ones(1, 1, width) for width in {linear.in_features for linear in linears}}
 
     @torch.inference_mode()
     def run() -> np.ndarray:
         for linear in linears:
             linear(inputs[linear.in_features])
-        for keys, values in [*cache.heard(), *cache.past(0)]:
+        for keys, values in [*cache.active_cross_kv(), *cache.past_kv(0)]:
             F.scaled_dot_product_attention(query, keys, values)
         F.linear(inputs[model.config.d_model], decoder.embed_tokens.weight)
         return result
@@ -112,73 +105,78 @@ def products_alone(model, cache: DynamicCache, result: np.ndarray) -> Callable[[
     return run
 
 
-def compare_positions(plain, models: dict, sound, runs: int, compile_seconds: dict) -> None:
-    like = xp.asarray(np.zeros(1, np.float32))
+def compare_positions(
+    plain: Transcriber, models: dict, encoder_out, runs: int, compile_seconds: dict[str, float], recording: Recording
+) -> None:
     for position in POSITIONS:
-        caches = {name: kind() for name, (_, kind) in models.items()}
-        work = {name: step_at(model, caches[name], sound, position) for name, (model, _) in models.items()}
-        logits = work["dynamic"]()
-        if xp.name == "torch":
-            work["its products alone"] = products_alone(plain.model, caches["static"], logits)
-        work["reading alone"] = reading_alone(sum(step_bytes(plain.model.config, position).values()), like, logits)
-        timed = timing.compare(work, runs=runs, warmup=3, check=close)
-        timed.record(f"decode step at {position}", model=plain.label, clip=CLIP, group=GROUP)
-        print(f"\nposition {position}\n{timed}")
-        for name in work.keys() - {"reading alone"}:
-            ratio = timed.speedup(name, "reading alone")
-            report(f"decode step at {position}, times the reading alone: {name}", ratio.value, "times",
-                   plain.label, spread=ratio.value - ratio.low, runs=runs)  # fmt: skip
+        timed = compare_at(plain, models, encoder_out, position, runs)
+        recording.comparison(f"decode step at {position}", timed)
+        for name in set(timed.measurements) - {FLOOR}:
+            ratio = timed.speedup(name, FLOOR)
+            what = f"decode step at {position}, times the {FLOOR}: {name}"
+            recording.value(what, ratio.value, "times", spread=ratio.value - ratio.low, runs=runs)
     for name, seconds in compile_seconds.items():
         saved = timed[name.removesuffix(", compiled")].median - timed[name].median
-        report(f"compile: {name}", seconds, "s", plain.label)
+        recording.value(f"compile: {name}", seconds, "s")
         if saved > 0:
-            report(f"break-even: {name}", seconds / saved, "tokens", plain.label)
+            recording.value(f"break-even: {name}", seconds / saved, "tokens")
+
+
+def compare_at(plain: Transcriber, models: dict, encoder_out, position: int, runs: int) -> timing.Comparison:
+    """One text's step with every cache, its products alone, and its bytes read once."""
+    like = xp.asarray(np.zeros(1, np.float32))
+    caches = {name: kind() for name, (_, kind) in models.items()}
+    steps = {name: step_at(model, caches[name], encoder_out, position) for name, (model, _) in models.items()}
+    logits = steps["dynamic"]()
+    if xp.name == "torch":
+        steps["its products alone"] = products_alone(plain.model, caches["static"], logits)
+    steps[FLOOR] = bandwidth_floor(sum(step_bytes(plain.model.config, position).values()), like, logits)
+    return timing.compare(steps, runs=runs, warmup=3, check=close)
 
 
 # --- texts side by side -----------------------------------------------------------------------------------------------
 
 
-def compare_side_by_side(plain, models: dict, sound, beams: int, runs: int) -> None:
+def compare_side_by_side(
+    plain: Transcriber, models: dict, encoder_out, beams: int, runs: int, recording: Recording
+) -> None:
     """A step of many texts and, with beams, a reordering in which every window's last beam goes on from its first."""
-    windows = len(sound)
-    chosen = np.arange(windows * beams)
-    chosen[beams - 1 :: beams] = chosen[::beams]
+    windows, config = len(encoder_out), plain.model.config
+    rows = np.arange(windows * beams)
+    rows[beams - 1 :: beams] = rows[::beams]
     for position in (4, 220, 440):
-        work = {
-            name: step_at(model, kind(), sound, position, beams, chosen if beams > 1 else None)
+        steps = {
+            name: step_at(model, kind(), encoder_out, position, beams, rows if beams > 1 else None)
             for name, (model, kind) in models.items()
         }
-        timed = timing.compare(work, runs=runs, warmup=2, check=close)
+        timed = timing.compare(steps, runs=runs, warmup=2, check=close)
         what = f"decode step at {position}, {windows} windows, {beams} beams"
-        timed.record(what, model=plain.label, clip=CLIP, group=GROUP)
-        must = sum(step_bytes(plain.model.config, position, beams * windows, windows).values())
-        moved = moved_bytes(plain.model.config, position, beams * windows)["DynamicCache"]
-        print(f"\n{what}: {must / 1e6:.0f} MB to read; growing moves {moved / 1e6:.0f} MB more\n{timed}")
-        report_gain(timed, what, plain.label, runs)
+        recording.comparison(what, timed)
+        needed = sum(step_bytes(config, position, beams * windows, windows).values())
+        moved = moved_bytes(config, position, beams * windows)["DynamicCache"]
+        print(f"{needed / 1e6:.0f} MB to read; growing moves {moved / 1e6:.0f} MB more")
+        record_gain(timed, what, runs, recording)
 
 
-def report_gain(timed: timing.Comparison, what: str, model: str, runs: int) -> None:
+def record_gain(timed: timing.Comparison, what: str, runs: int, recording: Recording) -> None:
     gain = timed.speedup("dynamic", "static")
-    report(f"{what}: static against dynamic", gain.value, "times", model, spread=gain.value - gain.low, runs=runs)
+    name = f"{what}: static against dynamic"
+    recording.value(name, gain.value, "times", spread=gain.value - gain.low, runs=runs)
 
 
-def compare_search(plain, models: dict, sound, beams: int, runs: int) -> None:
+def compare_search(plain: Transcriber, models: dict, encoder_out, beams: int, runs: int, recording: Recording) -> None:
     """The steps that a real beam search asks for."""
     recorder, language = Recorder(plain.model), "en" if plain.model.config.multilingual else None
     prompt = make_prompt(plain.tokenizer, language, timestamps=False)
-    beam_search(recorder, sound, prompt, replace(plain.rules, timestamps=False), beams, STEPS)
+    beam_search(recorder, encoder_out, prompt, replace(plain.rules, timestamps=False), beams, STEPS)
     models = {**models, "dynamic, sound for each beam": (plain.model, CrossForEachBeam)}
-    work = {
-        name: lambda model=model, kind=kind: replay(model, kind(), sound, recorder.calls)
+    searches = {
+        name: lambda model=model, kind=kind: replay(model, kind(), encoder_out, recorder.calls)
         for name, (model, kind) in models.items()
     }
-    timed = timing.compare(work, runs=runs, check=close)
-    what = f"{STEPS} steps, {len(sound)} windows, {beams} beams"
-    timed.record(what, model=plain.label, clip=CLIP, group=GROUP)
-    moved = [np.mean(given != np.arange(len(given))) for call, given in recorder.calls if call == "reorder"]
-    print(f"\n{what}; a reordering moves {100 * np.mean(moved):.0f} % of the rows\n{timed}")
-    report_gain(timed, what, plain.label, runs)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))
+    timed = timing.compare(searches, runs=runs, check=close)
+    what = f"{STEPS} steps, {len(encoder_out)} windows, {beams} beams"
+    recording.comparison(what, timed)
+    moved = [np.mean(rows != np.arange(len(rows))) for call, rows in recorder.calls if call == "reorder_beams"]
+    print(f"a reordering moves {100 * np.mean(moved):.0f} % of the rows")
+    record_gain(timed, what, runs, recording)

@@ -223,8 +223,11 @@ def locked_versions() -> dict[str, str]:
 def _direct_needs() -> list[str]:
     from packaging.requirements import Requirement
 
-    requirements = map(Requirement, _toml("pyproject.toml")["project"]["dependencies"])
-    return [need.name for need in requirements if need.marker is None or need.marker.evaluate()]
+    settings = _toml("pyproject.toml")
+    needs = [Requirement(need) for need in settings["project"]["dependencies"]]
+    for_tests = [Requirement(need) for need in settings["dependency-groups"]["test"]]
+    needs += [need for need in for_tests if _installed(need.name)]  # `./lab test` alone installs them
+    return [need.name for need in needs if need.marker is None or need.marker.evaluate()]
 
 
 def _pinned_torch() -> str:

@@ -1,25 +1,23 @@
-"""Every notebook runs from top to bottom with its default parameters, as `lab run` does it, on MindSpore.
+"""Every notebook that is written for MindSpore runs there from top to bottom, as `lab run` does it.
 
-On torch nbval runs them, in the same session, and compares what they show.
+On torch nbval runs them, in a session of its own, and compares what they show.
 """
 
 import pytest
 
 from labsupport.course import runner
-from labsupport.machine.backend import FRAMEWORKS, is_installed
+from labsupport.course.nbval_kernels import FEW_RUNS
 
+pytestmark = [pytest.mark.mindspore, pytest.mark.slow, pytest.mark.weights]
 # A build without notebooks must not look like one whose notebooks pass: find_notebooks raises then.
-PATHS = runner.find_notebooks()
+PATHS = [path for path in runner.find_notebooks() if "mindspore" in runner.read(path)["metadata"]["lab"]["backends"]]
 
 
-@pytest.mark.parametrize("backend", sorted(set(FRAMEWORKS) - {"torch"}))
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_the_notebook_runs(path, backend):
-    if backend not in runner.read(path)["metadata"]["lab"]["backends"]:
-        pytest.skip(f"{path.stem} is not written for {backend}")
-    if not is_installed(backend):
-        pytest.skip(f"{backend} is not installed here")
-    outcome = runner.run([path.stem], backend=backend).outcomes[0]
+def test_the_notebook_runs_on_mindspore(path, monkeypatch):
+    for name, value in FEW_RUNS.items():
+        monkeypatch.setenv(name, value)
+    outcome = runner.run([path.stem], backend="mindspore", parameters={"fast": True, "clip": "jfk"}).results[0]
     if outcome.status == "skipped":
         pytest.skip(outcome.reason)
     assert outcome.failure is None

@@ -46,15 +46,16 @@ def wish_for(lab, *argv: str) -> dict:
     return lab.split_options(list(argv), {})[0]
 
 
-def plant_env(lab, env: Path, with_mindspore: bool = True, **instead: str | None) -> Path:
+def plant_env(lab, env: Path, wish: dict | None = None, **instead: str | None) -> Path:
     """An interpreter that says it has the expected versions, or those given `instead`, and echoes what it is to run."""
-    versions = {**lab.expected_versions(with_mindspore), **instead}
+    absent = dict.fromkeys(("mindspore", "nbval"))
+    versions = {**absent, **lab.expected_versions(wish or {"mindspore": True, "tests": True}), **instead}
     answer = json.dumps({"python": versions.pop("python", "3.11"), **versions})
     return script(env / "bin/python", f'if [ "$1" = -m ]; then echo "$PYTHONPATH|$*"; exit 7; fi; echo \'{answer}\'')
 
 
 def plant_venv(lab, wish: dict, **instead: str | None) -> None:
-    plant_env(lab, lab.VENV, wish["mindspore"], **instead)
+    plant_env(lab, lab.VENV, wish, **instead)
     lab.write_stamp({**wish, "complete": True, "python": "3.11"})
 
 

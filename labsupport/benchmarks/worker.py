@@ -1,0 +1,125 @@
+"""Processes that time the tasks of a benchmark: one framework or engine in each, in turns (A B A B).
+
+The protocol is JSON lines. A worker's first line is the list of its tasks' names. Then it answers every line that it
+reads: {"run": NAME} with [SECONDS, RESULT], and {"record": ARGUMENTS} with null, after `rows.record(**ARGUMENTS)`. Rows
+are written by the worker, for they name the machine and the versions as its framework sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from labsupport.base.errors import BenchError
+from labsupport.base.paths import ROOT
+from labsupport.results.timing import Comparison, Measurement
+
+SERVE = "import sys; from labsupport.benchmarks.worker import serve; serve(*sys.argv[1:])"
+
+
+# --- inside the worker ------------------------------------------------------------------------------------------------
+
+
+def serve(module: str, *arguments: str) -> None:
+    """Answers for the tasks that `module.make_tasks(*arguments)` gives, name -> callable, until the input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come among the answers
+    tasks = importlib.import_module(module).make_tasks(*arguments)
+    answer(answers, list(tasks))
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "run" in order:
+            answer(answers, time_task(tasks[order["run"]]))
+        else:
+            from labsupport.results import rows
+
+            rows.record(**order["record"])
+            answer(answers, None)
+
+
+def answer(stream: TextIO, content: object) -> None:
+    print(json.dumps(content), file=stream, flush=True)
+
+
+def time_task(task: Any) -> tuple[float, object]:
+    """The seconds of one call, and what it gave."""
+    start = time.perf_counter()
+    result = task()
+    return time.perf_counter() - start, result
+
+
+# --- outside ----------------------------------------------------------------------------------------------------------
+
+
+def start(name: str, module: str, *arguments: str, backend: str) -> Worker:
+    """A worker for `module.make_tasks(*arguments)`, in a process with this backend."""
+    return Worker(name, [sys.executable, "-c", SERVE, module, *arguments], {"LAB_BACKEND": backend})
+
+
+class Worker:
+    """A process that speaks the protocol; at the end of a `with` block it is closed.
+
+    Raises:
+        BenchError: it ended, or answered what is no JSON.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None):
+        self.name = name
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **(environment or {})}, text=True, stdin=-1, stdout=-1
+        )
+        self.tasks: list[str] = self.read()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.communicate()
+
+    def run(self, task: str) -> tuple[float, Any]:
+        """The seconds that the task took in the worker, and its result."""
+        seconds, result = self.ask({"run": task})
+        return seconds, result
+
+    def record(self, what: str, value: float, unit: str, **details) -> None:
+        """As `rows.record`, in the worker."""
+        self.ask({"record": {"what": what, "value": value, "unit": unit, **details}})
+
+    def ask(self, order: dict) -> Any:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended; `read` says so
+            print(json.dumps(order), file=self.process.stdin, flush=True)
+        return self.read()
+
+    def read(self) -> Any:
+        assert self.process.stdout is not None
+        if not (line := self.process.stdout.readline()):
+            code = self.process.wait()
+            raise BenchError(f"The worker {self.name} ended with code {code}.", hint="Its message stands above.")
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            self.process.kill()
+            raise BenchError(f"The worker {self.name} answered what is no JSON.", where=line.strip()[:200]) from error
+
+
+def compare(workers: Mapping[str, Worker], task: str, runs: int, warmup: int = 1) -> Comparison:
+    """The workers' times for one task, run by run in turns, after `warmup` runs of each whose results must be equal.
+
+    Raises:
+        BenchError: the results differ.
+    """
+    for _ in range(warmup):
+        results = {name: worker.run(task)[1] for name, worker in workers.items()}
+    if any(result != next(iter(results.values())) for result in results.values()):
+        raise BenchError(f"{task}: the results differ.", where=results)
+    rounds = [{name: worker.run(task)[0] for name, worker in workers.items()} for _ in range(runs)]
+    walls = {name: tuple(seconds[name] for seconds in rounds) for name in workers}
+    return Comparison({name: Measurement(name, wall, wall, None) for name, wall in walls.items()})
