@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from labsupport.course.exercises import Exercise
+    from labsupport.course.outcomes import NotebookResult, Summary
     from labsupport.machine.doctor import Check
-    from labsupport.runner import Outcome, Summary
 
 COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
@@ -62,23 +62,27 @@ class RunProgress:
         first = (cell["source"].splitlines() or [""])[0][:60]
         self._bars.update(self._cells, completed=cell_index, at=first)
 
-    def tell(self, outcome: Outcome, reused: bool) -> None:
-        """A notebook is done: one line that stays."""
+    def report_result(self, result: NotebookResult, reused: bool) -> None:
+        """A notebook is done: lines that stay."""
         self._bars.update(self._cells, visible=False)
-        detail = "kept from the interrupted run" if reused else outcome.reason or f"{outcome.seconds:.1f} s"
-        colour = COLOURS[outcome.status]
-        line = f"[{colour}]{outcome.status:>7}[/]  {outcome.notebook} ({outcome.backend}): {_plain(detail)}"
-        self._bars.console.print(line, highlight=False)
-        for reason in outcome.skips:
-            self._bars.console.print(f"         skipped inside: {_plain(reason)}", highlight=False)
-        if outcome.failure:
-            place = f"cell {outcome.failure.cell}: " if outcome.failure.cell else ""
-            told = f"{place}{outcome.failure.kind}: {outcome.failure.message}"
-            self._bars.console.print(f"         {_plain(told)}", highlight=False)
+        for line in result_lines(result, reused):
+            self._bars.console.print(line, highlight=False)
+
+
+def result_lines(result: NotebookResult, reused: bool) -> Iterator[str]:
+    """One line on how the notebook went, then a line for each part it skipped and for its failure."""
+    detail = "kept from the interrupted run" if reused else result.reason or f"{result.seconds:.1f} s"
+    status = f"[{COLOURS[result.status]}]{result.status:>7}[/]"
+    yield f"{status}  {result.notebook} ({result.backend}): {_plain(detail)}"
+    for reason in result.skips:
+        yield f"         skipped inside: {_plain(reason)}"
+    if failure := result.failure:
+        place = f"cell {failure.cell}: " if failure.cell else ""
+        yield f"         {_plain(f'{place}{failure.kind}: {failure.message}')}"
 
 
 class BatchProgress:
-    """A bar for a long measurement: how much is done, and the time left by what was done so far."""
+    """A bar for a long measurement: how much is done, and an estimate of the time left."""
 
     def __init__(self, console: Console | None = None):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -94,15 +98,15 @@ class BatchProgress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
 
-    def tell(self, done: int, total: int, at: str) -> None:
-        """So many batches are done; `at` is at work."""
+    def report_batch(self, done: int, total: int, at: str) -> None:
+        """`done` of `total` batches are finished; `at` is at work."""
         self._bars.update(self._batches, completed=done, total=total, description=_plain(at))
 
 
 def summarise(summary: Summary) -> str:
     """One line: how many passed, failed, were skipped whole or in part, and the seconds of all."""
-    parts = sum(len(outcome.skips) for outcome in summary.outcomes)
-    seconds = sum(outcome.seconds for outcome in summary.outcomes)
+    parts = sum(len(result.skips) for result in summary.results)
+    seconds = sum(result.seconds for result in summary.results)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in COLOURS)
     kept = f"; {len(summary.reused)} kept from the interrupted run" if summary.reused else ""
     return f"{counts}; {parts} parts skipped inside notebooks{kept}; {seconds:.1f} s"
@@ -111,8 +115,8 @@ def summarise(summary: Summary) -> str:
 def check_lines(checks: Iterable[Check]) -> Iterator[str]:
     """The doctor's findings: a line for each, and a second one where something is missing or could be better."""
     for check in checks:
-        mark = "[green]yes[/]" if check.here else "[red] NO[/]" if check.required else "[yellow] no[/]"
-        yield f"{mark}  {check.name}: {_plain(check.found)}"
+        answer = "[green]yes[/]" if check.here else "[red] NO[/]" if check.required else "[yellow] no[/]"
+        yield f"{answer}  {check.name}: {_plain(check.found)}"
         if check.remedy and not check.here:
             yield f"     it would take: {_plain(check.remedy)}"
 

@@ -1,16 +1,17 @@
-"""Exercises: a learner's function held against a reference, with a hint that fits the mistake."""
+"""Exercises: a learner's function compared with a reference, with a hint that fits the mistake."""
 
 from __future__ import annotations
 
 import copy
 import datetime
 import dis
-import importlib.util
 import json
 import numbers
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir
@@ -55,14 +56,14 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What became of one answer: `status` is "not attempted", "wrong" or "right"; `message` is for the learner."""
+    """How one answer compares: `status` is "not attempted", "wrong" or "right"; `message` is for the learner."""
 
     status: str
     message: str
 
 
 def check(exercise_id: str, answer: Callable, *, solutions: Path = SOLUTIONS) -> None:
-    """Prints how `answer` compares with the reference; a right one is recorded. A wrong one raises nothing.
+    """Prints how `answer` compares with the reference, and records a right one. A wrong one raises nothing.
 
     Raises:
         CourseError: when there is no such exercise.
@@ -74,7 +75,7 @@ def check(exercise_id: str, answer: Callable, *, solutions: Path = SOLUTIONS) ->
 
 
 def assess(exercise: Exercise, answer: Callable) -> Assessment:
-    """Calls `answer` with every case and compares with the solution; changes nothing outside."""
+    """Calls `answer` with every case and compares its results with the solution's; records nothing."""
     if not callable(answer):
         return Assessment("wrong", f"not yet: a function is expected, this is {describe(answer)}.")
     expected, got = outputs(exercise.solution, exercise.cases), outputs(answer, exercise.cases)
@@ -102,10 +103,7 @@ def find(exercise_id: str, solutions: Path = SOLUTIONS) -> Exercise:
 
 def load(path: Path) -> list[Exercise]:
     """The exercises that the solutions file at `path` defines."""
-    spec = importlib.util.spec_from_file_location(f"solutions_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EXERCISES
+    return runpy.run_path(str(path), run_name=f"solutions_{path.stem}")["EXERCISES"]
 
 
 # --- calling and comparing --------------------------------------------------------------------------------------------
@@ -150,8 +148,8 @@ def _fitting_hint(exercise: Exercise, got: Sequence[object]) -> str:
     return exercise.hint
 
 
-def difference(expected: object, got: object, rtol: float = 1e-5, atol: float = 1e-6) -> str | None:
-    """What makes `got` differ from `expected`, in words; None when they are equal within the tolerances.
+def difference(expected: Any, got: Any, rtol: float = 1e-5, atol: float = 1e-6) -> str | None:
+    """A description of how `got` differs from `expected`; None when they are equal within the tolerances.
 
     Arrays of NumPy, torch and MindSpore, numbers, texts, lists, tuples and dictionaries are compared inside.
     """
@@ -161,7 +159,7 @@ def difference(expected: object, got: object, rtol: float = 1e-5, atol: float = 
         return "gives None: is a `return` missing?"
     if _is_array(expected):
         return _array_difference(expected, got, rtol, atol)
-    if isinstance(expected, numbers.Number) and not isinstance(expected, bool):
+    if _is_number(expected):
         return _number_difference(expected, got, rtol, atol)
     if isinstance(expected, (list, tuple)):
         return _sequence_difference(expected, got, rtol, atol)
@@ -170,7 +168,7 @@ def difference(expected: object, got: object, rtol: float = 1e-5, atol: float = 
     return None if type(expected) is type(got) and expected == got else _instead(expected, got)
 
 
-def _array_difference(expected: object, got: object, rtol: float, atol: float) -> str | None:
+def _array_difference(expected: Any, got: Any, rtol: float, atol: float) -> str | None:
     if not _is_array(got) or _library(got) != _library(expected):
         return _instead(expected, got)
     if tuple(expected.shape) != tuple(got.shape):
@@ -188,10 +186,10 @@ def _array_difference(expected: object, got: object, rtol: float, atol: float) -
     return f"has {first}, first at index {list(place)}; {len(wrong)} of {value.size} values differ"
 
 
-def _number_difference(expected: numbers.Number, got: object, rtol: float, atol: float) -> str | None:
+def _number_difference(expected: Any, got: Any, rtol: float, atol: float) -> str | None:
     import numpy as np
 
-    if not isinstance(got, numbers.Number) or isinstance(got, bool):
+    if not _is_number(got):
         return _instead(expected, got)
     return None if np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True) else _instead(expected, got)
 
@@ -223,7 +221,7 @@ def _instead(expected: object, got: object) -> str:
     return f"gives {describe(got)}; {describe(expected)} is expected"
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """A value in a few words: an array by library, dtype and shape, anything else by its shortened repr."""
     if _is_array(value):
         return f"{_library(value)} {str(value.dtype).rpartition('.')[2].lower()} array of shape {tuple(value.shape)}"
@@ -237,6 +235,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Number) and not isinstance(value, bool)
+
+
 def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, numbers.Number)
 
@@ -245,7 +247,7 @@ def _library(array: object) -> str:
     return type(array).__module__.partition(".")[0]
 
 
-def _as_numpy(array: object):
+def _as_numpy(array: Any):
     """The values as a NumPy array; half precision of torch is widened, because NumPy has no bfloat16."""
     if _library(array) == "torch":
         array = array.detach().cpu()

@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import atomic_write
@@ -27,15 +28,24 @@ SKIP_MIME = "application/vnd.speech-lab.skip+json"
 IGNORE_OUTPUT = "nbval-ignore-output"
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 # Calls whose printed result differs from run to run or from machine to machine.
-MEASURING = {"compare", "describe", "fraction", "peak_memory", "perf_counter", "process_time", "record", "roofline"}
+MEASURING = {
+    "compare",
+    "describe_machine",
+    "find_roofline",
+    "fraction",
+    "peak_memory",
+    "perf_counter",
+    "process_time",
+    "record",
+}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|mnt|usr|var)/\w|\b[A-Za-z]:\\\w|site-packages")
 DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
 
 
 def check(text: str) -> tuple[str, list[str]]:
-    """The canonical text of a notebook, and what is wrong with `text` in words.
+    """The canonical text of a notebook, and a list of the problems in `text`.
 
-    A problem that rewriting alone repairs is told as one line, "not canonical"; the others need the author.
+    Whatever rewriting alone repairs is one problem, "not canonical"; the others need the author.
 
     Raises:
         CourseError: when `text` is no notebook of format 4.
@@ -102,7 +112,7 @@ def _canonical_output(output: dict) -> dict:
     return output
 
 
-def _canonical_data(mime: str, value: object) -> object:
+def _canonical_data(mime: str, value: Any) -> Any:
     return value if mime.endswith("json") else joined(value)
 
 
@@ -150,17 +160,22 @@ def parameters(notebook: dict) -> dict[str, object]:
     found: dict[str, object] = {}
     for cell in cells:
         try:
-            found |= {
-                statement.targets[0].id: ast.literal_eval(statement.value)
-                for statement in ast.parse(joined(cell["source"])).body
-            }
-        except (SyntaxError, ValueError, AttributeError) as error:
+            found |= dict(map(_read_assignment, ast.parse(joined(cell["source"])).body))
+        except (SyntaxError, ValueError) as error:
             raise CourseError("The parameters cell may hold only lines like `name = value`.", where=error) from error
     return found
 
 
+def _read_assignment(statement: ast.stmt) -> tuple[str, object]:
+    """Raises ValueError unless the statement is `name = literal`."""
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name, ast.literal_eval(value)
+    raise ValueError(f"line {statement.lineno} is no assignment of a literal")
+
+
 def skip_reasons(notebook: dict) -> list[str]:
-    """The reasons that `runner.skip` showed in this executed notebook, in order."""
+    """The reasons that `skip` showed in this executed notebook, in order."""
     outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
     return [output["data"][SKIP_MIME]["reason"] for output in outputs if SKIP_MIME in output.get("data", {})]
 

@@ -1,4 +1,4 @@
-"""How each notebook went, kept so that an interrupted run can continue and the report can tell."""
+"""How each notebook went, stored so that an interrupted run can continue and the report can show it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NotebookResult:
     """How one notebook went. `status` is "passed", "failed" or "skipped"; a skipped one has its `reason`."""
 
     notebook: str
@@ -62,44 +62,44 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole run: its outcomes in order, and the names of those taken over from the run that was interrupted."""
+    """A whole run: its results in order, and the names of those taken over from the run that was interrupted."""
 
-    outcomes: list[Outcome]
+    results: list[NotebookResult]
     reused: list[str]
 
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
-        return all(outcome.status != "failed" for outcome in self.outcomes)
+        return all(result.status != "failed" for result in self.results)
 
     def count(self, status: str) -> int:
         """How many notebooks have this status."""
-        return sum(outcome.status == status for outcome in self.outcomes)
+        return sum(result.status == status for result in self.results)
 
 
 def classify(log: str) -> str:
-    """The kind of failure that an error message or a log tells of, by FAILURE_KINDS; "other" when none fits."""
+    """The kind of failure that an error message or a log shows, by FAILURE_KINDS; "other" when none fits."""
     return next((kind for kind, pattern in FAILURE_KINDS if re.search(pattern, log)), "other")
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- what is stored ---------------------------------------------------------------------------------------------------
 
 
 def runs_dir() -> Path:
-    """Where the last outcome and the executed copy of each notebook are kept."""
+    """The folder of the last result and the executed copy of each notebook."""
     return lab_dir() / "runs"
 
 
-def last_outcomes() -> list[Outcome]:
-    """The last outcome of each notebook and backend, by name.
+def last_results() -> list[NotebookResult]:
+    """The last result of each notebook and backend, by name.
 
     Raises:
         CourseError: when a record cannot be read.
     """
-    return [_read_outcome(path) for path in sorted(runs_dir().glob("[0-9][0-9]_*.json"))]
+    return [_read_result(path) for path in sorted(runs_dir().glob("[0-9][0-9]_*.json"))]
 
 
-def fingerprint(notebook: dict, backend: str, parameters: dict[str, object]) -> str:
+def compute_fingerprint(notebook: dict, backend: str, parameters: dict[str, object]) -> str:
     """Changes with whatever may change how a notebook goes: its source, the parameters, labsupport, the versions."""
     cells = [(cell["cell_type"], notebook_format.joined(cell["source"])) for cell in notebook["cells"]]
     digest = hashlib.sha256(json.dumps([cells, backend, parameters, sys.version], sort_keys=True).encode())
@@ -111,7 +111,7 @@ def fingerprint(notebook: dict, backend: str, parameters: dict[str, object]) -> 
 
 @contextlib.contextmanager
 def only_run() -> Iterator[None]:
-    """Holds the lock of the runs folder.
+    """Takes the lock of the runs folder for the block.
 
     Raises:
         CourseError: at once, when another process holds it.
@@ -144,28 +144,28 @@ def finish(run_id: str) -> None:
     _write_json(runs_dir() / "run.json", {"id": run_id, "finished": True})
 
 
-def passed_before(name: str, backend: str, run_id: str, mark: str) -> Outcome | None:
-    """The outcome of this notebook in this run, if it passed and nothing has changed since; None otherwise."""
-    path = _outcome_path(name, backend)
-    earlier = _read_outcome(path) if path.exists() else None
-    same = earlier and (earlier.run, earlier.fingerprint, earlier.status) == (run_id, mark, "passed")
+def passed_before(name: str, backend: str, run_id: str, fingerprint: str) -> NotebookResult | None:
+    """The result of this notebook in this run, if it passed and nothing has changed since; None otherwise."""
+    path = _result_path(name, backend)
+    earlier = _read_result(path) if path.exists() else None
+    same = earlier and (earlier.run, earlier.fingerprint, earlier.status) == (run_id, fingerprint, "passed")
     return earlier if same else None
 
 
-def keep(outcome: Outcome) -> Outcome:
-    """Writes the outcome down and hands it back."""
-    _write_json(_outcome_path(outcome.notebook, outcome.backend), dataclasses.asdict(outcome))
-    return outcome
+def store(result: NotebookResult) -> NotebookResult:
+    """Writes the result down and hands it back."""
+    _write_json(_result_path(result.notebook, result.backend), dataclasses.asdict(result))
+    return result
 
 
-def _outcome_path(name: str, backend: str) -> Path:
+def _result_path(name: str, backend: str) -> Path:
     return runs_dir() / f"{name}.{backend}.json"
 
 
-def _read_outcome(path: Path) -> Outcome:
+def _read_result(path: Path) -> NotebookResult:
     fields = _read_json(path)
     failure = fields.pop("failure")
-    return Outcome(**fields, failure=Failure(**failure) if failure else None)
+    return NotebookResult(**fields, failure=Failure(**failure) if failure else None)
 
 
 def _read_json(path: Path) -> dict:

@@ -17,16 +17,16 @@ from labsupport.course import notebook as notebook_format
 from labsupport.course.console import RunProgress
 from labsupport.course.outcomes import (
     Failure,
-    Outcome,
+    NotebookResult,
     Summary,
     begin,
     classify,
-    fingerprint,
+    compute_fingerprint,
     finish,
-    keep,
     only_run,
     passed_before,
     runs_dir,
+    store,
 )
 from labsupport.machine import doctor
 from labsupport.machine.backend import choose_backend
@@ -53,7 +53,7 @@ def run(
     folder: Path = NOTEBOOKS,
     console: Console | None = None,
 ) -> Summary:
-    """Executes notebooks and keeps each result under `lab_dir()/runs`.
+    """Executes notebooks and stores each result under `lab_dir()/runs`.
 
     Args:
         notebooks: paths, names, or numbers like "01"; all of `folder` when empty.
@@ -73,14 +73,14 @@ def run(
     with only_run(), RunProgress(console) as progress:
         run_id = begin(fresh)
         task = Execution(folder, parameters or {}, timeout, cell_timeout, run_id)
-        outcomes, reused = [], []
+        results, reused = [], []
         for path in progress.track(paths):
-            outcome, was_there = _run_or_reuse(path, backend, task, progress)
-            outcomes.append(outcome)
+            result, was_there = _run_or_reuse(path, backend, task, progress)
+            results.append(result)
             reused += [path.stem] if was_there else []
-            progress.tell(outcome, was_there)
+            progress.report_result(result, was_there)
         finish(run_id)
-    return Summary(outcomes, reused)
+    return Summary(results, reused)
 
 
 def find_notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]:
@@ -132,15 +132,17 @@ class Execution:
     run: str
 
 
-def _run_or_reuse(path: Path, backend: str | None, task: Execution, progress: RunProgress) -> tuple[Outcome, bool]:
+def _run_or_reuse(
+    path: Path, backend: str | None, task: Execution, progress: RunProgress
+) -> tuple[NotebookResult, bool]:
     notebook = read(path)
     chosen, reason = backend_for(notebook, backend)
     if reason:
-        return keep(Outcome(path.stem, chosen, "skipped", task.run, reason=reason)), False
-    mark = fingerprint(notebook, chosen, task.parameters)
-    if earlier := passed_before(path.stem, chosen, task.run, mark):
+        return store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
+    fingerprint = compute_fingerprint(notebook, chosen, task.parameters)
+    if earlier := passed_before(path.stem, chosen, task.run, fingerprint):
         return earlier, True
-    return keep(_execute(path, notebook, chosen, mark, task, progress)), False
+    return store(_execute(path, notebook, chosen, fingerprint, task, progress)), False
 
 
 def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | None]:
@@ -162,7 +164,9 @@ def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | N
 # --- one notebook -----------------------------------------------------------------------------------------------------
 
 
-def _execute(path: Path, notebook: dict, backend: str, mark: str, task: Execution, progress: RunProgress) -> Outcome:
+def _execute(
+    path: Path, notebook: dict, backend: str, fingerprint: str, task: Execution, progress: RunProgress
+) -> NotebookResult:
     output = runs_dir() / f"{path.stem}.{backend}.ipynb"
     output.unlink(missing_ok=True)
     began, started = time.monotonic(), []
@@ -175,7 +179,7 @@ def _execute(path: Path, notebook: dict, backend: str, mark: str, task: Executio
     failure = _failure_of(path, output, backend, task, start_cell)
     executed = read(output)
     failure = failure or unfinished(executed)
-    return Outcome(
+    return NotebookResult(
         path.stem,
         backend,
         "failed" if failure else "passed",
@@ -184,7 +188,7 @@ def _execute(path: Path, notebook: dict, backend: str, mark: str, task: Executio
         cells=_count_own_cells(started),
         skips=notebook_format.skip_reasons(executed),
         failure=dataclasses.replace(failure, cell=_count_own_cells(started)) if failure else None,
-        fingerprint=mark,
+        fingerprint=fingerprint,
     )
 
 
@@ -210,7 +214,7 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
             language="python",
             cwd=task.folder,
             progress_bar=False,
-            kernel_manager_class=kernel_manager({"LAB_BACKEND": backend, "LAB_GROUP": path.stem}, log),
+            kernel_manager_class=kernel_manager({"LAB_BACKEND": backend, **page_variables(path)}, log),
             timeout_func=lambda cell: max(1, math.ceil(min(task.cell_timeout, deadline - time.monotonic()))),
             on_cell_start=start_cell,
         )
@@ -224,15 +228,19 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
     return None
 
 
+def page_variables(path: Path) -> dict[str, str]:
+    """The environment of a run that makes a static page of this notebook: where its rows go, and no widgets."""
+    return {"LAB_GROUP": path.stem, "LAB_STATIC_PAGE": "1"}
+
+
 def _shortened(text: str, most: int = 600) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _crash_failure(words: str) -> Failure:
-    """A kernel that died without a word was most often killed for want of memory; say so, and what it did say."""
-    kind = classify(words)
+def _crash_failure(log: str) -> Failure:
+    """A kernel that died with an empty log was most often killed for lack of memory: the message names both."""
     hint = "the process ended, most often for lack of memory or in native code"
-    return Failure(kind, _shortened(f"{hint}: {words.strip()[-500:]}"))
+    return Failure(classify(log), _shortened(f"{hint}: {log.strip()[-500:]}"))
 
 
 def _timeout_failure(task: Execution, deadline: float) -> Failure:
@@ -258,7 +266,7 @@ def kernel_manager(environment: dict[str, str], log: Path) -> type:
     """A kernel manager whose kernels are this interpreter with `environment` on top of the process's own.
 
     A kernelspec called "python3" may point at any interpreter of the machine. What a kernel writes past Jupyter, such
-    as the last words of one that crashes, goes to the file `log`.
+    as the last lines of one that crashes, goes to the file `log`.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
@@ -272,11 +280,20 @@ def kernel_manager(environment: dict[str, str], log: Path) -> type:
         def kernel_spec(self) -> KernelSpec:
             return spec
 
-        async def start_kernel(self, **options) -> None:
+        async def _async_start_kernel(self, **options) -> None:
             with log.open("wb") as stream:
-                await super().start_kernel(stderr=stream, **options)
+                await super()._async_start_kernel(stderr=stream, **options)
+
+        start_kernel = _async_start_kernel
 
     return ThisInterpreter
+
+
+def save_in_place(names: Sequence[str], say: Callable[[str], None], *, cell_timeout: float = CELL_SECONDS) -> None:
+    """Executes and saves these notebooks, or all; names as for `find_notebooks`, errors as for `execute_in_place`."""
+    for path in find_notebooks(names):
+        execute_in_place(path, cell_timeout=cell_timeout)
+        say(f"saved {path.name}")
 
 
 def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
@@ -294,7 +311,7 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
         notebook,
         timeout=int(cell_timeout),
         kernel_name="python3",
-        kernel_manager_class=kernel_manager({"LAB_GROUP": path.stem}, Path(os.devnull)),
+        kernel_manager_class=kernel_manager(page_variables(path), Path(os.devnull)),
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,
         store_widget_state=False,

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from labsupport.course.notebook import SKIP_MIME
-
-if TYPE_CHECKING:
-    pass
 
 
 def skip(reason: str) -> None:

@@ -39,9 +39,6 @@ CPU_FEATURES = {
 SLUG_FEATURES = {"amx_int8": "amx", "avx512f": "avx512", "avx2": "avx2", "sve": "sve", "neon": "neon"}
 
 
-# --- what is here ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Accelerator:
     """A GPU or NPU: `memory_bytes` in all, `capability` as its maker counts ("9.0"; empty where there is none)."""

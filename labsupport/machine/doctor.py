@@ -128,7 +128,7 @@ def check_cuda() -> Check:
 
 
 def check_ascend() -> Check:
-    # Without the vendor's driver there is no NPU, and loading MindSpore to be told so takes a minute.
+    # Without the vendor's driver there is no NPU, and loading MindSpore to find that out takes a minute.
     driver = Path("/dev/davinci_manager").exists() and _installed("mindspore")
     names = accelerators("mindspore") if driver else []
     remedy = "an Ascend NPU with CANN and its MindSpore: see Dockerfile.ascend"
@@ -151,7 +151,7 @@ def _python310_candidates() -> Iterator[str]:
 
 
 def _runs(python: str) -> bool:
-    """Whether this is an interpreter; pyenv puts a `python3.10` on the path that only says where to look."""
+    """Whether this is an interpreter; pyenv puts a `python3.10` on the path that runs nothing."""
     return subprocess.run([python, "-c", "pass"], capture_output=True, timeout=30, check=False).returncode == 0
 
 

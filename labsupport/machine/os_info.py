@@ -1,4 +1,4 @@
-"""What the operating system says about this machine: its processor, and how much of it this process may use."""
+"""What the operating system reports of this machine: its processor, and how much of it this process may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def read_cpu() -> tuple[str, set[str]]:
-    """The CPU's model, and its feature flags in lower case as the system spells them (empty where it tells none)."""
+    """The CPU's model, and its feature flags in lower case as the system spells them (empty where it lists none)."""
     if platform.system() == "Linux":
         return parse_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"))
     if platform.system() == "Darwin":
@@ -38,10 +38,11 @@ def parse_sysctl(text: str) -> tuple[str, set[str]]:
 def usable_cores() -> int:
     """Logical cores that this process may use: its affinity, cut by the control group's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    unified = [(quota, period) for quota, period in read_cgroup("cpu.max") if quota != "max"]
+    limits = [(quota, period) for quota, period in read_cgroup("cpu.max")]
     old = zip(read_cgroup("cpu.cfs_quota_us", "cpu"), read_cgroup("cpu.cfs_period_us", "cpu"), strict=True)
-    old = [(quota, period) for (quota,), (period,) in old if quota != "-1"]
-    return min([affinity, *(math.ceil(int(quota) / int(period)) for quota, period in unified + old)])
+    limits += [(quota, period) for (quota,), (period,) in old]
+    whole = [math.ceil(int(quota) / int(period)) for quota, period in limits if quota not in ("max", "-1")]
+    return min([affinity, *whole])
 
 
 def count_physical_cores(usable: int) -> int:
@@ -67,12 +68,12 @@ def usable_memory() -> int:
 def read_cgroup(
     limit: str, controller: str = "", root: Path = CGROUPS, membership: Path = OWN_CGROUPS
 ) -> list[list[str]]:
-    """The words of the file `limit` in this process's control group and in each group above it, where it exists.
+    """The fields of the file `limit` in this process's control group and in each group above it, where it exists.
 
     Args:
         controller: empty for the unified hierarchy (v2), else the name of the old one ("cpu", "memory").
         root: where the hierarchies are mounted.
-        membership: the file that says which groups the process is in.
+        membership: the file that lists the groups of the process.
     """
     lines = membership.read_text().splitlines() if membership.exists() else []
     groups = (line.split(":", 2) for line in lines)

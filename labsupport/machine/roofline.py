@@ -1,4 +1,4 @@
-"""What this machine can do at best: its measured bandwidth and matrix peaks."""
+"""The limits of this machine: its measured bandwidth and matrix peaks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from labsupport.base.errors import MachineError
 from labsupport.base.paths import atomic_write, cache_dir
 from labsupport.machine.backend import choose_backend, synchronise
 from labsupport.machine.description import Machine, describe_machine
-from labsupport.machine.os_info import (
-    asked_threads,
-)
-
-# --- what it can do at best ----------------------------------------------------------------------------------------
+from labsupport.machine.os_info import asked_threads
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def host_buffer_bytes(memory: int) -> int:
 
 
 def host_moves(size: int, cores: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A copy and a read of `size` bytes of main memory, each core its own part; NumPy lets go of the GIL in both."""
+    """A copy and a read of `size` bytes of main memory, each core its own part; NumPy releases the GIL in both."""
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -197,7 +193,7 @@ def matmul_peak(prepare: Callable[[int], Callable[[], object]]) -> float | None:
     for n in (256, 512, 1024, 2048, 4096, 8192):
         try:
             seconds = best_time(prepare(n), runs=3)
-        except (RuntimeError, TypeError):  # how both frameworks say that a device has no such kernel
+        except (RuntimeError, TypeError):  # what both frameworks raise where a device has no such kernel
             return best or None
         best = max(best, 2 * n**3 / seconds)
         if seconds > 0.05:

@@ -1,4 +1,4 @@
-"""The ledger: what the four articles claim. `data/claims.toml` holds the claims and no verdict: see `verdicts`."""
+"""The ledger: what the four articles claim. `data/claims.toml` holds the claims alone; for verdicts see `verdicts`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class Claim:
     Args:
         id: the article's letter and a number, "A1".
         setting: the hardware, model and input that the article names; empty where it names none.
-        figure: what a result is compared with, in `unit`; 1 for a statement, whose results are
-            1 (true) or 0 (false).
+        figure: what a result is compared with, in `unit`; 1 for a statement, whose results are 1 (true) or 0 (false).
         check: the rule, one of `CHECKS`.
         notebook: the one that tests it.
         quoted: the numbers as the article prints them, from which `figure` follows.
@@ -48,9 +47,6 @@ class Claim:
         needs = f" Needs: {', '.join(self.needs)}." if self.needs else ""
         setting = f" Setting: {self.setting}." if self.setting else ""
         return f"> **Claim {self.id}** ({ARTICLES[self.article]}): {self.text}\n>\n>{figure}{setting}{needs}"
-
-
-# --- the ledger ----------------------------------------------------------------------------------------------------
 
 
 def load(path: Path = LEDGER) -> list[Claim]:
@@ -109,6 +105,3 @@ def claim(id: str) -> Claim:
         if entry.id == id:
             return entry
     raise ClaimError(f"The ledger holds no claim {id!r}.", where=LEDGER)
-
-
-# --- results and verdicts ------------------------------------------------------------------------------------------

@@ -16,9 +16,6 @@ from labsupport.machine.backend import on_ascend, on_cuda, synchronise
 MMAP_THRESHOLD = -3  # of glibc's mallopt (malloc.h)
 
 
-# --- peak memory ---------------------------------------------------------------------------------------------------
-
-
 def peak_memory(work: Callable[[], object]) -> tuple[object, int]:
     """Runs the work once; returns its result, and the peak memory in bytes above the start.
 
@@ -46,9 +43,9 @@ def return_free_memory() -> None:
 def take_fresh_blocks() -> None:
     """From now on glibc takes each block of 1 MB and more from the system, and gives it back when it is freed.
 
-    Else it keeps freed blocks, up to 32 MB large, and resident memory tells what a process once needed: with Bark half
-    again as much as its tensors. Call it when a process begins, for what is free already is used first. It costs time:
-    weigh in such a process, and time in another. Where there is no glibc it changes nothing.
+    Without it glibc keeps freed blocks of up to 32 MB, and resident memory shows what a process once needed: with Bark
+    half again as much as its tensors. Call it when a process begins, for blocks that are free already are used first.
+    It costs time: measure memory in such a process, and time in another. Without glibc it changes nothing.
     """
     setting = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if setting:
@@ -60,7 +57,8 @@ def watch_device() -> Iterator[list[int]]:
     """Yields a list that holds, after the block, the device allocator's peak above the start in bytes."""
     memory = sys.modules["mindspore"].runtime if on_ascend() else sys.modules["torch"].cuda
     memory.reset_peak_memory_stats()
-    start, peak = memory.memory_allocated(), []
+    peak: list[int] = []
+    start = memory.memory_allocated()
     yield peak
     peak.append(memory.max_memory_allocated() - start)
 
@@ -77,22 +75,25 @@ def reset_high_water() -> bool:
 @contextlib.contextmanager
 def watch_high_water() -> Iterator[list[int]]:
     """As `watch_device`, for resident memory, from the kernel's high-water mark, which was just reset."""
-    start, peak = read_status("VmRSS"), []
+    peak: list[int] = []
+    start = read_status("VmRSS")
     yield peak
     peak.append(read_status("VmHWM") - start)
 
 
 def read_status(field: str) -> int:
     """Bytes that /proc/self/status gives for this field."""
-    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    (kilobytes,) = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
 
 
 @contextlib.contextmanager
 def watch_samples() -> Iterator[list[int]]:
-    """As `watch_device`, for resident memory, looked at every millisecond by a thread."""
+    """As `watch_device`, for resident memory, read every millisecond by a thread."""
     import psutil
 
-    process, done, peak = psutil.Process(), threading.Event(), []
+    peak: list[int] = []
+    process, done = psutil.Process(), threading.Event()
     start = highest = process.memory_info().rss
 
     def sample():

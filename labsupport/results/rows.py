@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 from labsupport.base.errors import RowError
 from labsupport.base.paths import DATA, ROOT, lab_dir
@@ -76,6 +77,17 @@ class Row:
         if (self.value is None) != bool(self.missing):
             raise RowError("A row has either a value, or the hardware that was missing.", where=self.what)
 
+    @property
+    def number(self) -> float:
+        """The value of a row that has one.
+
+        Raises:
+            RowError: it names missing hardware instead.
+        """
+        if self.value is None:
+            raise RowError(f"Nothing was measured: {self.missing} was missing.", where=self.what)
+        return self.value
+
 
 def check_number(name: str, number: object) -> None:
     """Raises RowError unless `number` is None or a finite number."""
@@ -86,7 +98,7 @@ def check_number(name: str, number: object) -> None:
 
 
 def record(
-    what: str, value: float | None, unit: str, *, backend: str | None = None, group: str | None = None, **details
+    what: str, value: float | None, unit: str, *, backend: str | None = None, group: str | None = None, **details: Any
 ) -> Row:
     """Appends one row to this machine's results and returns it; machine, versions, commit and date are filled in.
 
@@ -130,7 +142,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
-def to_plain(value: object) -> object:
+def to_plain(value: Any) -> Any:
     """A NumPy or torch scalar as Python's own number; anything else as it is."""
     return value.item() if hasattr(value, "item") else value
 

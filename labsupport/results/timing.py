@@ -165,9 +165,7 @@ def compare(
             says that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
 
     Raises:
-        MeasureError: no variants, or too few runs.
-        MeasureError: a variant raised; says which.
-        MeasureError: `check` found a difference; says which variant and run.
+        MeasureError: no variants, too few runs, a variant that raised, or one whose result `check` finds different.
     """
     if not variants:
         raise MeasureError("There is nothing to measure.", hint="Give at least one variant: {name: function}.")
@@ -179,16 +177,15 @@ def compare(
             for _ in range(warmup):
                 call(name, work)
         times = time_in_turns(variants, runs, check)
-        peaks = {name: own_peak(name, work) for name, work in variants.items()}
-    return Comparison(
-        {
-            name: Measurement(name, *map(tuple, zip(*times[name], strict=True)), peaks[name], audio_seconds, items)
-            for name in variants
-        }
-    )
+        peaks = {name: find_peak(name, work) for name, work in variants.items()}
+    measured = {}
+    for name in variants:
+        wall, cpu = zip(*times[name], strict=True)
+        measured[name] = Measurement(name, wall, cpu, peaks[name], audio_seconds, items)
+    return Comparison(measured)
 
 
-def own_peak(name: str, work: Callable[[], object]) -> int | None:
+def find_peak(name: str, work: Callable[[], object]) -> int | None:
     """Peak memory of one run in bytes; None under MindSpore on a CPU, which keeps what it once took in a pool."""
     if loaded_framework() == "mindspore" and not on_ascend():
         return None
@@ -197,16 +194,17 @@ def own_peak(name: str, work: Callable[[], object]) -> int | None:
 
 def time_in_turns(variants: Mapping, runs: int, check: Callable | None) -> dict[str, list[tuple[float, float]]]:
     """For each variant the (wall, CPU) seconds of its runs, done A B A B ...; arguments as in `compare`."""
-    times = {name: [] for name in variants}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for run in range(1, runs + 1):
-        results = {}  # of this round alone, and only if compared: a kept result would be memory in the next run's way
+        results = {}  # of this round, only if compared: a result that stays would count as the next run's memory
         for name, work in variants.items():
             wall, cpu, result = time_once(name, work)
             times[name].append((wall, cpu))
             if check:
                 results[name] = result
             del result
-        check_results(results, check, run)
+        if check:
+            check_results(results, check, run)
     return times
 
 
@@ -247,20 +245,17 @@ def collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def check_results(results: dict[str, object], check: Callable | None, run: int) -> None:
-    """Raises MeasureError, naming variant and run, if `check` tells a result from the first variant's."""
-    first = next(iter(results), None)
+def check_results(results: dict[str, object], check: Callable, run: int) -> None:
+    """Raises MeasureError, naming variant and run, if `check` finds a result different from the first variant's."""
+    first = next(iter(results))
     for name in list(results)[1:]:
-        cause = None
+        text = f"In run {run}, {name!r} gave another result than {first!r}"
         try:
             same = check(results[first], results[name])
         except AssertionError as error:
-            same, cause = False, error
+            raise MeasureError(f"{text}: {error}", where=name) from error
         if same is not None and not same:
-            reason = f": {cause}" if cause else "."
-            raise MeasureError(
-                f"In run {run}, {name!r} gave another result than {first!r}{reason}", where=name
-            ) from cause
+            raise MeasureError(f"{text}.", where=name)
 
 
 def interquartile_range(values: tuple[float, ...] | list[float]) -> float:
@@ -275,6 +270,6 @@ def paired_ratio(baseline: tuple[float, ...], other: tuple[float, ...]) -> Ratio
     logs = [math.log(a / b) for a, b in zip(baseline, other, strict=True)]
     middle, mean, degrees = statistics.median(logs), statistics.fmean(logs), len(logs) - 1
     half = float(stdtrit(degrees, 0.975)) * statistics.stdev(logs) / math.sqrt(len(logs))
-    own = interquartile_range(logs)
-    low, high = min(mean - half, middle - own), max(mean + half, middle + own)
+    quartiles = interquartile_range(logs)
+    low, high = min(mean - half, middle - quartiles), max(mean + half, middle + quartiles)
     return Ratio(math.exp(middle), math.exp(low), math.exp(high))

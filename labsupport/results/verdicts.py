@@ -1,7 +1,6 @@
-"""Verdicts: what recorded results say of the claims.
+"""Verdicts: each computed from a result row by the rule of its claim. A claim without a row is open.
 
-A verdict is computed from a result row by the claim's rule, and a claim without a row is open. Each machine has its
-own verdict.
+Each machine has a verdict of its own. `record` writes a row for a claim and gives the verdict that follows from it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ WAITS, OPEN = "waits for hardware", "open"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the results say of a claim: `status`, one sentence `why`, and the row it comes from (none if open)."""
+    """The state of a claim: `status`, one sentence `why`, and the row that it comes from (none if open)."""
 
     claim: Claim
     status: str
@@ -43,9 +42,9 @@ class Verdict:
 
 def judge_ratio(claim: Claim, row: Row) -> str:
     """A gain of `figure` times: nothing if within the noise; nine tenths of it is enough; less is partly."""
-    if row.value - (row.spread or 0.0) <= 1:
+    if row.number - (row.spread or 0.0) <= 1:
         return NOT_HERE
-    return REPRODUCED if row.value >= 0.9 * claim.figure else PARTLY
+    return REPRODUCED if row.number >= 0.9 * claim.figure else PARTLY
 
 
 def judge_equal(claim: Claim, row: Row) -> str:
@@ -59,20 +58,20 @@ def judge_near(claim: Claim, row: Row) -> str:
 
 
 def judge_at_most(claim: Claim, row: Row) -> str:
-    return REPRODUCED if row.value <= claim.figure * (1 + claim.tolerance) else NOT_HERE
+    return REPRODUCED if row.number <= claim.figure * (1 + claim.tolerance) else NOT_HERE
 
 
 def judge_at_least(claim: Claim, row: Row) -> str:
-    return REPRODUCED if row.value >= claim.figure * (1 - claim.tolerance) else NOT_HERE
+    return REPRODUCED if row.number >= claim.figure * (1 - claim.tolerance) else NOT_HERE
 
 
 def judge_holds(claim: Claim, row: Row) -> str:
     """A statement that code found true (1.0) or false (0.0)."""
-    return REPRODUCED if row.value else CORRECTED
+    return REPRODUCED if row.number else CORRECTED
 
 
 def is_near(claim: Claim, row: Row) -> bool:
-    return math.isclose(row.value, claim.figure, rel_tol=0.0, abs_tol=abs(claim.figure) * claim.tolerance + 1e-12)
+    return math.isclose(row.number, claim.figure, rel_tol=0.0, abs_tol=abs(claim.figure) * claim.tolerance + 1e-12)
 
 
 RULES: dict[str, Callable[[Claim, Row], str]] = {
@@ -89,13 +88,13 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
     """The claim's verdict for a reader on `machine` (this one if None).
 
     A measurement beats a row that says what was missing; then the reader's own machine beats another; then the later
-    row beats the earlier. The sentence names the machine, so that a stored result is never taken for an own one.
+    row beats the earlier. The sentence names the machine, so that nobody takes a stored result for their own.
     """
     machine = machine or describe_machine().name
-    own = [row for row in results if row.claim == claim.id]
-    if not own:
+    of_claim = [row for row in results if row.claim == claim.id]
+    if not of_claim:
         return Verdict(claim, OPEN, "No result is recorded yet.")
-    return judge(claim, max(own, key=lambda row: (row.value is not None, row.machine == machine, row.date)))
+    return judge(claim, max(of_claim, key=lambda row: (row.value is not None, row.machine == machine, row.date)))
 
 
 def verdicts_by_machine(claim: Claim, results: Iterable[Row]) -> dict[str, Verdict]:
@@ -104,7 +103,7 @@ def verdicts_by_machine(claim: Claim, results: Iterable[Row]) -> dict[str, Verdi
     for row in results:
         if row.claim == claim.id:
             by_machine[row.machine].append(row)
-    return {machine: verdict(claim, own, machine) for machine, own in sorted(by_machine.items())}
+    return {machine: verdict(claim, found, machine) for machine, found in sorted(by_machine.items())}
 
 
 def judge(claim: Claim, row: Row) -> Verdict:
@@ -136,10 +135,11 @@ def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
     """
     tested = claim(id)
     if isinstance(value, Ratio):
-        value, details = value.value, {"spread": value.value - value.low, **details}
-    if tested.check == "holds" and value not in (0, 1):
-        raise ClaimError(f"Claim {id} is a statement: its result is true or false, not {value}.", where=id)
-    return judge(tested, rows.record(tested.text, float(value), tested.unit, claim=id, **details))
+        details = {"spread": value.value - value.low, **details}
+    number = float(value.value if isinstance(value, Ratio) else value)
+    if tested.check == "holds" and number not in (0, 1):
+        raise ClaimError(f"Claim {id} is a statement: its result is true or false, not {number:g}.", where=id)
+    return judge(tested, rows.record(tested.text, number, tested.unit, claim=id, **details))
 
 
 def record_missing(id: str, missing: str, **details) -> Verdict:

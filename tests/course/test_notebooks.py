@@ -17,8 +17,8 @@ PATHS = [path for path in runner.find_notebooks() if "mindspore" in runner.read(
 def test_the_notebook_runs_on_mindspore(path, monkeypatch):
     for name, value in FEW_RUNS.items():
         monkeypatch.setenv(name, value)
-    outcome = runner.run([path.stem], backend="mindspore", parameters={"fast": True, "clip": "jfk"}).results[0]
-    if outcome.status == "skipped":
-        pytest.skip(outcome.reason)
-    assert outcome.failure is None
-    assert outcome.cells > 1
+    result = runner.run([path.stem], backend="mindspore", parameters={"fast": True, "clip": "jfk"}).results[0]
+    if result.status == "skipped":
+        pytest.skip(result.reason)
+    assert result.failure is None
+    assert result.cells > 1

@@ -1,0 +1,16 @@
+"""Code run in a process of its own, where no framework is loaded yet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def run_python(code: str, **environment: str) -> str:
+    """What the code printed; its failure is the test's."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

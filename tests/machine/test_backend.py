@@ -1,0 +1,74 @@
+"""Which framework a process computes with, and that it loads no other."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from fresh_process import run_python
+
+from labsupport.base.errors import MachineError, NotAvailable
+from labsupport.machine import backend
+from labsupport.machine.backend import choose_backend, require_compiler
+
+
+@pytest.mark.parametrize(
+    ("chosen", "variable", "installed", "expected"),
+    [
+        (None, "", {"torch", "mindspore"}, "torch"),
+        ("", "", {"mindspore"}, "mindspore"),
+        (None, "mindspore", {"torch", "mindspore"}, "mindspore"),
+        ("torch", "mindspore", {"torch", "mindspore"}, "torch"),
+    ],
+)
+def test_backend_takes_the_argument_then_the_variable_then_what_is_there(
+    monkeypatch, chosen, variable, installed, expected
+):
+    monkeypatch.setenv("LAB_BACKEND", variable)
+    monkeypatch.setattr(backend, "is_installed", installed.__contains__)
+    monkeypatch.setattr(backend, "loaded_framework", lambda: None)
+    assert choose_backend(chosen) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "installed", "message"),
+    [("jax", {"torch"}, "no backend 'jax'"), ("mindspore", {"torch"}, "not installed"), (None, set(), "Neither")],
+)
+def test_backend_that_cannot_be_had_is_a_clear_error(monkeypatch, chosen, installed, message):
+    monkeypatch.delenv("LAB_BACKEND", raising=False)
+    monkeypatch.setattr(backend, "is_installed", installed.__contains__)
+    monkeypatch.setattr(backend, "loaded_framework", lambda: None)
+    with pytest.raises(MachineError, match=message):
+        choose_backend(chosen)
+
+
+def test_mindspore_comes_before_the_torch_that_mindnlp_puts_beside_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mindspore", SimpleNamespace())
+    assert backend.loaded_framework() == "mindspore"
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NotAvailable, match="no-such-compiler"):
+        require_compiler()
+
+
+def test_importing_the_measuring_modules_loads_nothing_heavy():
+    code = (
+        "import sys; from labsupport.machine import backend, description, roofline;"
+        "from labsupport.results import claims, memory, rows, timing, verdicts;"
+        "print(sorted({'torch', 'mindspore', 'transformers', 'numpy', 'scipy'} & set(sys.modules)))"
+    )
+    assert run_python(code) == "[]"
+
+
+@pytest.mark.slow
+def test_torch_process_never_loads_mindspore():
+    code = (
+        "import sys; from labsupport.machine.backend import synchronise;"
+        "from labsupport.machine.description import describe_machine; describe_machine('torch'); synchronise();"
+        "print('torch' in sys.modules, 'mindspore' in sys.modules)"
+    )
+    assert run_python(code) == "True False"
