@@ -1,4 +1,4 @@
-"""What is predicted of memory, against transformers' own models, real tensors, and torch's record of allocations."""
+"""Predicted memory against transformers' own models, real tensors, and torch's record of allocations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labsupport import whisper
-from labsupport.base import plots
 from labsupport.checkpoints.config import SIZES, Config
 from labsupport.checkpoints.resolve import Checkpoint, random_checkpoint
-from labsupport.course import widgets
 from labsupport.optim import memory_model
 from labsupport.optim.attention import get_attention
 from labsupport.optim.kv_cache import step_bytes
@@ -42,7 +40,7 @@ def trace_peak(work, folder) -> int:
         result = work()  # kept: what it holds counts
     watched.export_chrome_trace(str(folder / "trace.json"))
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    steps = [e["args"]["Bytes"] for e in sorted(events, key=lambda e: e.get("ts", 0)) if e["name"] == "[memory_model]"]
+    steps = [e["args"]["Bytes"] for e in sorted(events, key=lambda e: e.get("ts", 0)) if e["name"] == "[memory]"]
     del result
     return int(np.cumsum(steps).max())
 
@@ -52,7 +50,7 @@ def test_the_encoders_tensors_take_what_is_predicted(mode, windows, tmp_path):
     checkpoint = random_checkpoint("tiny.en")
     model = whisper.load_model(checkpoint, "cpu", attention=get_attention(mode))
     mel = np.zeros((windows, 80, 3000), np.float32)
-    predicted = memory_model.while_encoding(checkpoint.config, Setting(windows=windows, attention=mode))
+    predicted = memory_model.predict_encoding(checkpoint.config, Setting(windows=windows, attention=mode))
     taken = trace_peak(lambda: model.encode(mel), tmp_path)
     assert taken == pytest.approx(sum(predicted.values()) - predicted["weights"], rel=0.01)
 
@@ -61,16 +59,14 @@ def test_the_encoders_tensors_take_what_is_predicted(mode, windows, tmp_path):
 def test_caches_take_what_is_predicted(windows, beams):
     config = Config(32, 1, 2, 2, 90, audio_positions=40)
     model = whisper.load_model(Checkpoint("small", None, config, random=True), "cpu")
-    sound, cache = model.encode(np.zeros((windows, 80, 80), np.float32)), model.new_cache()
-    model.step(np.ones((windows, 7), np.int64), sound, cache)
-    model.keep(np.repeat(np.arange(windows), beams), sound, cache)
-    held = {part: sum(t.nbytes for pair in getattr(cache, part) for t in pair) for part in ("own", "cross")}
-    rows = windows * beams
-    assert held == {
-        "own": memory_model.self_cache_bytes(config, rows, 7),
-        "cross": memory_model.cross_cache_bytes(config, windows),
-    }
-    logits = model.step(np.ones((rows, 1), np.int64), cache.audio, cache)
+    cache, rows = model.new_cache(), windows * beams
+    model.project_cross_kv(model.encode(np.zeros((windows, 80, 80), np.float32)), cache)
+    model.prefill(np.ones((windows, 7), np.int64), cache)
+    model.select_rows(np.repeat(np.arange(windows), beams), cache)
+    taken = [sum(t.nbytes for pair in pairs for t in pair) for pairs in (cache.self_kv, cache.cross_kv)]
+    expected = [memory_model.self_cache_bytes(config, rows, 7), memory_model.cross_cache_bytes(config, windows)]
+    assert taken == expected
+    logits = model.decode_step(np.ones(rows, np.int64), cache)
     assert logits.nbytes == memory_model.logit_bytes(config, rows)
 
 
@@ -79,10 +75,10 @@ def test_what_a_step_reads_is_what_notebook_06_counts(windows, beams):
     config = SIZES["base"]
     counted = sum(step_bytes(config, 99, windows * beams, windows).values())
     unread = 4 * (config.text_positions - 1) * config.d_model  # of the table of positions a step reads one row
-    assert memory_model.read_bytes(config, Setting(windows=windows, beams=beams, tokens=100)) == counted + unread
+    assert memory_model.step_read_bytes(config, Setting(windows=windows, beams=beams, tokens=100)) == counted + unread
 
 
-def test_the_terms_are_those_of_the_fuller_moment():
+def test_the_terms_are_those_of_the_higher_peak():
     base = SIZES["base"]
     assert "self-attention cache" in memory_model.predict(base)
     many = Setting(windows=8, attention="eager")
@@ -93,7 +89,7 @@ def test_the_terms_are_those_of_the_fuller_moment():
 
 
 @given(st.integers(1, 64), st.sampled_from(sorted(SIZES)))
-def test_devices_together_hold_all_and_what_each_must_have_whole(devices, size):
+def test_devices_together_hold_everything(devices, size):
     terms = memory_model.predict(SIZES[size])
     for how, whole in (("data", "weights"), ("tensor", "activations")):
         part = memory_model.share(terms, devices, how)
@@ -106,28 +102,3 @@ def test_cards_have_a_source_and_sane_figures():
     assert {"NVIDIA T4", "Ascend 910B"} <= {card.name for card in cards}
     assert all("http" in card.source and 8 <= card.memory <= 200 for card in cards)
     assert all(card.bandwidth is None or 100 < card.bandwidth < 10_000 for card in cards)
-
-
-def test_the_chooser_shows_what_is_chosen(monkeypatch):
-    monkeypatch.delenv("LAB_GROUP", raising=False)
-    chooser = widgets.memory_chooser()
-    menus = {menu.description: menu for line in chooser.children[:2] for menu in line.children}
-    page = chooser.children[2]
-    assert "Memory of tiny.en. encoding" in page.value
-    menus["size"].value = "large-v3"
-    assert "Memory of large-v3. encoding: weights 6.17 GB" in page.value
-    menus["weights"].value = "int8"
-    assert "weights 1.54 GB" in page.value
-
-
-def test_a_card_that_is_too_small_is_told():
-    table = widgets.card_table(needed=20, read=3)
-    assert "<td>NVIDIA T4</td><td>16</td><td>no</td><td>10.00</td>" in table
-    assert "<td>NVIDIA A10G</td><td>24</td><td>yes</td><td>5.00</td>" in table
-    assert "<td>Ascend 910B</td><td>64</td><td>yes</td><td>not known</td>" in table
-
-
-def test_stacked_bars_end_where_their_parts_do():
-    axes = plots.stacked_bars({"a": {"x": 1, "y": 2}, "b": {"y": 4}}, "GB", "title").axes[0]
-    ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches)
-    assert ends == [0, 1, 3, 4]

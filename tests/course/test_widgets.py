@@ -1,0 +1,26 @@
+"""The widgets show what is chosen."""
+
+from __future__ import annotations
+
+import re
+
+from labsupport.course import widgets
+
+
+def test_the_chooser_shows_what_is_chosen(monkeypatch):
+    monkeypatch.delenv("LAB_GROUP", raising=False)
+    chooser = widgets.memory_chooser()
+    menus = {menu.description: menu for line in chooser.children[:2] for menu in line.children}
+    page = chooser.children[2]
+    assert "Memory of tiny.en. encoding" in page.value
+    menus["size"].value = "large-v3"
+    assert "Memory of large-v3. encoding: weights 6.17 GB" in page.value
+    menus["weights"].value = "int8"
+    assert "weights 1.54 GB" in page.value
+
+
+def test_a_card_that_is_too_small_is_marked():
+    table = re.sub(r' style="[^"]*"', "", widgets.card_table(needed=20, read=3))
+    assert "<td>NVIDIA T4</td><td>16</td><td>no</td><td>10.00</td>" in table
+    assert "<td>NVIDIA A10G</td><td>24</td><td>yes</td><td>5.00</td>" in table
+    assert "<td>Ascend 910B</td><td>64</td><td>yes</td><td>not known</td>" in table
