@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ RULES = TokenRules(
     eot=50, no_timestamps=60, no_speech=59, timestamp_begin=61, suppressed=(), suppressed_first=(), last_start=10,
     timestamps=False,
 )  # fmt: skip
+TIMESTAMP_RULES = replace(RULES, timestamps=True)
 PROMPT = [55, 56, 60]
 
 

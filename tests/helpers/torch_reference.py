@@ -32,11 +32,9 @@ def references(name: str) -> dict[str, np.ndarray]:
         exact = theirs.double().model.encoder(mel.double()).last_hidden_state
         logits = theirs(mel.double(), decoder_input_ids=torch.tensor([TEXT])).logits
     ours = whisper.load(name, backend="torch")
-    texts = {
-        "jfk": ours.transcribe(jfk),
-        "jfk, 2 beams": ours.transcribe(jfk, beams=2),
-        "narration": ours.transcribe(narration),
-    }
+    texts = {"jfk": ours.transcribe(jfk)}
+    if name == "tiny.en":
+        texts |= {"jfk, 2 beams": ours.transcribe(jfk, beams=2), "40 s": ours.transcribe(narration[: 40 * 16_000])}
     plain = {label: [[s.start, s.end, s.text] for s in text.segments] for label, text in texts.items()}
     return {
         f"{name} encoded": exact.numpy(),

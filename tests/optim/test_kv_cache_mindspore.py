@@ -15,7 +15,7 @@ from labsupport.speech import features
 from labsupport.whisper.search import beam_search, greedy
 from labsupport.whisper.token_filters import make_prompt
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.weights, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from labsupport.whisper import torch_model
 from labsupport.whisper.search import Hypothesis, beam_search, greedy
 from labsupport.whisper.token_filters import TokenRules, make_prompt
 
+pytestmark = [pytest.mark.weights, pytest.mark.slow]
+
 CACHES = [DynamicCache, PaddedCache, StaticCache]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,11 +10,10 @@ import numpy as np
 import pytest
 from small_model import start_cache
 from small_whisper import SMALL
-from typer.testing import CliRunner
 
-from labsupport import cli, whisper
+from labsupport import whisper
 from labsupport.base import cached_folder
-from labsupport.base.errors import NotAvailable, OptimError, WhisperError
+from labsupport.base.errors import OptimError
 from labsupport.base.paths import AUDIO, ROOT
 from labsupport.graphs import store, whisper_graphs
 from labsupport.graphs.loop_interface import read_interface
@@ -51,20 +49,28 @@ def error(ours: np.ndarray, theirs: np.ndarray) -> float:
 # --- the same text ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"beams": 5}, {"timestamps": False}], ids=str)
 def test_jfk_is_torchs_to_the_timestamp(ours, tiny, jfk, options):
     assert ours.transcribe(jfk, **options) == tiny.ours.transcribe(jfk, **options)
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 def test_a_long_clip_is_torchs_to_the_timestamp(ours, tiny, narration):
     assert ours.transcribe(narration) == tiny.ours.transcribe(narration)
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 def test_windows_decoded_together_are_torchs(ours, tiny, narration):
     part = narration[: 70 * 16_000]  # the third window ends before the others
     assert ours.transcribe(part, batch=3) == tiny.ours.transcribe(part, batch=3)
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 def test_a_multilingual_model_detects_the_language(base, jfk):
     transcriber = whisper.load("base", engine="onnx")
     assert transcriber.transcribe(jfk) == base.ours.transcribe(jfk)
@@ -112,7 +118,7 @@ def test_any_form_of_the_loop_gives_the_same_beams(small, passes):
     theirs, model = small
     loop = run_all(whisper_graphs.decoder_step(SMALL, beams=3), passes)
     other = onnx_model.Whisper(SMALL.config, model.folder, loop)
-    assert other.new_cache().form == read_interface(loop)
+    assert other.new_cache().interface == read_interface(loop)
     assert error(decode_beams(other, 1), decode_beams(theirs, 1)) < 1e-5
 
 
@@ -120,11 +126,11 @@ def test_a_cache_is_written_in_place(small):
     _, model = small
     cache = start_cache(model, model.encode(mels(2)))
     model.prefill(TEXT[:, :2], cache)
-    before = {name: value.data_ptr() for name, value in cache.past.items()}
+    before = {name: value.data_ptr() for name, value in cache.self_kv.items()}
     for column in TEXT.T[2:]:
         model.decode_step(column, cache)
         model.reorder_beams(np.array([1, 0]), cache)
-    assert {name: value.data_ptr() for name, value in cache.past.items()} == before
+    assert {name: value.data_ptr() for name, value in cache.self_kv.items()} == before
 
 
 def test_too_long_a_text_and_a_wrong_batch_are_refused(small):
@@ -156,7 +162,7 @@ def folder(tmp_path, monkeypatch):
     return store.find_graphs(SMALL, 7, [50])
 
 
-@pytest.mark.parametrize("file", ["weights.bin", "loop.onnx", "form.json"])
+@pytest.mark.parametrize("file", ["weights.bin", "loop.onnx", "interface.json"])
 def test_a_damaged_graph_is_noticed_and_made_again(folder, caplog, file):
     before = (folder / file).read_bytes()
     (folder / file).write_bytes(before[:-1] + b"?")
@@ -224,43 +230,10 @@ def transcribe_apart(code: str, cache) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.weights
+@pytest.mark.slow
 def test_neither_building_nor_running_needs_a_framework(tmp_path):
     first = transcribe_apart(FORBID + TRANSCRIBE, tmp_path)
     assert first[0].endswith("ask what you can do for your country.")
     assert first[-1] == "['onnx']"
     assert transcribe_apart(TRANSCRIBE, tmp_path) == [*first[:-1], "[]"]
-
-
-# --- errors for people ------------------------------------------------------------------------------------------------
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, ["transcribe", str(AUDIO / "jfk.flac"), *arguments])
-
-
-def test_an_unknown_engine_is_refused():
-    assert invoke("--engine", "steam").exit_code == 2
-    with pytest.raises(WhisperError, match="no engine 'steam'"):
-        whisper.load("tiny.en", engine="steam")
-
-
-def test_engine_and_backend_exclude_each_other():
-    done = invoke("--engine", "onnx", "--backend", "mindspore")
-    assert isinstance(done.exception, WhisperError)
-    assert "'onnx' and the backend 'mindspore' exclude each other" in str(done.exception)
-
-
-def test_torch_is_an_engine_too(tiny, jfk):
-    assert whisper.load("tiny.en", engine="torch").model.backend == "torch"
-
-
-def test_a_device_or_an_attention_mode_is_not_the_onnx_engines():
-    with pytest.raises(WhisperError, match="on the CPU"):
-        whisper.load("tiny.en", engine="onnx", attn_implementation="flash")
-
-
-def test_a_missing_runtime_is_named(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    with pytest.raises(NotAvailable, match="not installed"):
-        whisper.load("tiny.en", engine="onnx")

@@ -13,6 +13,8 @@ from labsupport.optim.attention import eager
 from labsupport.speech import features
 from labsupport.whisper import torch_model
 
+pytestmark = pytest.mark.weights
+
 TEXT = [50257, 50362, 843, 11, 616, 5891, 3399]
 
 
