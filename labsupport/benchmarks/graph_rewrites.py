@@ -26,11 +26,11 @@ def run(model: str, runs: int, clip: str) -> None:
     recording = Recording("graph_rewrites", checkpoint.label, clip)
     forms = make_forms(checkpoint)
     first, *_, last = forms
-    cross, past, token = make_inputs(checkpoint, forms[first], clip)
+    cross_kv, past, tokens = make_inputs(checkpoint, forms[first], clip)
     for optimise in (False, True):
         settings = "optimiser on" if optimise else "optimiser off"
-        loops = {name: Loop(form, cross, past, optimise=optimise) for name, form in forms.items()}
-        steps = {name: functools.partial(loop.run, token) for name, loop in loops.items()}
+        loops = {name: Loop(form, cross_kv, past, optimise=optimise) for name, form in forms.items()}
+        steps = {name: functools.partial(loop.run, tokens) for name, loop in loops.items()}
         timed = timing.compare(steps, runs=runs, warmup=3, check=same_logits)
         note = f"position {TOKENS}, beam 5, ONNX Runtime's {settings}"
         recording.comparison(f"loop decoder {settings}", timed, note=note)
@@ -50,15 +50,15 @@ def make_forms(checkpoint) -> dict:
 def make_inputs(checkpoint, first, clip: str) -> tuple:
     """Cross-attention over the clip's first window, a past of real text, and the next token of every beam."""
     from labsupport import whisper
-    from labsupport.graphs.loop import cross_inputs, past_after
+    from labsupport.graphs.loop import past_after, project_cross_kv
     from labsupport.speech import audio, features
 
     card = audio.clip(clip)
     mel = features.window(features.log_mel(audio.read(card.path), checkpoint.config.mels), 0)[None]
     transcriber = whisper.load(checkpoint.name, "torch", "cpu")
-    cross = cross_inputs(checkpoint, transcriber.model.encode(mel).numpy())
+    cross_kv = project_cross_kv(checkpoint, transcriber.model.encode(mel).numpy())
     tokens = transcriber.tokenizer.encode(card.text)[: TOKENS + 1]
-    return cross, past_after(first, checkpoint, cross, tokens[:-1]), np.full((5, 1), tokens[-1])
+    return cross_kv, past_after(first, checkpoint, cross_kv, tokens[:-1]), np.full(5, tokens[-1])
 
 
 def same_logits(a: np.ndarray, b: np.ndarray) -> bool:

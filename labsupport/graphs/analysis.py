@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     import onnx
 
 Shape = tuple[int | str | None, ...]
-SMALL = 1024  # bytes; larger constants play no part in shapes
-FREE = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"}  # ONNX Runtime moves no data
-HALF_READ = {"Gather", "Slice"}  # they read as much as they write, not their whole input
+SMALL_BYTES = 1024  # larger constants play no part in shapes
+VIEW_OPS = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"}  # they move no data
+INDEXING_OPS = {"Gather", "Slice"}  # they read as much as they write, not their whole input
 
 
 # --- shapes --------------------------------------------------------------------------------------------------------
 
 
 def shapes_of(model: onnx.ModelProto, **lengths: int) -> dict[str, Shape]:
-    """The shape of every value, by strict inference; ints, names of free lengths, or None where nothing is known.
+    """The shape of every value, by strict inference; ints, names of symbolic lengths, or None for an unknown one.
 
     Args:
-        lengths: what to put for the graph's free lengths, `past=100`.
+        lengths: values for the graph's symbolic lengths, `past=100`.
 
     Raises:
         GraphError: the graph is not valid, or two shapes contradict each other.
@@ -51,11 +51,11 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with its large constants as inputs: shapes do not depend on them, and copying them takes long."""
     from onnx import helper
 
-    small = [tensor for tensor in model.graph.initializer if tensor.ByteSize() <= SMALL]
+    small = [tensor for tensor in model.graph.initializer if tensor.ByteSize() <= SMALL_BYTES]
     large = [
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         for tensor in model.graph.initializer
-        if tensor.ByteSize() > SMALL
+        if tensor.ByteSize() > SMALL_BYTES
     ]
     graph = helper.make_graph(
         model.graph.node, model.graph.name, [*model.graph.input, *large], model.graph.output, small
@@ -70,11 +70,7 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Checks the whole graph against ONNX's rules, and every shape.
-
-    Raises:
-        GraphError: something does not fit.
-    """
+    """Checks the whole graph against ONNX's rules, and every shape; raises as `shapes_of`."""
     shapes_of(model)
 
 
@@ -82,46 +78,48 @@ def check(model: onnx.ModelProto) -> None:
 
 
 def op_counts(model: onnx.ModelProto) -> Counter[str]:
-    """How often each op stands in the graph; constants are none."""
+    """How often each op stands in the graph; constants are not counted."""
     return Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
 
 
-def bytes_moved(model: onnx.ModelProto, **lengths: int) -> list[tuple[onnx.NodeProto, int]]:
-    """Every node with the bytes that it reads and writes: each operand once, as from a perfect cache.
+def bytes_by_op(model: onnx.ModelProto, **lengths: int) -> dict[str, int]:
+    """Bytes that each op reads and writes, the most first; ops that move nothing are left out.
 
-    A Gather or Slice reads what it gives, a ScatterND with shared buffers moves its new rows alone, and a change of
-    shape moves nothing.
+    Each operand counts once, as from a perfect cache: see `node_bytes`.
 
     Args:
-        lengths: what to put for the graph's free lengths, `past=100`.
+        lengths: values for the graph's symbolic lengths, `past=100`.
 
     Raises:
-        GraphError: as `shapes_of`; or a length is still free.
+        GraphError: as `shapes_of`; or a length has no value.
     """
-    shapes, sizes = shapes_of(model, **lengths), item_sizes(model, **lengths)
+    shapes, sizes = shapes_of(model, **lengths), item_sizes(model)
 
     def size(name: str) -> int:
-        shape = shapes[name]
-        if not all(isinstance(dim, int) for dim in shape):
-            raise GraphError(f"The size of {name} is not known: {shape}.", hint="Say what its free lengths are.")
-        return math.prod(shape) * sizes[name]
+        dims = [dim for dim in shapes[name] if isinstance(dim, int)]
+        if len(dims) < len(shapes[name]):
+            raise GraphError(f"The size of {name} is not known: {shapes[name]}.", hint="Give its symbolic lengths.")
+        return math.prod(dims) * sizes[name]
 
-    return [(node, moved(node, size)) for node in model.graph.node]
+    total: Counter[str] = Counter()
+    for node in model.graph.node:
+        total[node.op_type] += node_bytes(node, size)
+    return {op: count for op, count in total.most_common() if count}
 
 
-def moved(node: onnx.NodeProto, size: Callable[[str], int]) -> int:
-    """Bytes that one node reads and writes."""
+def node_bytes(node: onnx.NodeProto, size: Callable[[str], int]) -> int:
+    """Bytes that one node reads and writes; a ScatterND with shared buffers moves its new rows alone."""
     read, written = [size(name) for name in node.input if name], sum(size(name) for name in node.output if name)
-    if node.op_type in FREE:
+    if node.op_type in VIEW_OPS:
         return 0
-    if node.op_type in HALF_READ:
+    if node.op_type in INDEXING_OPS:
         return 2 * written + sum(read[1:])
     if node.op_type == "ScatterND":
         return read[1] + 2 * read[2]
     return sum(read) + written
 
 
-def item_sizes(model: onnx.ModelProto, **lengths: int) -> dict[str, int]:
+def item_sizes(model: onnx.ModelProto) -> dict[str, int]:
     """Bytes of one item of every value."""
     import onnx
 
@@ -132,11 +130,3 @@ def item_sizes(model: onnx.ModelProto, **lengths: int) -> dict[str, int]:
     values = [*graph.input, *graph.value_info, *graph.output]
     sizes = {value.name: item_size(value.type.tensor_type.elem_type) for value in values}
     return sizes | {tensor.name: item_size(tensor.data_type) for tensor in graph.initializer}
-
-
-def bytes_by_op(model: onnx.ModelProto, **lengths: int) -> dict[str, int]:
-    """`bytes_moved` for each op together, the most first; ops that move nothing are left out."""
-    total = Counter()
-    for node, count in bytes_moved(model, **lengths):
-        total[node.op_type] += count
-    return {op: count for op, count in total.most_common() if count}

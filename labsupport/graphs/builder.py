@@ -1,6 +1,6 @@
-"""The words in which Whisper's ONNX graphs are written: a graph under construction, and a transformer's parts.
+"""What Whisper's ONNX graphs are made of: a graph under construction, and a transformer's parts.
 
-Nothing here knows torch: each node is put down as it is written, so that no exporter has rewritten anything before.
+No exporter is involved: a graph holds exactly the nodes that are written here.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ class Graph:
 
     def __init__(self, name: str, tensors: dict[str, np.ndarray]):
         self.name, self.tensors = name, tensors
-        self.inputs, self.outputs = [], []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, onnx.TensorProto] = {}
         self.names: dict[str, int] = {}
 
     def input(self, name: str, dtype: type, shape: Iterable[int | str]) -> str:
-        """A value from outside; a string in `shape` names an axis whose length is not known yet."""
+        """A value from outside; a string in `shape` names a symbolic length."""
         self.inputs.append(declare(name, dtype, shape))
         return name
 
     def output(self, value: str, name: str, dtype: type, shape: Iterable[int | str]) -> str:
-        """Gives `value` to the outside, where it is called `name`; inside too from now on."""
+        """Makes `value` an output of the graph and renames it to `name`, inside the graph too."""
         for node in self.nodes:
             node.input[:] = [name if given == value else given for given in node.input]
             node.output[:] = [name if given == value else given for given in node.output]
@@ -54,7 +55,7 @@ class Graph:
         return names
 
     def constant(self, name: str, array) -> str:
-        """A value that is known now; one constant of each name."""
+        """A constant; the first array given under a name stays."""
         if name not in self.weights:
             self.weights[name] = numpy_helper.from_array(np.asarray(array), name)
         return name
@@ -77,7 +78,7 @@ def declare(name: str, dtype: type, shape: Iterable[int | str]) -> onnx.ValueInf
 
 def linear(g: Graph, x: str, name: str, bias: bool = True) -> str:
     """(…, in) -> (…, out)"""
-    y = g.op("MatMul", x, g.weight(f"{name}.weight", transpose=True), name=f"{name}/MatMul")
+    y = g.op("MatMul", x, g.weight(f"{name}.weight", transpose=True), name=f"{name}/MatMul")  # (…, out)
     return g.op("Add", y, g.weight(f"{name}.bias"), name=f"{name}/Add") if bias else y
 
 
@@ -96,7 +97,7 @@ def gelu(g: Graph, x: str, name: str) -> str:
 
 
 def feed_forward(g: Graph, x: str, layer: str) -> str:
-    """A layer's second half, on its residual path."""
+    """(batch, length, d_model) -> the same: a layer's second half, added to its residual path"""
     h = layer_norm(g, x, f"{layer}.final_layer_norm")
     h = gelu(g, linear(g, h, f"{layer}.fc1"), f"{layer}.gelu")
     return g.op("Add", x, linear(g, h, f"{layer}.fc2"), name=f"{layer}.feed_forward/Add")
@@ -122,7 +123,7 @@ def keys_values(g: Graph, x: str, config: Config, attention: str) -> tuple[str, 
     return split_heads(g, k, config, f"{attention}.k_proj"), split_heads(g, v, config, f"{attention}.v_proj")
 
 
-def attend(g: Graph, q: str, k: str, v: str, config: Config, attention: str, mask: str | None = None) -> str:
+def attend(g: Graph, q: str, kv: tuple[str, str], config: Config, attention: str, mask: str | None = None) -> str:
     """Attention and its output projection: (batch, length, heads, head_dim) each -> (batch, queries, d_model).
 
     Heads are brought forward for each matrix product and put back after it, as exporters leave them.
@@ -130,27 +131,26 @@ def attend(g: Graph, q: str, k: str, v: str, config: Config, attention: str, mas
     Args:
         mask: what is added to the scores, (queries, keys) or more axes.
     """
-    q = g.op("Transpose", q, perm=[0, 2, 1, 3], name=f"{attention}/q_Transpose")
-    k = g.op("Transpose", k, perm=[0, 2, 3, 1], name=f"{attention}/k_Transpose")
-    v = g.op("Transpose", v, perm=[0, 2, 1, 3], name=f"{attention}/v_Transpose")
-    scores = g.op("MatMul", q, k, name=f"{attention}/qk_MatMul")
+    k, v = kv
+    q = g.op("Transpose", q, perm=[0, 2, 1, 3], name=f"{attention}/q_Transpose")  # (batch, heads, queries, head_dim)
+    k = g.op("Transpose", k, perm=[0, 2, 3, 1], name=f"{attention}/k_Transpose")  # (batch, heads, head_dim, keys)
+    v = g.op("Transpose", v, perm=[0, 2, 1, 3], name=f"{attention}/v_Transpose")  # (batch, heads, keys, head_dim)
+    scores = g.op("MatMul", q, k, name=f"{attention}/qk_MatMul")  # (batch, heads, queries, keys)
     if mask is not None:
         scores = g.op("Add", scores, mask, name=f"{attention}/mask_Add")
     weights = g.op("Softmax", scores, axis=-1, name=f"{attention}/Softmax")
-    mixed = g.op("MatMul", weights, v, name=f"{attention}/wv_MatMul")
-    mixed = g.op("Transpose", mixed, perm=[0, 2, 1, 3], name=f"{attention}/out_Transpose")
-    joined = g.op(
-        "Reshape", mixed, g.constant("heads_joined", np.array([0, 0, -1], np.int64)), name=f"{attention}/Reshape"
-    )
-    return linear(g, joined, f"{attention}.out_proj")
+    x = g.op("MatMul", weights, v, name=f"{attention}/wv_MatMul")  # (batch, heads, queries, head_dim)
+    x = g.op("Transpose", x, perm=[0, 2, 1, 3], name=f"{attention}/out_Transpose")  # (batch, queries, heads, head_dim)
+    shape = g.constant("heads_joined", np.array([0, 0, -1], np.int64))
+    x = g.op("Reshape", x, shape, name=f"{attention}/Reshape")  # (batch, queries, d_model)
+    return linear(g, x, f"{attention}.out_proj")
 
 
-def score_vocabulary(g: Graph, x: str, weight: str, config: Config) -> str:
+def project_vocabulary(g: Graph, x: str, weight: str, config: Config) -> str:
     """(batch, length, d_model) @ the transpose of `weight`, rows of the tied embedding -> (batch * length, rows)
 
     A Gemm reads the embedding as it lies, so that the file holds it once.
     """
-    flat = g.op(
-        "Reshape", x, g.constant("d_model_last", np.array([-1, config.d_model], np.int64)), name="logits/flatten"
-    )
-    return g.op("Gemm", flat, weight, transB=1, name="logits/Gemm")
+    shape = g.constant("d_model_last", np.array([-1, config.d_model], np.int64))
+    x = g.op("Reshape", x, shape, name="logits/flatten")  # (batch * length, d_model)
+    return g.op("Gemm", x, weight, transB=1, name="logits/Gemm")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BUSY = {"Concat", "Slice", "Tile", "Transpose"}  # what the four passes take away,
-MANY = 10_000  # where they move this many numbers or more
-ROOM = 2.1  # between the middles of two boxes
+COPY_OPS = {"Concat", "Slice", "Tile", "Transpose"}  # what the four passes remove
+MIN_NUMBERS = 10_000  # how many of them a copy must move to be drawn in another colour
+SPACING = 2.1  # between the middles of two boxes
 
 
 def neighbourhood(model: onnx.ModelProto, starts: Sequence[str], end: str) -> list[onnx.NodeProto]:
@@ -36,48 +36,48 @@ def neighbourhood(model: onnx.ModelProto, starts: Sequence[str], end: str) -> li
 def draw_neighbourhood(
     models: dict[str, onnx.ModelProto], starts: Sequence[str], end: str, **lengths: int
 ) -> tuple[Figure, str]:
-    """The part between `starts` and `end` of each model, side by side; and the same in words, as alt text.
+    """The part between `starts` and `end` of each model, side by side; and an alt text that lists the nodes.
 
     Args:
-        lengths: what to put for the graphs' free lengths.
+        lengths: values for the graphs' symbolic lengths.
     """
     drawn, axes = plots.figure(width=4.4 * len(models), height=6.2)
     axes.remove()
     drawn.set_dpi(84)  # four such pictures go into one notebook
-    told = []
+    texts = []
     for panel, (title, model) in zip(drawn.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True):
         nodes, shapes = neighbourhood(model, starts, end), shapes_of(model, **lengths)
         outside = {*starts, *(value.name for value in model.graph.input)}
         draw_nodes(panel, nodes, outside - {"position"}, shapes)
         panel.set(title=title)
-        told.append(f"{title}: " + ", ".join(f"{node.op_type} {times(shapes[node.output[0]])}" for node in nodes))
-    return drawn, "Nodes in order, each with its result's shape. " + "; ".join(told) + "."
+        texts.append(f"{title}: " + ", ".join(f"{node.op_type} {times(shapes[node.output[0]])}" for node in nodes))
+    return drawn, "Nodes in order, each with its result's shape. " + "; ".join(texts) + "."
 
 
 def draw_nodes(axes: Axes, nodes: list[onnx.NodeProto], outside: set[str], shapes: dict[str, Shape]) -> None:
     """Each node one level below the lowest that it reads; what comes from outside stands just above its reader."""
-    levels = place_in_levels(nodes, outside & {name for node in nodes for name in node.input})
-    places = spread(levels, nodes)
+    levels = assign_levels(nodes, outside & {name for node in nodes for name in node.input})
+    centres = spread(levels, nodes)
     kinds = {node.output[0]: node.op_type for node in nodes}
     for node in nodes:
         for name in node.input:
-            if name in places:
+            if name in centres:
                 arrow = {"arrowstyle": "-|>", "color": "0.5", "shrinkA": 11, "shrinkB": 11}
-                axes.annotate("", places[node.output[0]], places[name], arrowprops=arrow)
-    for name, (x, y) in places.items():
+                axes.annotate("", centres[node.output[0]], centres[name], arrowprops=arrow)
+    for name, (x, y) in centres.items():
         text = kinds.get(name, label(name))
-        busy = text in BUSY and math.prod(dim or 1 for dim in shapes[name]) >= MANY
-        shade = plots.COLOURS[1] if busy else plots.COLOURS[5] if name in kinds else "0.9"
-        box = {"boxstyle": "round", "facecolor": shade, "edgecolor": "0.4", "alpha": 0.9}
+        copies = text in COPY_OPS and math.prod(dim for dim in shapes[name] if isinstance(dim, int)) >= MIN_NUMBERS
+        colour = plots.COLOURS[1] if copies else plots.COLOURS[5] if name in kinds else "0.9"
+        box = {"boxstyle": "round", "facecolor": colour, "edgecolor": "0.4", "alpha": 0.9}
         axes.text(x, y, f"{text}\n{times(shapes[name])}", ha="center", va="center", fontsize=7, bbox=box)
-    columns, rows = zip(*places.values(), strict=True)
+    columns, rows = zip(*centres.values(), strict=True)
     axes.set(xlim=(min(columns) - 1, max(columns) + 1), ylim=(min(rows) - 0.5, max(rows) + 0.5))
     axes.axis("off")
 
 
-def place_in_levels(nodes: list[onnx.NodeProto], outside: set[str]) -> dict[str, int]:
+def assign_levels(nodes: list[onnx.NodeProto], outside: set[str]) -> dict[str, int]:
     """Value -> its level from the top; a value from outside stands just above its first reader."""
-    levels = {}
+    levels: dict[str, int] = {}
     for node in nodes:
         read = [levels[name] for name in node.input if name in levels]
         levels[node.output[0]] = max(read, default=0) + 1
@@ -86,18 +86,18 @@ def place_in_levels(nodes: list[onnx.NodeProto], outside: set[str]) -> dict[str,
 
 
 def spread(levels: dict[str, int], nodes: list[onnx.NodeProto]) -> dict[str, tuple[float, float]]:
-    """Value -> where it stands: above what reads it, with room between neighbours."""
+    """Value -> the centre of its box: above what reads it, at least `SPACING` from its neighbours."""
     readers = {name: [node.output[0] for node in nodes if name in node.input] for name in levels}
-    places = {}
+    centres: dict[str, tuple[float, float]] = {}
     for level in sorted(set(levels.values()), reverse=True):
         row = [name for name in levels if levels[name] == level]
-        wanted = {name: mean([places[r][0] for r in readers[name]]) for name in row}
+        wanted = {name: mean([centres[reader][0] for reader in readers[name]]) for name in row}
         x, columns = float("-inf"), {}
-        for name in sorted(row, key=wanted.get):
-            columns[name] = x = max(wanted[name], x + ROOM)
+        for name in sorted(row, key=wanted.__getitem__):
+            columns[name] = x = max(wanted[name], x + SPACING)
         shift = mean([wanted[name] - columns[name] for name in row])
-        places |= {name: (column + shift, -float(level)) for name, column in columns.items()}
-    return places
+        centres |= {name: (column + shift, -float(level)) for name, column in columns.items()}
+    return centres
 
 
 def mean(numbers: list[float]) -> float:

@@ -13,22 +13,29 @@ from labsupport.base.errors import NotAvailable
 from labsupport.machine.os_info import asked_threads, count_physical_cores, usable_cores
 
 if TYPE_CHECKING:
+    import onnx
     from onnxruntime import InferenceSession, OrtValue
 
 
-# --- sessions ---------------------------------------------------------------------------------------------------------
-
-
-def open_session(graph: Path | bytes, threads: int | None = None, prepack: bool = True) -> InferenceSession:
+def open_session(
+    graph: Path | bytes | onnx.ModelProto,
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
+    prepack: bool = True,
+    profile: Path | None = None,
+) -> InferenceSession:
     """A session on the CPU.
 
     Args:
-        graph: a file, or a serialised model.
+        graph: a file, or a model, serialised or not.
         threads: for one op; by default `OMP_NUM_THREADS`, as torch does, else the physical cores.
+        optimise: let ONNX Runtime's optimiser rewrite the graph (all levels), or not at all.
         prepack: keep a copy of the weights in the order in which matrix products read them fastest.
+        profile: the beginning of a file name for ONNX Runtime's profile; none is written without it.
 
     Raises:
-        NotAvailable: it is not installed.
+        NotAvailable: ONNX Runtime is not installed.
     """
     require_runtime()
     import onnxruntime
@@ -36,9 +43,13 @@ def open_session(graph: Path | bytes, threads: int | None = None, prepack: bool 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or count_threads()
     options.log_severity_level = 3  # errors
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    source = graph if isinstance(graph, bytes) else str(graph)
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    source = str(graph) if isinstance(graph, Path) else graph if isinstance(graph, bytes) else graph.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 

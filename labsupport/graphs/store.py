@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, BinaryIO
 from labsupport.base.cached_folder import cached_folder, recall_hash
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.resolve import Checkpoint, find_weights
+from labsupport.graphs.loop_interface import LoopInterface, read_interface
 
 if TYPE_CHECKING:
     import onnx
 
-WEIGHTS = "weights.bin"
-LARGE = 4096  # bytes; smaller tensors stay in the graph's own file
+WEIGHTS, INTERFACE = "weights.bin", "interface.json"
+LARGE = 4096  # bytes; smaller tensors stay in the file of their graph
 ALIGNED = 4096  # bytes: where a tensor begins, so that ONNX Runtime can map the file
-# The source of all that builds and rewrites graphs; a test holds this list against what those modules import.
+HERE = Path(__file__).resolve().parent
+# The source of all that builds and rewrites graphs: tests/graphs/test_store.py holds the list against the imports.
 BUILDERS = (
     "../speech/features.py",
     "analysis.py",
@@ -39,10 +41,10 @@ log = logging.getLogger(__name__)
 
 
 def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Path:
-    """The folder with a checkpoint's graphs, NAME.onnx each, and `form.json`, the read_interface of the loop.
+    """The folder with a checkpoint's graphs, NAME.onnx each, and `interface.json`, the loop graph's.
 
     They are built on first use, again if a file is damaged, and anew if the weights or the code that builds them
-    changed: those of an earlier code are then removed.
+    changed: graphs of earlier code are then removed.
 
     Args:
         start, languages: tokens, see `whisper_graphs.language`; without languages there is no such graph.
@@ -51,25 +53,31 @@ def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Pat
         FolderError: the folder cannot be written.
     """
     key = hashlib.sha256(json.dumps([identify(checkpoint), start, languages]).encode()).hexdigest()
-    ours = cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
-    folder = ours / f"{hash_builders()[:8]}-{key[:8]}"
+    graphs = cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
+    folder = graphs / f"{hash_builders()[:8]}-{key[:8]}"
 
     def write(part: Path) -> None:
-        remove_outdated(ours)
+        remove_outdated(graphs)
         write_graphs(part, checkpoint, start, languages)
 
     return cached_folder(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
 
 
+def read_stored_interface(folder: Path) -> LoopInterface:
+    """The interface of the loop graph in a folder that `find_graphs` gives."""
+    stored = json.loads((folder / INTERFACE).read_text(encoding="utf-8"))
+    return LoopInterface(stored["cache"], stored["capacity"], tuple(stored["layout"]), tuple(stored["cross_layout"]))
+
+
 def remove_outdated(folder: Path) -> None:
-    """Removes a checkpoint's graphs that other code has built; they would fill the disk with every change."""
+    """Removes a checkpoint's graphs that other code has built, which would fill the disk with every change."""
     for old in folder.iterdir():
         if old.is_dir() and old.suffix != ".part" and not old.name.startswith(hash_builders()[:8]):
             shutil.rmtree(old)
 
 
 def identify(checkpoint: Checkpoint) -> list:
-    """What tells a checkpoint's weights from all others."""
+    """What changes with a checkpoint's weights: its configuration, and their files' hashes or the seed."""
     if checkpoint.random:
         return [repr(checkpoint.config), checkpoint.seed]
     files = find_weights(checkpoint.folder)
@@ -78,46 +86,43 @@ def identify(checkpoint: Checkpoint) -> list:
 
 
 @functools.cache
-def hash_builders() -> str:
+def hash_builders(folder: Path = HERE) -> str:
     """One hash of the source of all that builds and rewrites graphs."""
-    here, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    digest = hashlib.sha256()
     for name in BUILDERS:
-        digest.update((here / name).read_bytes())
+        digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
 
 def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: list[int]) -> None:
     """Builds every graph into `folder`."""
     from labsupport.graphs import whisper_graphs
-    from labsupport.graphs.loop_interface import read_interface
 
     log.info("Building the ONNX graphs of %s, once.", checkpoint.label)
     loop = whisper_graphs.loop(checkpoint)
-    form = read_interface(loop)
-    (folder / "form.json").write_text(json.dumps(asdict(form)), encoding="utf-8")
+    interface = read_interface(loop)
+    (folder / INTERFACE).write_text(json.dumps(asdict(interface)), encoding="utf-8")
     with open(folder / WEIGHTS, "wb") as weights:
         store = functools.partial(store_graph, folder, weights, {})
         store("loop", loop)
-        store("prefill", whisper_graphs.prefill(checkpoint, form.cross_layout))
+        store("prefill", whisper_graphs.prefill(checkpoint, interface.cross_layout))
         if languages:
             store("language", whisper_graphs.language(checkpoint, start, languages))
         for build in (whisper_graphs.features, whisper_graphs.encoder, whisper_graphs.rearrange):
             store(build.__name__, build(checkpoint))
 
 
-def store_graph(
-    folder: Path, weights: BinaryIO, places: dict[str, tuple[int, int]], name: str, model: onnx.ModelProto
-) -> None:
+def store_graph(folder: Path, weights: BinaryIO, offsets: dict[str, int], name: str, model: onnx.ModelProto) -> None:
     """Writes one graph; arguments as for `move_weights`."""
-    move_weights(model, weights, places)
+    move_weights(model, weights, offsets)
     (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
 
 
-def move_weights(model: onnx.ModelProto, file: BinaryIO, places: dict[str, tuple[int, int]]) -> None:
-    """Moves a graph's large tensors into `file`, where the graph finds them by place.
+def move_weights(model: onnx.ModelProto, file: BinaryIO, offsets: dict[str, int]) -> None:
+    """Moves a graph's large tensors into `file`, each content once.
 
     Args:
-        places: content -> first byte and length of what is in the file already; grows.
+        offsets: hash of a content -> its first byte in the file; grows.
     """
     import onnx
 
@@ -126,12 +131,11 @@ def move_weights(model: onnx.ModelProto, file: BinaryIO, places: dict[str, tuple
         if len(data) < LARGE:
             continue
         content = hashlib.sha256(data).hexdigest()
-        if content not in places:
+        if content not in offsets:
             file.write(bytes(-file.tell() % ALIGNED))
-            places[content] = (file.tell(), len(data))
+            offsets[content] = file.tell()
             file.write(data)
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        offset, length = places[content]
-        for key, value in (("location", WEIGHTS), ("offset", offset), ("length", length)):
+        for key, value in (("location", WEIGHTS), ("offset", offsets[content]), ("length", len(data))):
             tensor.external_data.add(key=key, value=str(value))

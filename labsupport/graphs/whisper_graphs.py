@@ -22,22 +22,23 @@ from labsupport.graphs.builder import (
     gelu,
     keys_values,
     layer_norm,
+    project_vocabulary,
     query,
-    score_vocabulary,
 )
+from labsupport.graphs.loop_interface import PLAIN
+from labsupport.graphs.passes import run_all
 from labsupport.speech.features import FFT, HOP, WINDOW_FRAMES, mel_filters
 
-PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
 BEAMS = 5  # of the article
 
-# --- sound -----------------------------------------------------------------------------------------------------------
+# --- audio -----------------------------------------------------------------------------------------------------------
 
 
 def features(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """samples (1, n) -> mel (1, mels, frames): what `features.log_mel` computes, to 1e-4, for sound of any length."""
+    """samples (1, n) -> mel (1, mels, frames): what `features.log_mel` computes, to 1e-4, for any n."""
     config = checkpoint.config
     g = Graph("features", {})
-    samples = fill_window(g, g.input("samples", np.float32, (1, "samples")))
+    samples = pad_window(g, g.input("samples", np.float32, (1, "samples")))
     log = log_energy(g, power_spectrum(g, samples), config.mels)
     loudest = g.op("ReduceMax", log, name="loudest/ReduceMax")
     floor = g.op("Sub", loudest, g.constant("eighty_decibels", np.float32(8)), name="loudest/Sub")
@@ -47,16 +48,16 @@ def features(checkpoint: Checkpoint) -> onnx.ModelProto:
     return g.finish()
 
 
-def fill_window(g: Graph, samples: str) -> str:
-    """(1, n) -> (1, 1, n'): silence up to 30 s, and at both ends the half frame that is mirrored there."""
+def pad_window(g: Graph, samples: str) -> str:
+    """(1, n) -> (1, 1, n'): zeros up to 30 s, then half a frame at both ends, mirrored."""
     zero, window = (g.constant(name, np.array([n])) for name, n in (("zero", 0), ("window", WINDOW_FRAMES * HOP)))
-    length = g.op("Shape", samples, start=1, name="fill/Shape")
-    lacking = g.op("Max", g.op("Sub", window, length, name="fill/Sub"), zero, name="fill/Max")
-    ends = g.op("Concat", g.constant("no_ends", np.zeros(3, np.int64)), lacking, axis=0, name="fill/Concat")
-    filled = g.op("Pad", samples, ends, name="fill/Pad")
+    length = g.op("Shape", samples, start=1, name="pad/Shape")
+    lacking = g.op("Max", g.op("Sub", window, length, name="pad/Sub"), zero, name="pad/Max")
+    ends = g.op("Concat", g.constant("no_ends", np.zeros(3, np.int64)), lacking, axis=0, name="pad/Concat")
+    padded = g.op("Pad", samples, ends, name="pad/Pad")  # (1, at least 480000)
     half = g.constant("half_frame", np.array([0, FFT // 2, 0, FFT // 2]))
-    mirrored = g.op("Pad", filled, half, mode="reflect", name="mirror/Pad")
-    return g.op("Unsqueeze", mirrored, g.constant("second", np.array([1])), name="mirror/Unsqueeze")
+    mirrored = g.op("Pad", padded, half, mode="reflect", name="reflect/Pad")
+    return g.op("Unsqueeze", mirrored, g.constant("second", np.array([1])), name="reflect/Unsqueeze")  # (1, 1, n')
 
 
 def power_spectrum(g: Graph, samples: str) -> str:
@@ -64,58 +65,59 @@ def power_spectrum(g: Graph, samples: str) -> str:
     bins, times = np.arange(FFT // 2 + 1), np.arange(FFT)
     waves = np.hanning(FFT + 1)[:-1] * np.exp(2j * np.pi / FFT * (bins[:, None] * times % FFT))
     basis = g.constant("fourier_basis", np.concatenate([waves.real, waves.imag])[:, None].astype(np.float32))
-    amplitudes = g.op("Conv", samples, basis, strides=[HOP], name="spectrum/Conv")
+    amplitudes = g.op("Conv", samples, basis, strides=[HOP], name="spectrum/Conv")  # (1, 402, frames)
     squares = g.op("Mul", amplitudes, amplitudes, name="spectrum/Mul")
     halves = g.constant("real_imaginary", np.array([len(bins), len(bins)]))
-    real, imaginary = g.split(squares, halves, axis=1, parts=2, name="spectrum/Split")
+    real, imaginary = g.split(squares, halves, axis=1, parts=2, name="spectrum/Split")  # (1, 201, frames) each
     return g.op("Add", real, imaginary, name="spectrum/Add")
 
 
 def log_energy(g: Graph, power: str, mels: int) -> str:
-    """(1, 201, frames) -> log10 of the energy in each mel band, the last frame left out."""
-    bands = g.op("MatMul", g.constant("mel_filters", mel_filters(mels).astype(np.float32)), power, name="mel/MatMul")
+    """(1, 201, frames) -> (1, mels, frames - 1): log10 of the energy in each mel band, without the last frame."""
+    filters = g.constant("mel_filters", mel_filters(mels).astype(np.float32))
+    bands = g.op("MatMul", filters, power, name="mel/MatMul")  # (1, mels, frames)
     ends = (g.constant(name, np.array([n])) for name, n in (("first", 0), ("last", -1), ("frame_axis", 2)))
     bands = g.op("Slice", bands, *ends, name="mel/Slice")
-    heard = g.op("Max", bands, g.constant("silence", np.float32(1e-10)), name="mel/Max")
-    log = g.op("Log", heard, name="mel/Log")
+    clipped = g.op("Max", bands, g.constant("silence", np.float32(1e-10)), name="mel/Max")
+    log = g.op("Log", clipped, name="mel/Log")
     return g.op("Mul", log, g.constant("log10_e", np.float32(np.log10(np.e))), name="mel/Mul")
 
 
 def encoder(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """mel (batch, mels, 3000) -> audio (batch, 1500, d_model)"""
+    """mel (batch, mels, 3000) -> encoder_out (batch, 1500, d_model)"""
     config = checkpoint.config
     g = Graph("encoder", dict(checkpoint.tensors()))
     mel = g.input("mel", np.float32, ("batch", config.mels, 2 * config.audio_positions))
-    x = gelu(g, convolve(g, mel, "encoder.conv1", stride=1), "encoder.gelu1")
-    x = gelu(g, convolve(g, x, "encoder.conv2", stride=2), "encoder.gelu2")
-    x = g.op("Transpose", x, perm=[0, 2, 1], name="encoder.conv2/Transpose")
+    x = gelu(g, convolve(g, mel, "encoder.conv1", stride=1), "encoder.gelu1")  # (batch, d_model, 3000)
+    x = gelu(g, convolve(g, x, "encoder.conv2", stride=2), "encoder.gelu2")  # (batch, d_model, 1500)
+    x = g.op("Transpose", x, perm=[0, 2, 1], name="encoder.conv2/Transpose")  # (batch, 1500, d_model)
     x = g.op("Add", x, g.weight("encoder.embed_positions.weight"), name="encoder.embed_positions/Add")
     for number in range(config.encoder_layers):
         x = encoder_layer(g, x, f"encoder.layers.{number}", config)
-    audio = layer_norm(g, x, "encoder.layer_norm")
-    g.output(audio, "audio", np.float32, ("batch", config.audio_positions, config.d_model))
+    x = layer_norm(g, x, "encoder.layer_norm")
+    g.output(x, "encoder_out", np.float32, ("batch", config.audio_positions, config.d_model))
     return g.finish()
 
 
 def convolve(g: Graph, x: str, name: str, stride: int) -> str:
-    """(batch, channels, frames) -> (batch, d_model, frames / stride), 3 frames at a time"""
+    """(batch, channels, frames) -> (batch, d_model, frames / stride), by kernels of 3 frames"""
     weights = g.weight(f"{name}.weight"), g.weight(f"{name}.bias")
     return g.op("Conv", x, *weights, strides=[stride], pads=[1, 1], name=f"{name}/Conv")
 
 
 def encoder_layer(g: Graph, x: str, layer: str, config: Config) -> str:
-    """Attention of every frame to every other, and the feed-forward net."""
-    own = f"{layer}.self_attn"
+    """Self-attention and the feed-forward net: (batch, 1500, d_model) -> the same"""
+    attention = f"{layer}.self_attn"
     h = layer_norm(g, x, f"{layer}.self_attn_layer_norm")
-    mixed = attend(g, query(g, h, config, own), *keys_values(g, h, config, own), config, own)
-    return feed_forward(g, g.op("Add", x, mixed, name=f"{own}/residual_Add"), layer)
+    mixed = attend(g, query(g, h, config, attention), keys_values(g, h, config, attention), config, attention)
+    return feed_forward(g, g.op("Add", x, mixed, name=f"{attention}/residual_Add"), layer)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
 def language(checkpoint: Checkpoint, start: int, languages: list[int]) -> onnx.ModelProto:
-    """audio (batch, 1500, d_model) -> logits (batch, languages): how likely each is, right after the start token.
+    """encoder_out (batch, 1500, d_model) -> logits (batch, languages): how likely each is, right after the start token.
 
     Args:
         start: the token that a text starts with.
@@ -123,70 +125,78 @@ def language(checkpoint: Checkpoint, start: int, languages: list[int]) -> onnx.M
     """
     config = checkpoint.config
     g = Graph("language", dict(checkpoint.tensors()))
-    audio = g.input("audio", np.float32, ("batch", config.audio_positions, config.d_model))
+    encoder_out = g.input("encoder_out", np.float32, ("batch", config.audio_positions, config.d_model))
     tokens = g.constant("start_token", np.array([[start]]))
-    x, _ = read_text(g, tokens, g.constant("first_position", np.array([0])), audio, config)
+    x, _ = decoder(g, tokens, g.constant("first_position", np.array([0])), encoder_out, config)
     rows = g.tensors["model.decoder.embed_tokens.weight"][languages]
-    logits = score_vocabulary(g, x, g.constant("language_tokens", rows), config)
+    logits = project_vocabulary(g, x, g.constant("language_tokens", rows), config)
     g.output(logits, "logits", np.float32, ("batch", len(languages)))
     return g.finish()
 
 
 def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> onnx.ModelProto:
-    """Reads a prompt: the main decoder's first run, which also computes what every later step needs.
+    """The decoder over a prompt, which also computes what every later step needs.
 
-    Inputs: tokens (batch, length), audio (batch, 1500, d_model). Outputs: logits (batch, length, vocab); for each layer
-    i cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim).
+    Inputs: tokens (batch, length), encoder_out (batch, 1500, d_model). Outputs: logits (batch, length, vocab); for each
+    layer i cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim).
 
     Args:
         cross_layout: the order of the axes of cross_k.i and cross_v.i that the loop graph wants, see
-            `optim.graph.interface`.
+            `LoopInterface`.
     """
     config = checkpoint.config
     g = Graph("prefill", dict(checkpoint.tensors()))
     tokens = g.input("tokens", np.int64, ("batch", "length"))
-    audio = g.input("audio", np.float32, ("batch", config.audio_positions, config.d_model))
+    encoder_out = g.input("encoder_out", np.float32, ("batch", config.audio_positions, config.d_model))
     shape = g.op("Shape", tokens, name="prompt/Shape")
     zero, step = (g.constant(name, np.array(n)) for name, n in (("from_zero", 0), ("by_one", 1)))
     length = g.op("Gather", shape, step, name="prompt/Gather")
     positions = g.op("Range", zero, length, step, name="prompt/Range")
-    x, caches = read_text(g, tokens, positions, audio, config, hide_future(g, length))
-    logits = score_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
+    x, caches = decoder(g, tokens, positions, encoder_out, config, causal_mask(g, length))
+    logits = project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
     vocabulary = g.constant("vocabulary", np.array([config.vocab_size]))
     ends = g.op("Concat", shape, vocabulary, axis=0, name="logits/Concat")
-    logits = g.op("Reshape", logits, ends, name="logits/Reshape")
+    logits = g.op("Reshape", logits, ends, name="logits/Reshape")  # (batch, length, vocab)
     g.output(logits, "logits", np.float32, ("batch", "length", config.vocab_size))
     for name, value in caches.items():
         if name.startswith("cross"):
-            shape = [("batch", config.audio_positions, config.heads, config.head_dim)[axis] for axis in cross_layout]
-            g.output(g.op("Transpose", value, perm=cross_layout, name=f"{name}/Transpose"), name, np.float32, shape)
+            value = g.op("Transpose", value, perm=cross_layout, name=f"{name}/Transpose")
+            sizes = ("batch", config.audio_positions, config.heads, config.head_dim)
+            g.output(value, name, np.float32, [sizes[axis] for axis in cross_layout])
         else:
             g.output(value, name, np.float32, ("batch", "length", config.heads, config.head_dim))
     return g.finish()
 
 
-def read_text(
-    g: Graph, tokens: str, positions: str, audio: str, config: Config, mask: str | None = None
+def decoder(
+    g: Graph, tokens: str, positions: str, encoder_out: str, config: Config, mask: str | None = None
 ) -> tuple[str, dict[str, str]]:
-    """The decoder over a whole text: (batch, length, d_model) before the vocabulary, and every layer's keys, values."""
-    x, caches = embed(g, tokens, positions), {}
+    """All layers over a text: (batch, length, d_model), not yet projected, and each layer's keys and values by name."""
+    x = embed(g, tokens, positions)
+    caches: dict[str, str] = {}
     for number in range(config.decoder_layers):
         layer = f"decoder.layers.{number}"
-        own, cross = f"{layer}.self_attn", f"{layer}.encoder_attn"
         h = layer_norm(g, x, f"{layer}.self_attn_layer_norm")
-        k, v = keys_values(g, h, config, own)
-        mixed = attend(g, query(g, h, config, own), k, v, config, own, mask)
-        x = g.op("Add", x, mixed, name=f"{own}/residual_Add")
+        self_kv = keys_values(g, h, config, f"{layer}.self_attn")
+        x = add_attention(g, x, h, self_kv, config, f"{layer}.self_attn", mask)
         h = layer_norm(g, x, f"{layer}.encoder_attn_layer_norm")
-        cross_k, cross_v = keys_values(g, audio, config, cross)
-        heard = attend(g, query(g, h, config, cross), cross_k, cross_v, config, cross)
-        x = feed_forward(g, g.op("Add", x, heard, name=f"{cross}/residual_Add"), layer)
-        caches |= {f"cross_k.{number}": cross_k, f"cross_v.{number}": cross_v, f"k.{number}": k, f"v.{number}": v}
+        cross_kv = keys_values(g, encoder_out, config, f"{layer}.encoder_attn")
+        x = feed_forward(g, add_attention(g, x, h, cross_kv, config, f"{layer}.encoder_attn"), layer)
+        names = (f"cross_k.{number}", f"cross_v.{number}", f"k.{number}", f"v.{number}")
+        caches |= dict(zip(names, (*cross_kv, *self_kv), strict=True))
     return layer_norm(g, x, "decoder.layer_norm"), caches
 
 
-def hide_future(g: Graph, length: str) -> str:
-    """(length, length), added to scores: no token sees those after it."""
+def add_attention(
+    g: Graph, x: str, h: str, kv: tuple[str, str], config: Config, attention: str, mask: str | None = None
+) -> str:
+    """The residual path x, (batch, length, d_model), plus the attention of the normed `h` to these keys and values."""
+    mixed = attend(g, query(g, h, config, attention), kv, config, attention, mask)
+    return g.op("Add", x, mixed, name=f"{attention}/residual_Add")
+
+
+def causal_mask(g: Graph, length: str) -> str:
+    """(length, length), added to scores: no token attends to those after it."""
     row = g.op("Unsqueeze", length, g.constant("axis_0", np.array([0])), name="mask/Unsqueeze")
     size = g.op("Concat", row, row, axis=0, name="mask/Concat")
     hidden = g.op("ConstantOfShape", size, value=from_array(np.full(1, -1e9, np.float32)), name="mask/ConstantOfShape")
@@ -219,7 +229,7 @@ def decoder_step(
         x = step_layer(g, x, number, config, beams, capacity)
     x = layer_norm(g, x, "decoder.layer_norm")
     if logits:
-        scores = score_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
+        scores = project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
         scores = g.op("Unsqueeze", scores, g.constant("second", np.array([1], np.int64)), name="logits/Unsqueeze")
         g.output(scores, "logits", np.float32, (beams, 1, config.vocab_size))
     else:
@@ -229,38 +239,34 @@ def decoder_step(
 
 def embed(g: Graph, tokens: str, positions: str) -> str:
     """(batch, length) tokens at (length,) positions -> (batch, length, d_model)"""
-    words = g.op("Gather", g.weight("decoder.embed_tokens.weight"), tokens, name="decoder.embed_tokens/Gather")
-    places = g.op(
-        "Gather", g.weight("decoder.embed_positions.weight"), positions, name="decoder.embed_positions/Gather"
-    )
-    return g.op("Add", words, places, name="decoder.embed/Add")
+    table, position_table = g.weight("decoder.embed_tokens.weight"), g.weight("decoder.embed_positions.weight")
+    x = g.op("Gather", table, tokens, name="decoder.embed_tokens/Gather")  # (batch, length, d_model)
+    h = g.op("Gather", position_table, positions, name="decoder.embed_positions/Gather")  # (length, d_model)
+    return g.op("Add", x, h, name="decoder.embed/Add")
 
 
-def step_layer(g: Graph, x: str, number: int, config, beams: int, capacity: int | None) -> str:
-    """A decoder layer for one new token: attention to the past and itself, to the sound, and the feed-forward net."""
+def step_layer(g: Graph, x: str, number: int, config: Config, beams: int, capacity: int | None) -> str:
+    """A decoder layer for one new token, (beams, 1, d_model): self-attention, cross-attention, feed-forward net."""
     layer, rest = f"decoder.layers.{number}", (config.heads, config.head_dim)
-    own, cross = f"{layer}.self_attn", f"{layer}.encoder_attn"
+    attention, cross = f"{layer}.self_attn", f"{layer}.encoder_attn"
     h = layer_norm(g, x, f"{layer}.self_attn_layer_norm")
-    kept = []
-    for letter, new in zip("kv", keys_values(g, h, config, own), strict=True):
+    self_kv, cross_kv = [], []
+    for letter, new in zip("kv", keys_values(g, h, config, attention), strict=True):
         past = g.input(f"past_{letter}.{number}", np.float32, (beams, capacity or "past", *rest))
-        grown = g.op("Concat", past, new, axis=1, name=f"{own}/{letter}_Concat")
+        grown = g.op("Concat", past, new, axis=1, name=f"{attention}/{letter}_Concat")
         length = capacity + 1 if capacity else "past + 1"
-        kept.append(g.output(grown, f"{letter}.{number}", np.float32, (beams, length, *rest)))
-    x = g.op("Add", x, attend(g, query(g, h, config, own), *kept, config, own), name=f"{own}/residual_Add")
+        self_kv.append(g.output(grown, f"{letter}.{number}", np.float32, (beams, length, *rest)))
+    x = add_attention(g, x, h, (self_kv[0], self_kv[1]), config, attention)
     h = layer_norm(g, x, f"{layer}.encoder_attn_layer_norm")
-    repeats, sound = g.constant("beams_each", np.array([beams, 1, 1, 1], np.int64)), []
+    repeats = g.constant("beams_each", np.array([beams, 1, 1, 1], np.int64))
     for letter in "kv":
-        one = g.input(f"cross_{letter}.{number}", np.float32, (1, config.audio_positions, *rest))
-        sound.append(g.op("Tile", one, repeats, name=f"{cross}/{letter}_Tile"))
-    x = g.op("Add", x, attend(g, query(g, h, config, cross), *sound, config, cross), name=f"{cross}/residual_Add")
-    return feed_forward(g, x, layer)
+        window = g.input(f"cross_{letter}.{number}", np.float32, (1, config.audio_positions, *rest))
+        cross_kv.append(g.op("Tile", window, repeats, name=f"{cross}/{letter}_Tile"))  # (beams, 1500, heads, head_dim)
+    return feed_forward(g, add_attention(g, x, h, (cross_kv[0], cross_kv[1]), config, cross), layer)
 
 
 def loop(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """The decode step after article B's four rewrites, for any number of beams: see `optim.graph` and `free_beams`."""
-    from labsupport.graphs.passes import run_all
-
+    """The decode step after article B's four rewrites, for any number of beams: see `passes` and `free_beams`."""
     step = decoder_step(checkpoint, beams=BEAMS, capacity=checkpoint.config.text_positions)
     return free_beams(run_all(step), BEAMS)
 
@@ -268,8 +274,8 @@ def loop(checkpoint: Checkpoint) -> onnx.ModelProto:
 def free_beams(model: onnx.ModelProto, beams: int) -> onnx.ModelProto:
     """Has a rewritten decode step for `beams` beams take any number, of one window or of as many windows.
 
-    Where the new rows are written depends on the beams: those numbers become the input `places`, int64
-    (beams, heads, 1, 3), each an index of beam, head and row.
+    Where the new rows are written depends on the beams: those numbers become the input `indices` of every ScatterND,
+    int64 (beams, heads, 1, 3), each an index of beam, head and place.
     """
     free = onnx.ModelProto()
     free.CopyFrom(model)
@@ -285,18 +291,18 @@ def free_beams(model: onnx.ModelProto, beams: int) -> onnx.ModelProto:
         if value.name != "position":
             axis = value.type.tensor_type.shape.dim[0]
             axis.dim_param = "windows" if value.name.startswith("cross") else "beams"
-    lift_places(graph)
+    lift_indices(graph)
     return free
 
 
-def lift_places(graph: onnx.GraphProto) -> None:
-    """Makes an input, `places`, of what every ScatterND reads its indices from; what computed it goes."""
+def lift_indices(graph: onnx.GraphProto) -> None:
+    """Makes an input, `indices`, of what every ScatterND reads its indices from, and removes what computed it."""
     writes = [node for node in graph.node if node.op_type == "ScatterND"]
-    (places,) = {node.input[1] for node in writes}
+    (computed,) = {node.input[1] for node in writes}
     for node in writes:
-        node.input[1] = "places"
-    graph.input.append(declare("places", np.int64, ("beams", "heads", 1, 3)))
-    unread = [places]
+        node.input[1] = "indices"
+    graph.input.append(declare("indices", np.int64, ("beams", "heads", 1, 3)))
+    unread = [computed]
     while unread:
         name = unread.pop()
         for node in [node for node in graph.node if name in node.output]:
@@ -312,34 +318,34 @@ def rearrange(checkpoint: Checkpoint) -> onnx.ModelProto:
 
     Inputs: rows (beams,), whose past each beam takes over; length (1,), how many tokens the caches hold; past_k.i and
     past_v.i (beams, heads, 448, head_dim). Outputs: k.i and v.i, of the same shape. With past and result bound to one
-    buffer, nothing but the rows that hold tokens is moved.
+    buffer, nothing but the tokens' keys and values is moved.
     """
     config = checkpoint.config
     g = Graph("rearrange", {})
     rows, length = g.input("rows", np.int64, ("beams",)), g.input("length", np.int64, (1,))
     ends = g.constant("start", np.array([0])), length, g.constant("row_axis", np.array([2]))
-    places = count_places(g, rows, length, config.heads)
+    indices = token_indices(g, rows, length, config.heads)
     shape = ("beams", config.heads, config.text_positions, config.head_dim)
     for name in (f"{letter}.{number}" for number in range(config.decoder_layers) for letter in "kv"):
         past = g.input(f"past_{name}", np.float32, shape)
-        held = g.op("Slice", past, *ends, name=f"{name}/Slice")
-        taken = g.op("Gather", held, rows, axis=0, name=f"{name}/Gather")
-        g.output(g.op("ScatterND", past, places, taken, name=f"{name}/ScatterND"), name, np.float32, shape)
+        filled = g.op("Slice", past, *ends, name=f"{name}/Slice")  # (beams, heads, length, head_dim)
+        taken = g.op("Gather", filled, rows, axis=0, name=f"{name}/Gather")
+        g.output(g.op("ScatterND", past, indices, taken, name=f"{name}/ScatterND"), name, np.float32, shape)
     return g.finish()
 
 
-def count_places(g: Graph, rows: str, length: str, heads: int) -> str:
-    """(beams, heads, length, 3): the index of beam, head and row of each place in the caches that holds a token."""
+def token_indices(g: Graph, rows: str, length: str, heads: int) -> str:
+    """(beams, heads, length, 3): the index of beam, head and place of each token in the caches."""
     zero, one = g.constant("zero", np.array(0)), g.constant("one", np.array(1))
-    beams = g.op("Shape", rows, name="places/Shape")
+    beams = g.op("Shape", rows, name="indices/Shape")
     sizes = [beams, g.constant("heads", np.array([heads])), length]
-    size = g.op("Concat", *sizes, axis=0, name="places/Concat")
+    size = g.op("Concat", *sizes, axis=0, name="indices/Concat")
     indices = []
     for axis, count in enumerate(sizes):
-        scalar = g.op("Squeeze", count, name="places/Squeeze")
-        along = g.op("Range", zero, scalar, one, name="places/Range")
-        apart = g.constant(f"axis_{axis}_of_3", np.array([other for other in range(3) if other != axis]))
-        along = g.op("Unsqueeze", along, apart, name="places/Unsqueeze")
-        spread = g.op("Expand", along, size, name="places/Expand")
-        indices.append(g.op("Unsqueeze", spread, g.constant("last", np.array([-1])), name="places/last"))
-    return g.op("Concat", *indices, axis=-1, name="places/indices")
+        scalar = g.op("Squeeze", count, name="indices/Squeeze")
+        along = g.op("Range", zero, scalar, one, name="indices/Range")
+        others = g.constant(f"axis_{axis}_of_3", np.array([other for other in range(3) if other != axis]))
+        along = g.op("Unsqueeze", along, others, name="indices/Unsqueeze")
+        spread = g.op("Expand", along, size, name="indices/Expand")  # (beams, heads, length)
+        indices.append(g.op("Unsqueeze", spread, g.constant("last", np.array([-1])), name="indices/last"))
+    return g.op("Concat", *indices, axis=-1, name="indices/joined")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.graphs.passes.rewriting import add_constant, axis_through_reshape, constant, dims, is_op, rewriting
+from labsupport.graphs.passes.rewriting import (
+    add_constant,
+    axis_through_reshape,
+    constant,
+    dims,
+    is_op,
+    known,
+    rewriting,
+    source,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,12 +25,13 @@ if TYPE_CHECKING:
 CAPACITY = 448  # the longest text that Whisper's decoder has positions for
 HIDDEN = -1e4  # added to a score, it makes exp() 0 in half precision, too, and is no infinity there
 POSITION = "position"
+INDICES = "indices_"  # how the names of what `row_indices` makes begin
 SHAPE_OPS = ("Identity", "Reshape", "Transpose")
 SCORE_OPS = ("Add", "Div", "Mul")
 
 
 @dataclass(frozen=True)
-class Cache:
+class GraphCache:
     """A cache in the graph: `past` (an input) and the `new` row are put together by `join` along `axis`."""
 
     past: ir.Value
@@ -33,6 +43,10 @@ class Cache:
     def present(self) -> ir.Value:
         return self.join.outputs[0]
 
+    def length(self, value: ir.Value) -> int | None:
+        """How many rows the past or the present has; None if that is not fixed."""
+        return known(dims(value))[self.axis]
+
 
 # --- the two passes --------------------------------------------------------------------------------------------------
 
@@ -42,7 +56,7 @@ def cache_to_static(model: ir.Model, capacity: int | None = None) -> bool:
     """Gives growing caches a fixed size: the oldest row is sliced off, the new one concatenated (article B's form).
 
     Matches graph inputs that a Concat lengthens by one row to a graph output, if every use of the row axis is a
-    softmax's (keys) or is weighed by one (values); then a mask from the input `position` hides the rows that are
+    softmax's (keys) or a product with one (values); then a mask from the input `position` hides the rows that are
     still empty. Afterwards inputs and outputs have `capacity` rows, the newest last, the empty ones first. All caches
     match, or none is touched.
 
@@ -51,12 +65,12 @@ def cache_to_static(model: ir.Model, capacity: int | None = None) -> bool:
     """
     caches = list(find_growing(model.graph))
     position = next((value for value in model.graph.inputs if value.name == POSITION), None)
-    readers = find_softmaxes(caches)
-    if position is None or not readers:
+    softmaxes = find_softmaxes(caches)
+    if position is None or not softmaxes:
         return False
     capacity = capacity or fixed_capacity(caches) or CAPACITY
     mask = add_mask(model.graph, capacity, position)
-    for softmax in readers:
+    for softmax in softmaxes:
         hide_rows(softmax, mask)
     for cache in caches:
         shift_rows(model.graph, cache, capacity)
@@ -72,15 +86,13 @@ def fuse_slice_concat(model: ir.Model) -> bool:
     Runtime copies nothing if `past_k.0` and `k.0` are bound to one buffer; without that it copies the cache once.
     """
     caches, masks = list(find_shifting(model.graph)), find_masks(model.graph)
-    readers = find_softmaxes(caches, frozenset(masks))
-    guards = {guard for softmax in readers for guard in [guard_of(softmax, masks)]}
-    if not readers or len(guards) != 1 or None in guards:
-        return False
-    mask = guards.pop()
-    if {use.node.outputs[0] for use in mask.uses()} != {softmax.inputs[0] for softmax in readers}:
-        return False  # someone else needs the old order
+    softmaxes = find_softmaxes(caches, frozenset(masks))
+    added = {mask_of(softmax, masks) for softmax in softmaxes}
+    mask = added.pop() if len(added) == 1 else None
+    if mask is None or {use.node.outputs[0] for use in mask.uses()} != {softmax.inputs[0] for softmax in softmaxes}:
+        return False  # something else reads the mask, in the old order of the rows
     capacity, position = masks[mask]
-    if any(dims(cache.present)[cache.axis] != capacity for cache in caches):
+    if any(cache.length(cache.present) != capacity for cache in caches):
         return False
     show_rows_up_to(mask, position)
     for cache in caches:
@@ -91,7 +103,7 @@ def fuse_slice_concat(model: ir.Model) -> bool:
 # --- finding caches --------------------------------------------------------------------------------------------------
 
 
-def find_growing(graph: ir.Graph) -> Iterator[Cache]:
+def find_growing(graph: ir.Graph) -> Iterator[GraphCache]:
     """Concats of a graph input with one new row, whose result is a graph output."""
     for node in graph:
         cache = as_cache(node)
@@ -99,70 +111,71 @@ def find_growing(graph: ir.Graph) -> Iterator[Cache]:
             yield cache
 
 
-def find_shifting(graph: ir.Graph) -> Iterator[Cache]:
+def find_shifting(graph: ir.Graph) -> Iterator[GraphCache]:
     """Concats of a graph input, without its first row, with one new row; whole shapes known."""
     for node in graph:
         cache = as_cache(node)
-        if cache is None or not drops_first_row(cache.past.producer(), cache.axis):
+        slicing = source(cache.past, "Slice") if cache else None
+        if cache is None or slicing is None or not drops_first_row(slicing, cache.axis):
             continue
-        slicing = cache.past.producer()
-        past, sliced = slicing.inputs[0], slicing.outputs[0]
-        known = None not in (dims(past) or [None])
-        if known and past in graph.inputs and len(past.uses()) == len(sliced.uses()) == 1:
-            yield Cache(past, cache.new, node, cache.axis)
+        past, sliced = known(slicing.inputs[0]), slicing.outputs[0]
+        fixed = None not in (dims(past) or [None])
+        if fixed and past in graph.inputs and len(past.uses()) == len(sliced.uses()) == 1:
+            yield GraphCache(past, cache.new, node, cache.axis)
 
 
-def as_cache(node: ir.Node) -> Cache | None:
+def as_cache(node: ir.Node) -> GraphCache | None:
     """A Concat of two, the second one row long, whose result is a graph output."""
     if not is_op(node, "Concat") or len(node.inputs) != 2 or not node.outputs[0].is_graph_output():
         return None
-    past, new = node.inputs
+    past, new = (known(value) for value in node.inputs)
     shape = dims(new)
     if shape is None or past is new:
         return None
     axis = node.attributes["axis"].as_int() % len(shape)
-    return Cache(past, new, node, axis) if shape[axis] == 1 else None
+    return GraphCache(past, new, node, axis) if shape[axis] == 1 else None
 
 
-def drops_first_row(node: ir.Node | None, axis: int) -> bool:
+def drops_first_row(slicing: ir.Node, axis: int) -> bool:
     """Whether a Slice takes all but the first row of this axis alone."""
-    if not is_op(node, "Slice") or len(node.inputs) < 4:
+    shape = dims(slicing.inputs[0])
+    if len(slicing.inputs) < 4 or shape is None or (length := shape[axis]) is None:
         return False
-    starts, ends, axes = (constant(value) for value in node.inputs[1:4])
-    steps = constant(node.inputs[4]) if len(node.inputs) == 5 else np.ones(1)
-    rank, length = len(dims(node.inputs[0])), dims(node.inputs[0])[axis]
-    if any(part is None or part.shape != (1,) for part in (starts, ends, axes, steps)) or length is None:
+    bounds = [constant(value) for value in slicing.inputs[1:]]
+    if any(bound is None or bound.shape != (1,) for bound in bounds):
         return False
-    return starts[0] == 1 and ends[0] >= length and axes[0] % rank == axis and steps[0] == 1
+    start, end, sliced, *step = (int(known(bound)[0]) for bound in bounds)
+    return start == 1 and end >= length and sliced % len(shape) == axis and step in ([], [1])
 
 
-def fixed_capacity(caches: list[Cache]) -> int | None:
+def fixed_capacity(caches: list[GraphCache]) -> int | None:
     """Rows of the past, where its shape is fixed already."""
-    lengths = {dims(cache.past)[cache.axis] for cache in caches}
+    lengths = {cache.length(cache.past) for cache in caches}
     return lengths.pop() if len(lengths) == 1 else None
 
 
-# --- who reads the rows ----------------------------------------------------------------------------------------------
+# --- the rows' readers -----------------------------------------------------------------------------------------------
+
+Read = tuple["ir.Node", "ir.Node | None"]  # a softmax, and the product with values; None: the softmax of these scores
 
 
-def find_softmaxes(caches: list[Cache], masks: frozenset[ir.Value] = frozenset()) -> list[ir.Node]:
+def find_softmaxes(caches: list[GraphCache], masks: frozenset[ir.Value] = frozenset()) -> list[ir.Node]:
     """The softmaxes over the rows of these caches; none if the rows' order or number reaches anything else.
 
-    For each of them: its scores come from a cache of keys, and all that it weighs are caches of values.
+    For each of them: its scores come from a cache of keys, and every product that reads it is one with a cache of
+    values.
     """
     found = [list(trace_rows(cache.present, cache.axis, masks)) for cache in caches]
-    reads = [read for reads in found for read in reads]
-    if None in reads or not all(found):
+    reads = [read for reads in found for read in reads if read is not None]
+    if len(reads) < sum(map(len, found)) or not all(found):
         return []
     keys = {softmax for softmax, product in reads if product is None}
-    weighed = {softmax: {product for s, product in reads if s is softmax and product} for softmax, _ in reads}
-    closed = all(softmax in keys and products == products_of(softmax) for softmax, products in weighed.items())
+    products = {softmax: {product for s, product in reads if s is softmax and product} for softmax, _ in reads}
+    closed = all(softmax in keys and products_of(softmax) == traced for softmax, traced in products.items())
     return sorted(keys, key=lambda softmax: softmax.name or "") if closed else []
 
 
-def trace_rows(
-    value: ir.Value, axis: int, masks: frozenset[ir.Value]
-) -> Iterator[tuple[ir.Node, ir.Node | None] | None]:
+def trace_rows(value: ir.Value, axis: int, masks: frozenset[ir.Value]) -> Iterator[Read | None]:
     """Where the rows on `axis` end up: (softmax, None) over scores, (softmax, MatMul) of values, None elsewhere."""
     for use in value.uses():
         node, shape = use.node, dims(use.node.inputs[use.idx])
@@ -181,8 +194,8 @@ def trace_rows(
 
 
 def next_axis(node: ir.Node, index: int, axis: int, masks: frozenset[ir.Value]) -> int | None:
-    """Where an axis of an input, not summed over, is in the output; None for an op that looks at the rows."""
-    before, after = dims(node.inputs[index]), dims(node.outputs[0])
+    """Where an axis of an input, not summed over, is in the output; None for an op that depends on the rows' order."""
+    before, after = known(dims(node.inputs[index])), known(dims(node.outputs[0]))
     if is_op(node, "Identity"):
         return axis
     if is_op(node, "Transpose"):
@@ -197,18 +210,18 @@ def next_axis(node: ir.Node, index: int, axis: int, masks: frozenset[ir.Value]) 
     return None
 
 
-def same_for_all_rows(value: ir.Value, from_the_end: int) -> bool:
+def same_for_all_rows(value: ir.Value | None, from_the_end: int) -> bool:
     """Whether an operand has length 1, or nothing, on the axis that far from the end."""
     shape = dims(value)
     return shape is not None and (len(shape) < from_the_end or shape[-from_the_end] == 1)
 
 
-def softmax_behind(value: ir.Value, axis: int) -> ir.Node | None:
+def softmax_behind(value: ir.Value | None, axis: int) -> ir.Node | None:
     """The softmax over this axis that the value comes from, through changes of shape alone."""
-    node, shape = value.producer(), dims(value)
-    if shape is None:
+    shape = dims(value)
+    if value is None or shape is None:
         return None
-    axis %= len(shape)
+    node, axis = value.producer(), axis % len(shape)
     if is_op(node, "Softmax"):
         last = len(shape) - 1
         return node if axis == last == node.attributes.get_int("axis", -1) % len(shape) else None
@@ -224,10 +237,12 @@ def softmax_behind(value: ir.Value, axis: int) -> ir.Node | None:
 
 def products_of(softmax: ir.Node) -> set[ir.Node | None]:
     """The MatMuls that read a softmax, through changes of shape; None among them for any other reader."""
-    found, values = set(), [softmax.outputs[0]]
+    found: set[ir.Node | None] = set()
+    values = [softmax.outputs[0]]
     while values:
         value = values.pop()
-        found |= {None} if value.is_graph_output() else set()
+        if value.is_graph_output():
+            found.add(None)
         for node in value.consumers():
             if is_op(node, *SHAPE_OPS):
                 values.append(node.outputs[0])
@@ -269,31 +284,31 @@ def find_masks(graph: ir.Graph) -> dict[ir.Value, tuple[int, ir.Value]]:
 
 
 def read_mask(where: ir.Node) -> tuple[int, ir.Value] | None:
-    visible = where.inputs[0].producer()
-    shown, hidden = constant(where.inputs[1]), constant(where.inputs[2])
-    if not is_op(visible, "GreaterOrEqual") or shown is None or hidden is None:
+    """The capacity and the graph input of one mask; None for any other Where."""
+    visible, shown, hidden = source(where.inputs[0], "GreaterOrEqual"), *map(constant, where.inputs[1:])
+    oldest = source(visible.inputs[1], "Sub") if visible else None
+    if visible is None or oldest is None or shown is None or hidden is None:
         return None
-    rows, oldest = constant(visible.inputs[0]), visible.inputs[1].producer()
-    if rows is None or not is_op(oldest, "Sub") or (last := constant(oldest.inputs[0])) is None:
+    rows, last, position = constant(visible.inputs[0]), constant(oldest.inputs[0]), oldest.inputs[1]
+    if rows is None or last is None or position is None or not position.is_graph_input():
         return None
     counts = np.array_equal(rows, np.arange(len(rows))) and np.array_equal(last, [len(rows) - 1])
     plain = np.array_equal(shown, 0) and np.size(hidden) == 1 and np.all(hidden <= HIDDEN)
-    alone = len(visible.outputs[0].uses()) == 1 and oldest.inputs[1].is_graph_input()
-    return (len(rows), oldest.inputs[1]) if counts and plain and alone else None
+    return (len(rows), position) if counts and plain and len(visible.outputs[0].uses()) == 1 else None
 
 
-def guard_of(softmax: ir.Node, masks: dict[ir.Value, tuple[int, ir.Value]]) -> ir.Value | None:
+def mask_of(softmax: ir.Node, masks: dict[ir.Value, tuple[int, ir.Value]]) -> ir.Value | None:
     """The mask that is added to this softmax's scores."""
-    add = softmax.inputs[0].producer()
-    return next((value for value in add.inputs if value in masks), None) if is_op(add, "Add") else None
+    add = source(softmax.inputs[0], "Add")
+    return next((value for value in add.inputs if value in masks), None) if add else None
 
 
 def show_rows_up_to(mask: ir.Value, position: ir.Value) -> None:
     """Turns the mask of a cache with its newest row last into that of one whose row 0 is position 0."""
     import onnx_ir as ir
 
-    where = mask.producer()
-    rows = where.inputs[0].producer().inputs[0]
+    where = known(mask.producer())
+    rows = known(known(where.inputs[0]).producer()).inputs[0]
     visible = ir.node("LessOrEqual", [rows, position])
     where.prepend(visible)
     where.replace_input_with(0, visible.outputs[0])
@@ -302,35 +317,35 @@ def show_rows_up_to(mask: ir.Value, position: ir.Value) -> None:
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 
-def shift_rows(graph: ir.Graph, cache: Cache, capacity: int) -> None:
+def shift_rows(graph: ir.Graph, cache: GraphCache, capacity: int) -> None:
     """Has the Concat take all but the oldest row of a past of fixed size."""
     import onnx_ir as ir
 
     for value in (cache.past, cache.present):
-        value.shape = ir.Shape([capacity if axis == cache.axis else dim for axis, dim in enumerate(value.shape)])
+        value.shape = ir.Shape([capacity if axis == cache.axis else dim for axis, dim in enumerate(known(value.shape))])
     bounds = [
         add_constant(graph, name, np.array([number], np.int64))
         for name, number in (("second_row", 1), ("no_end", np.iinfo(np.int64).max), ("row_axis", cache.axis))
     ]
-    kept = ir.node("Slice", [cache.past, *bounds])
-    cache.join.prepend(kept)
-    cache.join.replace_input_with(list(cache.join.inputs).index(cache.past), kept.outputs[0])
+    rest = ir.node("Slice", [cache.past, *bounds])
+    cache.join.prepend(rest)
+    cache.join.replace_input_with(list(cache.join.inputs).index(cache.past), rest.outputs[0])
 
 
-def write_row(graph: ir.Graph, cache: Cache, position: ir.Value) -> None:
+def write_row(graph: ir.Graph, cache: GraphCache, position: ir.Value) -> None:
     """Puts a ScatterND that writes the new row in the place of Slice and Concat."""
     import onnx_ir as ir
 
-    places = row_places(graph, tuple(dims(cache.past)[: cache.axis]), position)
-    present = cache.present
-    write = ir.node("ScatterND", [cache.past, places, cache.new], outputs=[ir.Value(name=f"{present.name}.written")])
+    leading = tuple(map(known, known(dims(cache.past))[: cache.axis]))
+    indices, present = row_indices(graph, leading, position), cache.present
+    write = ir.node("ScatterND", [cache.past, indices, cache.new], outputs=[ir.Value(name=f"{present.name}.written")])
     cache.join.append(write)
-    take_over(graph, present, write.outputs[0])
+    replace_output(graph, present, write.outputs[0])
 
 
-def take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Gives a graph output's name, type, place and readers to another value; the old one's node goes."""
-    name, node = old.name, old.producer()
+def replace_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Gives a graph output's name, type, place and readers to another value, and removes the old one's node."""
+    name, node = old.name, known(old.producer())
     new.shape, new.type = old.shape, old.type
     for number, value in enumerate(graph.outputs):
         if value is old:
@@ -340,21 +355,21 @@ def take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     graph.remove(node, safe=True)
 
 
-def row_places(graph: ir.Graph, leading: tuple[int, ...], position: ir.Value) -> ir.Value:
+def row_indices(graph: ir.Graph, leading: tuple[int, ...], position: ir.Value) -> ir.Value:
     """int64 (*leading, 1, len(leading) + 1): for ScatterND, the row `position` behind every leading index.
 
     The graph has one such value for each `leading`, whichever cache asks.
     """
     import onnx_ir as ir
 
-    name = "places_" + "x".join(map(str, leading))
-    known = next((value for node in graph for value in node.outputs if value.name == name), None)
-    if known is not None:
-        return known
+    name = INDICES + "x".join(map(str, leading))
+    there = next((value for node in graph for value in node.outputs if value.name == name), None)
+    if there is not None:
+        return there
     grid = np.stack(np.meshgrid(*map(np.arange, leading), indexing="ij"), -1) if leading else np.zeros(0)
     before = add_constant(graph, f"{name}.before", grid.reshape(*leading, 1, len(leading)).astype(np.int64))
     shape = add_constant(graph, f"{name}.shape", np.array([*leading, 1, 1], np.int64))
     last = ir.node("Expand", [position, shape])
-    places = ir.node("Concat", [before, last.outputs[0]], {"axis": -1}, outputs=[ir.Value(name=name)])
-    graph.insert_before(graph[0], [last, places])
-    return places.outputs[0]
+    indices = ir.node("Concat", [before, last.outputs[0]], {"axis": -1}, outputs=[ir.Value(name=name)])
+    graph.insert_before(graph[0], [last, indices])
+    return indices.outputs[0]

@@ -1,4 +1,4 @@
-"""Permutes go: behind the MatMul where they cost nothing, or out to the caller, who stores the cache as it is read."""
+"""Moves permutes behind a MatMul, where they cost nothing, or out to the caller, who stores caches as they are read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.graphs.passes.cache import row_places
-from labsupport.graphs.passes.rewriting import add_constant, constant, dims, infer, is_op, moves_only_ones, rewriting
+from labsupport.graphs.passes.cache import INDICES, row_indices
+from labsupport.graphs.passes.rewriting import (
+    add_constant,
+    constant,
+    dims,
+    infer,
+    is_op,
+    known,
+    moves_only_ones,
+    rewriting,
+    source,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-LAYOUTS = "lab.layouts"  # the model's note of how the axes of its inputs have been moved
+LAYOUTS = "lab.layouts"  # the model's metadata: how the axes of its inputs have been moved
 MOVERS = ("Concat", "ScatterND", "Slice", "Tile")  # their first input passes through in any order of axes
 
 
@@ -25,7 +35,7 @@ def eliminate_permutes(model: ir.Model) -> bool:
     1. A @ permute(B) = permute(permute(B)' @ permute(A)): where A has one row, its permutes and the result's move
        nothing, and B keeps the order that other uses of it want (article B: the input's permute behind the MatMul).
     2. An input that is only ever read permuted (through Tile, Concat, Slice, ScatterND) comes in permuted, and its
-       output goes out so: the caller stores it in that order. `layouts` tells it.
+       output goes out so: the caller stores it in that order, which `layouts` gives.
     3. Pairs cancel; a permute of axes of length 1 becomes a Reshape, which moves nothing.
     """
     import onnx_ir.passes.common as passes
@@ -33,9 +43,8 @@ def eliminate_permutes(model: ir.Model) -> bool:
     from onnxscript.rewriter.rules import common
 
     before = count_moving(model.graph)
-    pattern.RewriteRuleSet([pattern.RewriteRule(times_permuted, permuted_times, one_row_times_columns)]).apply_to_model(
-        model
-    )
+    behind = pattern.RewriteRule(times_permuted, permuted_times, one_row_times_columns)
+    pattern.RewriteRuleSet([behind]).apply_to_model(model)
     infer(model)
     for value in list(model.graph.inputs):
         move_permute_out(model, value)
@@ -62,12 +71,8 @@ def layouts(model) -> dict[str, tuple[int, ...]]:
 
 def count_moving(graph: ir.Graph) -> int:
     """Transposes that move data."""
-    transposes = [node for node in graph if is_op(node, "Transpose")]
-    shapes = [dims(node.inputs[0]) for node in transposes]
-    return sum(
-        shape is None or not moves_only_ones(shape, perm_of(node))
-        for node, shape in zip(transposes, shapes, strict=True)
-    )
+    transposes = [(node, dims(node.inputs[0])) for node in graph if is_op(node, "Transpose")]
+    return sum(shape is None or not moves_only_ones(shape, perm_of(node)) for node, shape in transposes)
 
 
 def perm_of(node: ir.Node) -> tuple[int, ...]:
@@ -102,30 +107,31 @@ def permuted_times(op, a: ir.Value, b: ir.Value, perm: ir.Attr):
 
 def move_permute_out(model: ir.Model, value: ir.Value) -> None:
     """Gives an input, and all that only moves its data, the order of axes in which it is read; else nothing."""
-    family = [value, *moved_from(value)]
+    movers = list(movers_of(value))
+    family = [value, *(mover.outputs[0] for mover in movers)]
     exits = [use.node for member in family for use in member.uses() if not passes_through(use.node, use.idx)]
     if not exits or not all(is_op(node, "Transpose") for node in exits) or any(dims(m) is None for m in family):
         return
     perms = {perm_of(node) for node in exits}
-    if len(perms) != 1 or not all(can_permute(member.producer()) for member in family[1:]):
+    if len(perms) != 1 or not all(map(can_permute, movers)):
         return
     perm = perms.pop()
-    for member in family[1:]:
-        permute_mover(model.graph, member.producer(), perm, family)
+    for mover in movers:
+        permute_mover(model.graph, mover, perm, family)
     for member in family:
         permute_shape(member, perm)
     for node in exits:
-        node.outputs[0].replace_all_uses_with(node.inputs[0])
+        node.outputs[0].replace_all_uses_with(known(node.inputs[0]))
         model.graph.remove(node, safe=True)
     note_layout(model, value, perm)
 
 
-def moved_from(value: ir.Value) -> Iterator[ir.Value]:
-    """What movers make of a value, and of that in turn."""
+def movers_of(value: ir.Value) -> Iterator[ir.Node]:
+    """The movers that read a value, and those that read what they make, in turn."""
     for use in value.uses():
         if passes_through(use.node, use.idx):
-            yield use.node.outputs[0]
-            yield from moved_from(use.node.outputs[0])
+            yield use.node
+            yield from movers_of(use.node.outputs[0])
 
 
 def passes_through(node: ir.Node, index: int) -> bool:
@@ -134,7 +140,7 @@ def passes_through(node: ir.Node, index: int) -> bool:
 
 
 def can_permute(node: ir.Node) -> bool:
-    """Whether a mover's own axes are known."""
+    """Whether the axes that a mover names are known."""
     if is_op(node, "Concat"):
         return True
     if is_op(node, "Tile"):
@@ -145,31 +151,31 @@ def can_permute(node: ir.Node) -> bool:
 
 
 def position_of(scatter: ir.Node) -> ir.Value | None:
-    """The graph input that says where a ScatterND of `fuse_slice_concat` writes; None for any other ScatterND."""
-    places = scatter.inputs[1].producer()
-    last = places.inputs[-1].producer() if is_op(places, "Concat") else None
-    known = is_op(last, "Expand") and (places.outputs[0].name or "").startswith("places_")
-    return last.inputs[0] if known else None
+    """The graph input that gives the place where a ScatterND of `fuse_slice_concat` writes; None for any other."""
+    indices = source(scatter.inputs[1], "Concat")
+    if indices is None or not (indices.outputs[0].name or "").startswith(INDICES):
+        return None
+    last = source(indices.inputs[-1], "Expand")
+    return last.inputs[0] if last else None
 
 
 def permute_mover(graph: ir.Graph, node: ir.Node, perm: tuple[int, ...], family: list[ir.Value]) -> None:
     """Has a mover work in the new order; what comes from elsewhere is permuted before it."""
     if is_op(node, "Concat"):
-        axis = node.attributes["axis"].as_int() % len(perm)
-        set_axis(node, perm.index(axis))
+        set_axis(node, perm.index(node.attributes["axis"].as_int() % len(perm)))
         for index, value in enumerate(node.inputs):
             if value not in family:
                 permute_input(node, index, perm)
     elif is_op(node, "Tile"):
-        repeats = constant(node.inputs[1])[list(perm)]
+        repeats = known(constant(node.inputs[1]))[list(perm)]
         node.replace_input_with(1, add_constant(graph, "repeats", repeats))
     elif is_op(node, "Slice"):
-        axes = np.array([perm.index(axis % len(perm)) for axis in constant(node.inputs[3])], np.int64)
-        node.replace_input_with(3, add_constant(graph, "row_axis", axes))
+        axes = [perm.index(axis % len(perm)) for axis in known(constant(node.inputs[3]))]
+        node.replace_input_with(3, add_constant(graph, "row_axis", np.array(axes, np.int64)))
     else:
-        axis = perm.index(dims(node.inputs[1])[-1] - 1)
-        leading = tuple(dims(node.inputs[0])[source] for source in perm[:axis])
-        node.replace_input_with(1, row_places(graph, leading, position_of(node)))
+        axis = perm.index(known(known(dims(node.inputs[1]))[-1]) - 1)
+        leading = [known(known(dims(node.inputs[0]))[old]) for old in perm[:axis]]
+        node.replace_input_with(1, row_indices(graph, tuple(leading), known(position_of(node))))
         permute_input(node, 2, perm)
 
 
@@ -190,7 +196,7 @@ def permute_input(node: ir.Node, index: int, perm: tuple[int, ...]) -> None:
 def permute_shape(value: ir.Value, perm: tuple[int, ...]) -> None:
     import onnx_ir as ir
 
-    value.shape = ir.Shape([value.shape[axis] for axis in perm])
+    value.shape = ir.Shape([known(value.shape)[axis] for axis in perm])
 
 
 def note_layout(model: ir.Model, value: ir.Value, perm: tuple[int, ...]) -> None:
@@ -217,5 +223,5 @@ def keeps_memory_order(context, x: ir.Value, perm: ir.Attr) -> bool:
 def reshaped(op, x: ir.Value, perm: ir.Attr):
     import onnx_ir as ir
 
-    target = [-1 if (dim := dims(x)[axis]) is None else dim for axis in perm.as_ints()]
+    target = [-1 if (dim := known(dims(x))[axis]) is None else dim for axis in perm.as_ints()]
     return op.Reshape(x, op.initializer(ir.tensor(np.array(target, np.int64), name=f"{x.name}/order")))

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import numpy as np
+
+from labsupport.graphs.analysis import check
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
-from labsupport.graphs.analysis import check
+
+T = TypeVar("T")
+Dims = list[int | None]  # a shape; None stands for a symbolic length
 
 # --- the frame of a pass ---------------------------------------------------------------------------------------------
 
 
 def rewriting(change: Callable[..., bool]) -> Callable[..., onnx.ModelProto]:
-    """Turns a function that changes onnx_ir's graph in place, and says whether it did, into model -> model.
+    """Turns a function that changes onnx_ir's graph in place, and returns whether it did, into model -> model.
 
     The model given stays as it is. If nothing matched, the result is equal to it byte for byte; else the result has
-    been checked, and says every shape.
+    been checked, and holds every shape.
     """
 
     @functools.wraps(change)
@@ -46,12 +50,12 @@ def infer(model: ir.Model) -> None:
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
-                value.shape = None  # else a stale one would stay
+                value.shape = None  # else the shape from before the rewrite would stay
     passes.ShapeInferencePass()(model)
 
 
 def finish(model: ir.Model) -> onnx.ModelProto:
-    """The graph in order, without what nobody reads, with its shapes, and checked; raises as `shapes_of`."""
+    """The graph sorted, without unread nodes, with its shapes, and checked; raises as `shapes_of`."""
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
 
@@ -75,12 +79,26 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
-def dims(value: ir.Value) -> list[int | None] | None:
-    """The shape with None for every free length; None if not even the number of axes is known."""
-    return None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
+def dims(value: ir.Value | None) -> Dims | None:
+    """The shape with None for every symbolic length; None if not even the number of axes is known."""
+    if value is None or value.shape is None:
+        return None
+    return [dim if isinstance(dim, int) else None for dim in value.shape]
 
 
-def is_op(node: ir.Node | None, *kinds: str) -> bool:
+def known(item: T | None) -> T:
+    """What is sure to be there once a pattern has matched; onnx_ir's types leave it open."""
+    assert item is not None
+    return item
+
+
+def source(value: ir.Value | None, kind: str) -> ir.Node | None:
+    """The node that makes a value, if it is of this kind."""
+    node = None if value is None else value.producer()
+    return node if is_op(node, kind) else None
+
+
+def is_op(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
     """Whether this is a node of ONNX's own set, of one of these kinds."""
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in kinds
 
@@ -109,16 +127,15 @@ def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 # --- following an axis -----------------------------------------------------------------------------------------------
 
 
-def axis_through_reshape(before: list[int | None], after: list[int | None], axis: int) -> int | None:
+def axis_through_reshape(before: Dims, after: Dims, axis: int) -> int | None:
     """Where an axis longer than 1 is after a change of shape that moves only axes of length 1; else None."""
-    longer = [[place for place, dim in enumerate(shape) if dim != 1] for shape in (before, after)]
-    same = [before[a] == after[b] for a, b in zip(*longer, strict=False)]
-    if len(longer[0]) != len(longer[1]) or not all(same) or axis not in longer[0]:
+    old, new = ([axis for axis, dim in enumerate(shape) if dim != 1] for shape in (before, after))
+    if [before[a] for a in old] != [after[a] for a in new] or axis not in old:
         return None
-    return longer[1][longer[0].index(axis)]
+    return new[old.index(axis)]
 
 
-def moves_only_ones(shape: list[int | None], perm: tuple[int, ...]) -> bool:
+def moves_only_ones(shape: Dims, perm: tuple[int, ...]) -> bool:
     """Whether a permute leaves the order in memory as it is: the axes longer than 1 keep their order."""
     longer = [axis for axis in perm if shape[axis] != 1]
     return longer == sorted(longer)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.graphs.passes.rewriting import constant, dims, is_op, rewriting
+from labsupport.graphs.passes.rewriting import constant, dims, is_op, known, rewriting
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,7 +21,7 @@ def tile_to_broadcast(model: ir.Model) -> bool:
     """
     removed = False
     for tile in [node for node in model.graph if is_op(node, "Tile")]:
-        copied, tiled = tile.inputs[0], tile.outputs[0]
+        copied, tiled = known(tile.inputs[0]), tile.outputs[0]
         lengths = repeated_axes(tile)
         if lengths and not tiled.is_graph_output() and broadcasts(tiled, lengths):
             shrink(tiled, lengths)
@@ -50,17 +50,17 @@ def reads_by_broadcast(node: ir.Node, index: int, lengths: dict[int, int]) -> bo
         return broadcasts(node.outputs[0], {perm.index(axis): length for axis, length in lengths.items()})
     if not is_op(node, "MatMul") or node.inputs[0] is node.inputs[1]:
         return False
-    own, other = dims(node.inputs[index]), dims(node.inputs[1 - index])
-    if own is None or other is None or len(own) != len(other):
+    shape, other = dims(node.inputs[index]), dims(node.inputs[1 - index])
+    if shape is None or other is None or len(shape) != len(other):
         return False
-    return all(axis < len(own) - 2 and other[axis] == length for axis, length in lengths.items())
+    return all(axis < len(shape) - 2 and other[axis] == length for axis, length in lengths.items())
 
 
 def shrink(value: ir.Value, lengths: dict[int, int]) -> None:
-    """Writes length 1 into the shapes of the value and of its permutes, for the Tiles that are looked at next."""
+    """Writes length 1 into the shapes of the value and of its permutes, for the Tiles that come next."""
     import onnx_ir as ir
 
-    value.shape = ir.Shape([1 if axis in lengths else dim for axis, dim in enumerate(dims(value))])
+    value.shape = ir.Shape([1 if axis in lengths else dim for axis, dim in enumerate(known(dims(value)))])
     for use in value.uses():
         if is_op(use.node, "Transpose"):
             perm = use.node.attributes["perm"].as_ints()
