@@ -189,10 +189,11 @@ def report(
     readme: Annotated[bool, typer.Option("--readme", help="rewrite the generated parts of README.md")] = False,
 ) -> None:
     """Write the report of what was run and measured so far, one HTML file."""
+    from labsupport.course import papers
     from labsupport.course import report as pages
 
-    path = pages.update_readme() if readme else pages.write()
-    out.print(f"{'rewrote' if readme else 'report'}: {path}", highlight=False)
+    for path in papers.update() if readme else [pages.write()]:
+        out.print(f"{'rewrote' if readme else 'report'}: {path}", highlight=False)
 
 
 @app.command()

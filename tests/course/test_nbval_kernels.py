@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from nbval import kernel
 
-from labsupport.cli import NBVAL, SIDE_BY_SIDE
 from labsupport.course import nbval_kernels
+from labsupport.course.testing import NBVAL, SIDE_BY_SIDE
 
 SHOW = """
 from IPython.display import display
@@ -32,6 +32,7 @@ RIGHT = {
     "the stored output": ("print(1 + 1)", printed("2\n"), []),
     "a measured output": ("import time; print(time.time())", printed("1.0\n"), ["nbval-ignore-output"]),
     "a picture drawn anew": picture("a bar"),
+    "few timed runs": ("import os; print(os.environ['LAB_MOST_RUNS'])", printed("2\n"), []),
 }
 FAULTS = {
     "a wrong output": ("print(1 + 1)", printed("3\n"), []),
@@ -56,14 +57,13 @@ def results(tmp_path_factory):
     nbformat.write(notebook, folder / "01_a.ipynb")
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "--rootdir=.", *NBVAL, "01_a.ipynb"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    told = re.findall(r"^(PASSED|FAILED) 01_a.ipynb::Cell (\d+)", done.stdout, re.MULTILINE)
-    found = {int(number): word for word, number in told}
+    results = re.findall(r"^(PASSED|FAILED) 01_a.ipynb::Cell (\d+)", done.stdout, re.MULTILINE)
+    found = {int(number): result for result, number in results}
     return {name: found[number] for number, name in enumerate(cells)} | {"exit code": done.returncode}
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_right_cell_passes(results, name):
-    assert results[name] == "PASSED"
+def test_right_cells_pass(results):
+    assert {results[name] for name in RIGHT} == {"PASSED"}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -72,6 +72,7 @@ def test_a_planted_fault_fails_its_cell_and_the_session(results, name):
     assert results["exit code"] == 1
 
 
+@pytest.mark.slow
 def test_side_by_side_a_notebooks_cells_share_their_kernel(tmp_path):
     for name in ("01_a", "02_b"):
         cells = [nbformat.v4.new_code_cell("count = 0", execution_count=1)]
@@ -84,7 +85,17 @@ def test_side_by_side_a_notebooks_cells_share_their_kernel(tmp_path):
     assert "16 passed" in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("deaths", [0, 1, 2])
+def test_each_notebook_on_mindspore_may_go_to_another_process_and_a_file_to_one():
+    split = nbval_kernels.KernelScheduling._split_scope
+    for nodeid, scope in {
+        "tests/course/test_notebooks.py::test_a[00]": "tests/course/test_notebooks.py::test_a[00]",
+        "tests/test_cli.py::test_a[x::y]": "tests/test_cli.py",
+        "notebooks/00_a.ipynb::Cell 1": "notebooks/00_a.ipynb",
+    }.items():
+        assert split(None, nodeid) == scope
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
 def test_a_kernel_that_dies_at_its_start_is_started_again(monkeypatch, deaths):
     starts = [RuntimeError("Kernel died")] * deaths + [("manager", "client")]
     assert start_from(starts, monkeypatch) == ("manager", "client")
@@ -101,7 +112,8 @@ def start_from(starts, monkeypatch):
     """Starts a kernel where each start gives, or raises, the next of `starts`."""
 
     def next_start(**options):
-        assert options == {"kernel_name": "any"}
+        assert options["kernel_name"] == "any"
+        assert options["env"]["PATH"]
         if isinstance(start := starts.pop(0), Exception):
             raise start
         return start

@@ -1,0 +1,91 @@
+"""The workers' protocol: what a worker answers, and what the benchmark says of one that dies or answers nonsense."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from labsupport.base.errors import BenchError
+from labsupport.benchmarks import worker
+from labsupport.benchmarks.worker import Worker
+from labsupport.results import rows
+
+
+@pytest.fixture(autouse=True)
+def own_results(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path / "results"))
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Starts a worker for a module with tasks of its own."""
+    (tmp_path / "planted_tasks.py").write_text(
+        "import os\n"
+        "def make_tasks(text):\n"
+        "    print('a library greets')\n"
+        "    return {'say': lambda: text, 'die': lambda: os._exit(3), 'fail': lambda: 1 / 0}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda text: worker.start(f"worker {text}", "planted_tasks", text, backend="torch")
+
+
+def test_a_worker_names_its_tasks_times_them_and_writes_rows(planted):
+    with planted("a") as one:
+        assert one.tasks == ["say", "die", "fail"]
+        seconds, result = one.run("say")
+        assert 0 <= seconds < 10
+        assert result == "a"
+        one.record("a test: planted", 1.5, "s", group="planted", runs=3)
+    assert one.process.wait(timeout=10) == 0
+    (row,) = rows.read_rows(rows.results_dir())
+    assert (row.what, row.value, row.runs, row.backend) == ("a test: planted", 1.5, 3, "torch")
+
+
+@pytest.mark.parametrize(("task", "code"), [("die", 3), ("fail", 1)])
+def test_a_worker_that_dies_is_named_with_its_exit_code(planted, task, code):
+    with planted("a") as one:
+        with pytest.raises(BenchError, match=f"worker a ended with code {code}"):
+            one.run(task)
+        with pytest.raises(BenchError, match="ended"):
+            one.run("say")
+
+
+def test_a_worker_that_cannot_start_says_so():
+    with pytest.raises(BenchError, match="ended with code 1"):
+        worker.start("nobody", "no_such_module", backend="torch")
+
+
+def test_a_worker_that_answers_nonsense_is_stopped():
+    code = "print('[\"say\"]', flush=True); input(); print('Loading model ...', flush=True); input()"
+    with Worker("strange", [sys.executable, "-c", code]) as one:
+        with pytest.raises(BenchError, match="no JSON") as raised:
+            one.run("say")
+        assert raised.value.where == "Loading model ..."
+        assert one.process.wait(timeout=10) != 0
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A worker that answers from a list of (seconds, result)."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def run(self, task):
+        return self.answers.pop(0)
+
+
+def test_workers_take_turns_and_the_first_runs_do_not_count():
+    workers = {"a": Scripted((9.0, "x"), (1.0, "x"), (2.0, "x")), "b": Scripted((9.0, "x"), (3.0, "x"), (4.0, "x"))}
+    timed = worker.compare(workers, "say", runs=2)
+    assert timed["a"].wall == (1.0, 2.0)
+    assert timed["b"].wall == (3.0, 4.0)
+
+
+def test_results_that_differ_are_an_error():
+    workers = {"a": Scripted((1.0, "x")), "b": Scripted((1.0, "y"))}
+    with pytest.raises(BenchError, match="say: the results differ"):
+        worker.compare(workers, "say", runs=2)

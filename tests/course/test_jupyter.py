@@ -1,0 +1,45 @@
+"""JupyterLab as a learner gets it: on this machine alone, closed by a token, opened on the first notebook."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from labsupport.base.paths import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def read_when_up(url: str, seconds: float = 60) -> str:
+    """JupyterLab prints its address a moment before it listens there."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                return answer.read().decode()
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+def test_open_serves_this_machine_alone_and_asks_for_the_token():
+    command = [sys.executable, "-m", "labsupport", "open", "--no-browser", "--allow-root", "--port", "18889"]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        address = next(found for line in server.stderr if (found := re.search(r"http://\S+token=\w+", line)))[0]
+        assert address.startswith("http://127.0.0.1:")
+        assert "/lab/tree/00_start_here.ipynb" in address
+        site, token = re.match(r"(http://[^/]+)/.*token=(\w+)", address).groups()
+        assert "00_start_here.ipynb" in read_when_up(f"{site}/api/contents?token={token}")
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{site}/api/contents", timeout=60)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
