@@ -1,4 +1,4 @@
-"""Weights from packages and folders: converted right, checked, healed, refused with a reason."""
+"""Weights from packages, folders and hubs: cached whole, checked, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -7,28 +7,22 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from model_hub import SMALL, find_elsewhere, serve_hub
 
 from labsupport.base import cached_folder
 from labsupport.base.errors import CheckpointError, FolderError
 from labsupport.base.paths import ROOT
-from labsupport.checkpoints import ctranslate2_reader, random_weights, resolve
-from labsupport.checkpoints.config import SIZES, Config
-from labsupport.checkpoints.resolve import (
-    PACKAGED,
-    Checkpoint,
-    find_checkpoint,
-    find_part,
-    random_checkpoint,
-    read_parts,
-)
+from labsupport.checkpoints import random_weights, resolve
+from labsupport.checkpoints.resolve import PACKAGED, Checkpoint, find_checkpoint, find_part, random_checkpoint
 
-SMALL = Config(d_model=16, encoder_layers=1, decoder_layers=2, heads=2, vocab_size=99, audio_positions=30)
 PINNED = PACKAGED["tiny.en"].converted_sha256
 
 
@@ -46,117 +40,6 @@ def run_python(code: str, **env: str) -> subprocess.Popen:
 
 def read_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in checkpoint.tensors()}
-
-
-def build_on_meta(config: Config, **settings):
-    """transformers' model of this shape, without memory."""
-    import torch
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    with torch.device("meta"):
-        return WhisperForConditionalGeneration(WhisperConfig(**config.to_hf(), **settings))
-
-
-# --- what the packages hold, against readers that are not ours -------------------------------------------------------
-
-
-@pytest.fixture(params=["tiny.en", "base"])
-def original(request, tmp_path):
-    """The package's own files, as a folder for the CTranslate2 library."""
-    parts = [find_part(*part) for part in PACKAGED[request.param].parts]
-    for file in (*parts[0].parent.glob("*.json"), *parts[0].parent.glob("*.txt")):
-        shutil.copy(file, tmp_path)
-    (tmp_path / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
-    return request.param, tmp_path
-
-
-def test_converted_weights_say_what_the_originals_say(original, request, jfk):
-    import ctranslate2 as library
-    import torch
-
-    name, folder = original
-    pair = request.getfixturevalue(name.partition(".")[0])
-    features = pair.processor(jfk, sampling_rate=16_000, return_tensors="pt").input_features
-    model = library.models.Whisper(str(folder), compute_type="float32", intra_threads=2)
-    seen = library.StorageView.from_array(features.numpy())
-    prompt = [50257, 50362] if name == "tiny.en" else [50258, 50259, 50359, 50363]
-    with torch.inference_mode():
-        frames = pair.theirs.model.encoder(features).last_hidden_state.numpy()
-        tokens = pair.theirs.generate(features)[0].tolist()
-    apart = np.abs(np.array(model.encode(seen, to_cpu=True)) - frames)
-    assert np.quantile(apart, 0.999) < 3e-4
-    assert apart.max() < 5e-3  # base amplifies rounding in a few frames, as much as the CPU has it
-    said = model.generate(seen, [prompt], beam_size=1, suppress_tokens=[-1])[0].sequences_ids[0]
-    assert len(said) > 20
-    assert tokens == said
-
-
-def test_every_converted_number_is_the_packages_own():
-    """The bytes of model.bin, found again by search instead of by our reader."""
-    buffer = read_parts("tiny.en", PACKAGED["tiny.en"])
-    for name, array in find_checkpoint("tiny.en").tensors():
-        half = array.astype(np.float16)
-        assert np.array_equal(half, array), name  # nothing was rounded on the way
-        assert half.tobytes() in buffer, name
-
-
-@pytest.mark.parametrize("name", ["tiny.en", "base"])
-def test_converted_names_and_shapes_are_those_of_transformers(name):
-    checkpoint = find_checkpoint(name)
-    assert checkpoint.config == SIZES[name]
-    assert read_shapes(checkpoint) == dict(random_weights.tensor_shapes(SIZES[name]))
-
-
-@pytest.mark.parametrize("name", ["tiny.en", "base"])
-def test_transformers_loads_the_folder_without_complaint(name, caplog, recwarn):
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
-    from transformers.utils import logging
-
-    folder = find_checkpoint(name).folder
-    logging.enable_propagation()
-    model, report = WhisperForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-    processor = WhisperProcessor.from_pretrained(folder)
-    logging.disable_propagation()
-    assert not any(report.values()), report
-    assert not caplog.messages
-    assert not [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)]
-    assert len(processor.tokenizer) == model.config.vocab_size
-    assert model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
-
-
-def test_generation_settings_agree_with_what_transformers_knows_of_whisper(base, tiny):
-    from transformers.models.whisper import configuration_whisper as tables
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
-    many, english = base.theirs.generation_config, tiny.theirs.generation_config
-    assert set(tables.NON_SPEECH_TOKENS_MULTI) <= set(many.suppress_tokens)
-    assert set(tables.NON_SPEECH_TOKENS) <= set(english.suppress_tokens)
-    assert {code.strip("<|>") for code in many.lang_to_id} == set(LANGUAGES) - {"yue"}  # Cantonese came with large-v3
-    assert [many.lang_to_id["<|en|>"], many.lang_to_id["<|su|>"]] == [50259, 50357]
-    assert many.task_to_id == {"transcribe": 50359, "translate": 50358}
-    starts = [(s.decoder_start_token_id, s.eos_token_id, s.no_timestamps_token_id) for s in (many, english)]
-    assert starts == [(50258, 50257, 50363), (50257, 50256, 50362)]
-    assert base.processor.tokenizer.convert_tokens_to_ids(["<|0.00|>", "<|30.00|>"]) == [50364, 51864]
-    assert tiny.processor.tokenizer.convert_tokens_to_ids(["<|0.00|>", "<|30.00|>"]) == [50363, 51863]
-
-
-def test_pipeline_transcribes_with_timestamps_and_no_language(jfk):
-    from transformers import pipeline
-
-    listen = pipeline("automatic-speech-recognition", model=str(find_checkpoint("base").folder))
-    heard = listen({"raw": jfk, "sampling_rate": 16_000}, return_timestamps=True)
-    assert "ask what you can do for your country" in heard["text"]
-    assert heard["chunks"][-1]["timestamp"][1] == pytest.approx(11, abs=0.5)
-
-
-def test_model_file_cut_anywhere_or_of_another_kind_is_refused():
-    package = PACKAGED["tiny.en"]
-    buffer = read_parts("tiny.en", package)
-    for length in (0, 3, 20, 1000, len(buffer) // 2):
-        with pytest.raises(CheckpointError):
-            ctranslate2_reader.read_tensors(buffer[:length])
-    with pytest.raises(CheckpointError, match="expected"):
-        ctranslate2_reader.read_tensors(b"\x07" + buffer[1:100])
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------
@@ -194,8 +77,18 @@ def cut_short(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "manifest.json"])
-@pytest.mark.parametrize("damage", [flip_bit, flip_bit_silently, cut_short, Path.unlink])
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        (flip_bit, "tokenizer.json"),
+        (flip_bit_silently, "model.safetensors"),
+        (cut_short, "model.safetensors"),
+        (cut_short, "manifest.json"),
+        (Path.unlink, "model.safetensors"),
+        (Path.unlink, "manifest.json"),
+    ],
+)
 def test_damaged_cache_is_noticed_and_healed(damage, file, cached, caplog):
     before = (cached / file).read_bytes()
     damage(cached / file)
@@ -206,7 +99,8 @@ def test_damaged_cache_is_noticed_and_healed(damage, file, cached, caplog):
     assert not list(cached.parent.glob("*.part"))
 
 
-def test_sound_cache_is_neither_converted_nor_hashed_again(cached, caplog, monkeypatch):
+@pytest.mark.weights
+def test_whole_cache_is_neither_converted_nor_hashed_again(cached, caplog, monkeypatch):
     monkeypatch.setattr(cached_folder, "hash_file", None)
     monkeypatch.setattr(cached_folder, "replace_folder", None)
     assert find_checkpoint("tiny.en").folder == cached
@@ -216,22 +110,13 @@ def test_sound_cache_is_neither_converted_nor_hashed_again(cached, caplog, monke
 CONVERT = """
 import logging; logging.basicConfig(level="INFO")
 from labsupport.base import cached_folder
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import Checkpoint
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import PACKAGED
-from labsupport.checkpoints import resolve
 from labsupport.checkpoints.resolve import find_checkpoint
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import find_part
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import random_checkpoint
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import read_parts
 print(cached_folder.hash_file(find_checkpoint("tiny.en").folder / "model.safetensors"))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.weights
 def test_two_processes_convert_once_and_both_succeed(tmp_path):
     both = [run_python(CONVERT, LAB_CACHE=str(tmp_path)) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in both]
@@ -243,18 +128,7 @@ def test_two_processes_convert_once_and_both_succeed(tmp_path):
 HANG_HALF_WAY = """
 import time
 from labsupport.checkpoints import hf_settings
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import Checkpoint
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import PACKAGED
-from labsupport.checkpoints import resolve
 from labsupport.checkpoints.resolve import find_checkpoint
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import find_part
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import random_checkpoint
-from labsupport.checkpoints import resolve
-from labsupport.checkpoints.resolve import read_parts
 def hang(*_):
     print("half-way", flush=True)
     time.sleep(60)
@@ -263,8 +137,10 @@ find_checkpoint("tiny.en")
 """
 
 
+@pytest.mark.slow
+@pytest.mark.weights
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill without warning")
-def test_conversion_killed_half_way_leaves_nothing_in_the_way(tmp_path, monkeypatch):
+def test_conversion_killed_half_way_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_CACHE", str(tmp_path))
     victim = run_python(HANG_HALF_WAY)
     assert victim.stdout.readline() == "half-way\n", victim.stderr.read()
@@ -276,6 +152,7 @@ def test_conversion_killed_half_way_leaves_nothing_in_the_way(tmp_path, monkeypa
     assert not list(tmp_path.glob("checkpoints/*.part"))
 
 
+@pytest.mark.weights
 def test_package_with_another_model_is_refused_and_nothing_is_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_CACHE", str(tmp_path))
     other = tmp_path / "model.bin"
@@ -324,7 +201,7 @@ def test_local_folder_gives_what_transformers_saved(tmp_path, dtype, shards):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A small sound checkpoint."""
+    """A small whole checkpoint."""
     from safetensors.numpy import save_file
 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper", **SMALL.to_hf()}))
@@ -403,52 +280,89 @@ def test_spoiled_folder_is_refused_with_its_reason(spoil, message, folder):
         read_shapes(find_checkpoint(folder))
 
 
-@pytest.mark.parametrize("name", ["", "huge", "/no/such/folder", "./model", "a/b/c"])
+@pytest.mark.parametrize("name", ["", "huge", "/no/such/folder", "./model"])
 def test_unknown_name_lists_the_known_ones(name):
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint(name)
-    assert all(known in str(caught.value) for known in ("tiny.en or base (packaged)", "large-v3-turbo", "shape(size)"))
+    assert all(
+        known in str(caught.value)
+        for known in ("tiny.en or base (packaged)", "large-v3-turbo", "random_checkpoint(size)")
+    )
 
 
-# --- true shapes, random weights -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_shape_has_every_tensor_and_parameter_of_the_real_architecture(size):
-    theirs = build_on_meta(SIZES[size])
-    expected = {name: tuple(t.shape) for name, t in theirs.state_dict().items() if name != "proj_out.weight"}
-    shapes = dict(random_weights.tensor_shapes(SIZES[size]))
-    assert shapes == expected
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == sum(p.numel() for p in theirs.parameters())
-
-
-def test_random_weights_follow_seed_and_name_and_are_marked():
+def test_random_weights_are_marked_and_have_no_folder():
     checkpoint = random_checkpoint("tiny.en")
-    assert (checkpoint.random, checkpoint.folder, checkpoint.label) == (True, None, "tiny.en (random weights)")
-    one, same, other = (dict(random_weights.random_tensors(SMALL, seed)) for seed in (0, 0, 1))
-    name = "model.decoder.layers.1.fc1.weight"
-    assert np.array_equal(one[name], same[name])
-    assert not np.array_equal(one[name], other[name])
-    assert not np.array_equal(one[name], one[name.replace("layers.1", "layers.0")])
-    assert one["model.decoder.embed_tokens.weight"].std() == pytest.approx(0.02, rel=0.1)
-    assert all(array.dtype == np.float32 for array in one.values())
+    assert checkpoint.label == "tiny.en (random weights)"
+    with pytest.raises(CheckpointError, match="has no folder"):
+        checkpoint.folder  # noqa: B018
 
 
-def test_random_encoder_keeps_whispers_own_positions():
-    positions = random_weights.sinusoids(1500, 384)
-    real = dict(find_checkpoint("tiny.en").tensors())["model.encoder.embed_positions.weight"]
-    assert np.abs(positions - real).max() < 1e-3  # the package keeps them in half precision
-
-
-def test_shape_of_no_size_lists_the_sizes():
+def test_a_size_that_does_not_exist_lists_the_sizes():
     with pytest.raises(CheckpointError, match="large-v3-turbo"):
         random_checkpoint("huge")
 
 
+@pytest.mark.weights
 def test_weights_are_read_without_any_framework():
     code = (
-        "import sys; from labsupport import checkpoints; sum(1 for _ in find_checkpoint('tiny.en').tensors());"
+        "import sys; from labsupport.checkpoints.resolve import find_checkpoint;"
+        "sum(1 for _ in find_checkpoint('tiny.en').tensors());"
         "print([name for name in ('torch', 'mindspore', 'transformers') if name in sys.modules])"
     )
     out, err = run_python(code).communicate(timeout=60)
     assert out.strip() == "[]", err
+
+
+# --- the hub ---------------------------------------------------------------------------------------------------------
+
+LARGE = "openai/whisper-large-v3"
+
+
+def find_closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_models_come_from_the_mirror_and_stay_without_it(tmp_path):
+    with serve_hub() as hub:
+        mirror, asked = f"http://127.0.0.1:{hub.server_port}", hub.RequestHandlerClass.asked
+        found = find_elsewhere(["small"], tmp_path, mirror)
+        fetched, asked[:] = list(asked), []
+        refused = find_elsewhere(["someone/old", "someone/none"], tmp_path, mirror)
+        offline = find_elsewhere(["openai/whisper-small", LARGE], tmp_path, mirror, offline="1")
+    whole = f"{len(dict(random_weights.tensor_shapes(SMALL)))} config.json model.safetensors"
+    assert found["small"] == offline["openai/whisper-small"] == whole
+    assert any(path.endswith("model.safetensors") for path in fetched)
+    assert not [path for path in fetched if path.endswith((".bin", ".md", ".fp32.safetensors"))]
+    assert refused["someone/old"].startswith("CheckpointError There are only pickled weights")
+    assert refused["someone/none"].startswith("CheckpointError The hub has no model 'someone/none'")
+    assert all(path.startswith("/api/") for path in asked), "a file was fetched before the refusal"
+    assert "HF_HUB_OFFLINE" in offline[LARGE]
+
+    endpoint, start = f"http://127.0.0.1:{find_closed_port()}", time.monotonic()
+    closed = find_elsewhere(["openai/whisper-small", LARGE], tmp_path, endpoint)
+    assert time.monotonic() - start < 30  # starting Python is most of it
+    assert closed["openai/whisper-small"] == whole
+    for part in (
+        "CheckpointError",
+        endpoint,
+        LARGE,
+        "tiny.en",
+        "local folder",
+        "HF_ENDPOINT",
+        "random_checkpoint(size)",
+    ):
+        assert part in closed[LARGE]
+
+
+@pytest.mark.slow
+def test_silent_hub_is_given_up(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        answers = find_elsewhere(["small"], tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.5)
+    assert answers["small"].startswith("CheckpointError The model hub did not give openai/whisper-small")
+    assert time.monotonic() - start < 30
