@@ -1,4 +1,4 @@
-"""Every kind of file in, every kind of damage reported; windows; the clips and their cards."""
+"""Every kind of file is read, every kind of damage reported by its own message; windows; the clips and their cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,10 +55,9 @@ def cut(path: Path, part: float) -> Path:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("channels", [1, 2])
-def test_read_gives_the_sound_of_every_format(tmp_path, kind, channels):
+def test_read_gives_the_sound_of_every_format(tmp_path, kind):
     rate = 48_000  # the one rate that all of these formats have
-    stereo = np.stack([sine(rate)] * channels, axis=1)
+    stereo = np.stack([sine(rate)] * 2, axis=1)
     samples = audio.read(write(tmp_path / kind, stereo, rate, kind))
     assert samples.dtype == np.float32
     assert samples.shape == (16_000,)
@@ -66,7 +65,7 @@ def test_read_gives_the_sound_of_every_format(tmp_path, kind, channels):
     np.testing.assert_allclose(samples[middle], sine(16_000)[middle], atol=FORMATS[kind][2] + 1e-4)
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 96_000, 192_000])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 192_000])
 def test_read_converts_every_rate(tmp_path, rate):
     samples = audio.read(write(tmp_path / "a.wav", sine(rate), rate, "f32.wav"))
     assert abs(len(samples) - 16_000) <= 1
@@ -97,7 +96,7 @@ def test_silence_is_no_error(tmp_path):
     assert not audio.read(write(tmp_path / "a.wav", np.zeros(100))).any()
 
 
-@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 192_000])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 192_000])
 def test_one_sample_is_no_error(tmp_path, rate):
     assert len(audio.read(write(tmp_path / "a.wav", np.array([0.5]), rate))) >= 1
 
@@ -121,27 +120,29 @@ def with_data_size(wav: bytes, size: int) -> bytes:
     return wav[:at] + struct.pack("<I", size) + wav[at + 4 :]
 
 
-def fails(kind: type[AudioError], path: Path) -> None:
-    """Asserts that reading `path` raises exactly `kind` and that the message names the file."""
-    with pytest.raises(AudioError) as caught:
+def fails(message: str, path: Path) -> None:
+    """Asserts that reading `path` raises an AudioError that says `message` and names the file."""
+    with pytest.raises(AudioError, match=message) as caught:
         audio.read(path)
-    assert caught.type is kind
-    assert str(path) in str(caught.value)
+    assert caught.value.where == path
+
+
+CUT = "The file is cut off or damaged"
 
 
 def test_a_missing_file_has_its_error(tmp_path):
-    fails(AudioError, tmp_path / "nothing.wav")
+    fails("no such file", tmp_path / "nothing.wav")
     file = write(tmp_path / "a.wav", sine(16_000))
-    fails(AudioError, file / "below a file.wav")
+    fails("no such file", file / "below a file.wav")
 
 
 def test_a_folder_has_its_error(tmp_path):
-    fails(AudioError, tmp_path)
+    fails("is a folder", tmp_path)
 
 
 def test_an_empty_file_has_its_error(tmp_path):
     (tmp_path / "a.wav").touch()
-    fails(AudioError, tmp_path / "a.wav")
+    fails("0 bytes", tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize(
@@ -151,32 +152,29 @@ def test_an_empty_file_has_its_error(tmp_path):
 )
 def test_what_is_no_audio_has_its_error(tmp_path, content):
     (tmp_path / "a.wav").write_bytes(content)
-    fails(AudioError, tmp_path / "a.wav")
+    fails("no audio that can be decoded", tmp_path / "a.wav")
 
 
 def test_headerless_samples_have_an_error(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(100))
-    fails(AudioError, tmp_path / "a.raw")
+    fails("does not say what its bytes mean", tmp_path / "a.raw")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes among its files")
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    fails(AudioError, tmp_path / "pipe")
+    fails("not a regular file", tmp_path / "pipe")
 
 
 def test_zero_samples_have_their_error(tmp_path):
-    fails(AudioError, write(tmp_path / "a.wav", np.zeros(0)))
+    fails("no sound at all", write(tmp_path / "a.wav", np.zeros(0)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 def test_non_finite_samples_have_their_error(tmp_path, value):
     samples = sine(16_000)
     samples[8000] = value
-    path = write(tmp_path / "a.wav", samples, kind="f64.wav")
-    fails(AudioError, path)
-    with pytest.raises(AudioError, match=r"0\.500 s"):
-        audio.read(path)
+    fails(r"0\.500 s is not a finite number", write(tmp_path / "a.wav", samples, kind="f64.wav"))
 
 
 def test_a_file_without_permission_has_its_error(tmp_path, monkeypatch):
@@ -186,7 +184,7 @@ def test_a_file_without_permission_has_its_error(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    fails(AudioError, path)
+    fails("may not read", path)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="only POSIX has these permissions")
@@ -196,39 +194,39 @@ def test_permission_is_asked_of_the_real_system(tmp_path_factory):
     path = write(folder / "a.wav", sine(16_000))
     path.chmod(0)
     program = (
-        "import os, sys; from labsupport import audio; import soundfile, soxr\n"
+        "import os, sys; from labsupport.speech import audio; import soundfile, soxr\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "try: audio.read(sys.argv[1])\n"
-        "except AudioError: sys.exit(42)\n"
+        "except audio.AudioError as error: sys.exit(42 if 'may not read' in error.what else 1)\n"
     )
     assert subprocess.run([sys.executable, "-c", program, path], cwd=AUDIO.parent.parent).returncode == 42
 
 
-@pytest.mark.parametrize("part", [0.999, 0.9, 0.5, 0.1, 0.01])
-@pytest.mark.parametrize("kind", ["u8.wav", "s16.wav", "f64.wav", "s16.flac", "s24.flac", "vorbis.ogg", "opus.ogg"])
+@pytest.mark.parametrize("part", [0.999, 0.5, 0.01])
+@pytest.mark.parametrize("kind", ["u8.wav", "f64.wav", "s16.flac", "vorbis.ogg", "opus.ogg"])
 def test_a_truncated_file_has_its_error(tmp_path, kind, part):
     noise = np.random.default_rng(0).normal(size=48_000) / 5
-    fails(AudioError, cut(write(tmp_path / kind, noise, 48_000, kind), part))
+    fails(CUT, cut(write(tmp_path / kind, noise, 48_000, kind), part))
 
 
-@pytest.mark.parametrize("part", [0.9, 0.5, 0.1])
+@pytest.mark.parametrize("part", [0.9, 0.1])
 def test_a_truncated_mp3_has_its_error(tmp_path, part):
-    fails(AudioError, cut(write(tmp_path / "a.mp3", sine(16_000, 10), kind="l3.mp3"), part))
+    fails(CUT, cut(write(tmp_path / "a.mp3", sine(16_000, 10), kind="l3.mp3"), part))
 
 
 def test_an_mp3_behind_a_tag_is_counted_too(tmp_path):
     path = write(tmp_path / "a.mp3", sine(16_000, 10), kind="l3.mp3")
     path.write_bytes(b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256) + path.read_bytes() + b"TAG" + bytes(125))
     assert len(audio.read(path)) == 160_000
-    fails(AudioError, cut(path, 0.5))
+    fails(CUT, cut(path, 0.5))
 
 
-@pytest.mark.parametrize("header", [4, 12, 20, 40])
+@pytest.mark.parametrize("header", [4, 12, 40])
 @pytest.mark.parametrize("kind", ["s16.wav", "s16.flac", "vorbis.ogg"])
 def test_a_header_that_breaks_off_has_its_error(tmp_path, kind, header):
     path = write(tmp_path / kind, sine(16_000), kind=kind)
     path.write_bytes(path.read_bytes()[:header])
-    fails(AudioError, path)
+    fails(CUT if header >= 12 or kind != "s16.wav" else "no audio", path)
 
 
 @pytest.mark.parametrize("kind", ["s16.flac", "vorbis.ogg"])
@@ -237,7 +235,7 @@ def test_a_hole_in_the_middle_has_the_error_of_a_cut(tmp_path, kind):
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 100] = bytes(100)
     path.write_bytes(content)
-    fails(AudioError, path)
+    fails(CUT, path)
 
 
 def write_mp3_without_frame_count(path: Path, samples: np.ndarray, mode: str) -> Path:
@@ -253,7 +251,7 @@ def test_an_mp3_whose_end_would_be_dropped_has_an_error(tmp_path):
     loud = np.random.default_rng(0).normal(size=80_000) / 5
     path = write_mp3_without_frame_count(tmp_path / "a.mp3", np.r_[loud, np.zeros(320_000)], "VARIABLE")
     assert soundfile.info(path).frames < 350_000, "libsndfile's guess has become right: the check can go"
-    fails(AudioError, path)
+    fails("This mp3 does not say how long it is", path)
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
@@ -269,7 +267,7 @@ def test_a_flac_without_a_sample_count_has_an_error(tmp_path):
     content[21] &= 0xF0  # STREAMINFO's 36 bits of total samples
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    fails(AudioError, path)
+    fails("This FLAC does not say how long it is", path)
 
 
 def test_every_error_says_what_to_do_next(tmp_path):
@@ -282,6 +280,7 @@ def test_every_error_says_what_to_do_next(tmp_path):
 # --- windows -----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.float32, st.integers(1, 2000), elements=st.floats(-1, 1, width=32)),
     st.integers(1, 700).map(lambda size: size / audio.SAMPLE_RATE),
@@ -295,7 +294,7 @@ def test_windows_never_drop_the_tail(samples, seconds):
     assert all(part.dtype == np.float32 for part in parts)
 
 
-def test_windows_are_30_seconds_unless_told():
+def test_windows_are_30_seconds_by_default():
     lengths = [len(part) for part in audio.windows(np.zeros(91 * 16_000, np.float32))]
     assert lengths == [480_000, 480_000, 480_000, 16_000]
 
@@ -309,7 +308,7 @@ def test_windows_refuse_what_read_never_gives(samples):
 
 
 def test_windows_of_nothing_have_an_error():
-    with pytest.raises(AudioError):
+    with pytest.raises(AudioError, match="no samples"):
         audio.windows(np.zeros(0, np.float32))
 
 

