@@ -82,22 +82,22 @@ def _lesson(path: Path) -> Lesson:
 
 def ladders(results: Iterable[Row]) -> list[Ladder]:
     """Groups the rows that `Comparison.record` wrote ("topic: variant", in seconds) and those like them by session."""
-    return _group(row for row in results if row.unit in ("s", "cycles") and not row.what.startswith(rows.OPS))
+    return group_sessions(row for row in results if row.unit in ("s", "cycles") and not row.what.startswith(rows.OPS))
 
 
 def op_tables(results: Iterable[Row]) -> list[Ladder]:
     """Groups the rows that `rows.record_ops` wrote ("ops of TOPIC: NAME"): for each setting the latest table alone."""
     results = [row for row in results if row.what.startswith(rows.OPS)]
     latest = {_setting(row): row.date for row in results}
-    return _group(row for row in results if row.date == latest[_setting(row)])
+    return group_sessions(row for row in results if row.date == latest[_setting(row)])
 
 
 def trades(results: Iterable[Row]) -> list[Ladder]:
     """Groups the rows that give a rate and the memory that it takes ("topic: variant", in things/s) by session."""
-    return _group(row for row in results if row.unit.endswith("/s") and row.peak_bytes)
+    return group_sessions(row for row in results if row.unit.endswith("/s") and row.peak_bytes)
 
 
-def _group(results: Iterable[Row]) -> list[Ladder]:
+def group_sessions(results: Iterable[Row]) -> list[Ladder]:
     """Rows in the order of their dates -> their sessions; one of which a later one has every variant is left out."""
     found: dict[tuple, list[Ladder]] = {}
     for row in results:

@@ -49,3 +49,13 @@ def test_a_framework_is_absent_or_another_version_or_the_pinned_one(monkeypatch,
     assert (check.here, check.required) == (here, True)
     assert found in check.found
     assert ("tested with" in check.found) == (installed == "2.1.0+cpu")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_pins_of_the_test_group_count_where_it_is_installed(monkeypatch, installed):
+    locked = doctor.locked_versions()
+    group = {"nbval": "0.0.1" if installed else None, "ruff": None, "mypy": None, "py-rattler": None}
+    monkeypatch.setattr(doctor, "_installed", lambda package: group.get(package, locked.get(package)))
+    check = doctor.check_pins()
+    assert check.here
+    assert ("nbval 0.0.1" in check.found) == installed

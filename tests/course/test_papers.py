@@ -1,0 +1,170 @@
+"""The generated parts of the papers, and that every name in them exists."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import replace
+
+import pytest
+
+from labsupport import cli
+from labsupport.base.errors import CourseError
+from labsupport.base.paths import ROOT
+from labsupport.course import papers
+from labsupport.course.papers import HEADLINES, Headline, fill, find_gain
+from labsupport.course.report import Lesson
+from labsupport.results.claims import Claim
+from labsupport.results.rows import Row
+
+PAPERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")]
+SOURCES = sorted((ROOT / "labsupport").rglob("*.py"))
+FOLDERS = ("labsupport", "notebooks", "data", "tests")
+TEXT = "# A\n<!-- generated: map -->\nold\n<!-- /generated -->\nkept\n<!-- generated: other -->\n<!-- /generated -->\n"
+STEP = Headline("01_a", "a step", "as fast", "base", "step", "old", "new")
+DATE = "2026-01-02T03:{:02d}:00+00:00"
+
+
+def row(what, value, minute=0, commit="abc", **fields):
+    return Row(what, value, "s", "toy", "torch", DATE.format(minute), commit, **{"model": "base", **fields})
+
+
+# --- generated parts
+
+
+def test_generated_parts_are_replaced_and_the_rest_stays():
+    filled = fill(TEXT, {"map": "new\nlines", "other": "x"})
+    assert filled == TEXT.replace("old\n", "new\nlines\n").replace("other -->\n", "other -->\nx\n")
+    assert fill(filled, {"map": "new\nlines", "other": "x"}) == filled
+
+
+@pytest.mark.parametrize("parts", [{"map": ""}, {"map": "", "other": "", "third": ""}])
+def test_a_part_without_a_place_or_a_place_without_a_part_is_an_error(parts):
+    with pytest.raises(CourseError, match="do not agree"):
+        fill(TEXT, parts)
+
+
+def test_the_map_links_each_notebook_and_names_its_frameworks_and_needs():
+    course = [Lesson("01_a", "Measure", "Measure, and more.", 12, ["python3.10"], ["D"], ["torch", "mindspore"])]
+    line = "| [01 Measure](notebooks/01_a.ipynb) | Measure | torch, mindspore; needs python3.10 | D | 12 |"
+    assert line in papers.map_table(course)
+
+
+def test_a_headline_compares_two_variants_of_one_session():
+    gain = find_gain(STEP, [row("step: old", 3.0, spread=0.2), row("step: new", 1.0, spread=0.1)])
+    assert gain.value == pytest.approx(3.0)
+    assert gain.low == pytest.approx(2.9 / 1.05)
+
+
+def test_a_headline_takes_no_ratio_from_two_sessions():
+    for later in ({"minute": 9}, {"commit": "abd"}):
+        with pytest.raises(CourseError, match="'a step'"):
+            find_gain(STEP, [row("step: old", 3.0), row("step: new", 1.0, **later)])
+
+
+def test_a_recorded_ratio_brings_its_interval():
+    ratio = replace(row("the article's words", 2.0, spread=0.5, claim="A2"), unit="times")
+    gain = find_gain(Headline("01_a", "a", "as fast", "base", claim="A2"), [row("the article's words", 9.0), ratio])
+    assert (gain.value, gain.low) == (2.0, 1.5)
+    with pytest.raises(CourseError):
+        find_gain(Headline("01_a", "a", "as fast", "base", claim="A3"), [ratio])
+
+
+def test_verdicts_are_counted_from_rows():
+    ledger = [Claim(f"A{n}", "A", "x", "", 1.7, "times", "ratio", "", ()) for n in (1, 2)]
+    counted = papers.verdict_counts(ledger, [row("x", 1.3, spread=0.1, claim="A1")])
+    assert counted == "Of the articles' 2 claims: 1 partly, 1 open."
+
+
+# --- the committed papers
+
+
+def test_the_papers_are_up_to_date(monkeypatch, tmp_path):
+    before = {}
+    for name in ("README", "ARCHITECTURE", "PICTURE"):
+        path = getattr(papers, name)
+        before[name] = path.read_text(encoding="utf-8")
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        (tmp_path / path.relative_to(ROOT)).write_text(before[name], encoding="utf-8")
+        monkeypatch.setattr(papers, name, tmp_path / path.relative_to(ROOT))
+    written = dict(zip(before, papers.update(), strict=True))
+    for name, text in before.items():
+        assert written[name].read_text(encoding="utf-8") == text, "run `./lab report --readme`"
+
+
+def test_the_readme_is_as_long_as_a_reader_bears_and_shows_eight_optimisations():
+    assert 900 <= len(papers.README.read_text(encoding="utf-8").split()) <= 1200
+    assert len({headline.notebook for headline in HEADLINES}) == 8
+
+
+# --- names in papers and docstrings
+
+
+def exists(name: str) -> bool:
+    """Whether this dotted name is a module, or something in one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in (None, name) and not name.startswith(error.name):
+            return True  # a package that this machine lacks, such as MindSpore
+        return bool(module) and exists_in(module, attribute)
+    return True
+
+
+def exists_in(module: str, attribute: str) -> bool:
+    if (ROOT / module.replace(".", "/")).with_suffix(".py").exists() or (ROOT / module.replace(".", "/")).is_dir():
+        return hasattr(importlib.import_module(module), attribute)
+    outer, _, name = module.rpartition(".")
+    return bool(outer) and exists_in(outer, name)
+
+
+def commands() -> set[str]:
+    """What may follow `./lab`: the package's commands, and the bootstrap's own."""
+    plain = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    benches = {f"bench {command.name}" for command in cli.bench.registered_commands}
+    return {"setup", "bench", *plain, *benches}
+
+
+def find_faults(text: str) -> list[str]:
+    """Commands, modules and paths between backticks that do not exist."""
+    fenced = re.compile(r"^```\n(.*?)^```", re.M | re.S)
+    quoted = "\n".join(fenced.findall(text) + re.findall(r"`([^`\n]+)`", fenced.sub("", text)))
+    called = set(re.findall(r"(?:\./lab|python lab)(?: --\w+ \w+)*? (bench [a-z_]+|[a-z]\w*)", quoted))
+    modules = {name for name in re.findall(r"\blabsupport(?:\.\w+)+", quoted) if not name.endswith(".py")}
+    paths = set(re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w./-]+", quoted))
+    return [
+        *(f"./lab {name}" for name in called - commands()),
+        *(name for name in modules if not exists(name)),
+        *(path for path in paths if "NN_name" not in path and not (ROOT / path).exists()),
+    ]
+
+
+def find_dead_links(text: str) -> list[str]:
+    return [path for path in re.findall(r"\]\(([\w./-]+)\)", text) if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.name)
+def test_every_name_and_link_in_a_paper_exists(path):
+    text = path.read_text(encoding="utf-8")
+    assert find_faults(text) + find_dead_links(text) == []
+
+
+def test_every_name_in_a_docstring_or_comment_exists():
+    faults = {}
+    for path in SOURCES:
+        if found := find_faults(path.read_text(encoding="utf-8")):
+            faults[str(path.relative_to(ROOT))] = found
+    assert faults == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`./lab fly`", "`./lab bench fly`", "`labsupport.fly`", "`labsupport.base.errors.Fly`", "`data/fly.toml`",
+        "```\n./lab fly\n```",
+    ],
+)  # fmt: skip
+def test_a_planted_name_is_found(text):
+    assert len(find_faults(text)) == 1
+    assert find_dead_links("[x](FLY.md)") == ["FLY.md"]
