@@ -117,9 +117,9 @@ def predict_encoding(config: Config, setting: Setting) -> dict[str, int]:
 
 
 def predict_decoding(config: Config, setting: Setting) -> dict[str, int]:
-    """Term -> bytes at the last decode step with a dynamic cache; encoder_out stays, a row for each text."""
+    """Term -> bytes at the last decode step with a dynamic cache; encoder_out stays, a row for each window."""
     windows, rows, dtype = setting.windows, setting.windows * setting.beams, setting.activations
-    encoder_out = to_bytes(rows * config.audio_positions * config.d_model, dtype)
+    encoder_out = to_bytes(windows * config.audio_positions * config.d_model, dtype)
     return {
         "weights": weight_bytes(config, setting.weights),
         "activations": encoder_out + logit_bytes(config, rows),

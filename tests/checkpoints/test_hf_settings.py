@@ -49,6 +49,6 @@ def test_pipeline_transcribes_with_timestamps_and_no_language(jfk):
     from transformers import pipeline
 
     transcribe = pipeline("automatic-speech-recognition", model=str(find_checkpoint("base").folder))
-    found = transcribe({"raw": jfk, "sampling_rate": 16_000}, return_timestamps=True)
+    found = transcribe({"raw": jfk[7 * 16_000 :], "sampling_rate": 16_000}, return_timestamps=True)
     assert "ask what you can do for your country" in found["text"]
-    assert found["chunks"][-1]["timestamp"][1] == pytest.approx(11, abs=0.5)
+    assert found["chunks"][-1]["timestamp"][1] == pytest.approx(4, abs=0.6)
