@@ -1,11 +1,10 @@
 """An ONNX graph -> a program for the BM1684X: transformed, lowered to F16, laid out, and run on the chip's simulator.
 
-Every result is kept under the hash of what it was made from, so that no work is done twice.
+Every result is stored under the hash of what it was made from, so that no graph is compiled twice.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import shlex
 import shutil
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from labsupport.base.cached_folder import cached_folder
 from labsupport.base.errors import SophonError
 from labsupport.base.paths import cache_dir
+from labsupport.graphs.session import open_session
 from labsupport.sophon.toolchain import Toolchain
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NAME = "step"
 PROCESSOR, QUANTIZE = "bm1684x", "F16"
 LOWERED = f"{NAME}_{PROCESSOR}_{QUANTIZE.lower()}"
-VERSION = "2"  # of this file's way to call the tools; raise it when the same inputs would give other files
+VERSION = "2"  # of how the tools are called here; raise it when the same inputs would give other files
 SECONDS = 1800
 MEGABYTES = 1500  # about what six layers take while they are compiled
 PASSES = ("processor-tpu-optimize", "layer-group", "affine-opt")
@@ -51,8 +51,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled graph. `folder` holds what the compiler wrote; `origin`, which is the same unless passes were left
-    out, the graph before it was lowered and the reference outputs.
+    """A compiled graph.
+
+    folder: what the compiler wrote; origin, the same unless passes were left out: the graph before it was lowered, and
+    the reference outputs.
     """
 
     folder: Path
@@ -60,8 +62,7 @@ class Compiled:
 
     def stage(self, name: str) -> Path:
         """The graph at one of `STAGES`."""
-        home = self.origin if name in ("imported", "top") else self.folder
-        return home / STAGES[name]
+        return (self.origin if name in ("imported", "top") else self.folder) / STAGES[name]
 
     @property
     def profile(self) -> Path:
@@ -85,7 +86,9 @@ class Compiled:
             pairs = list(zip(reference.files, got.files, strict=False))
             shapes = [(reference[a].shape, got[b].shape) for a, b in pairs]
             if len(reference.files) != len(got.files) or any(a != b for a, b in shapes):
-                raise SophonError("The simulator's outputs are not the graph's.", where=self.folder, hint=str(shapes))
+                raise SophonError(
+                    f"The simulator's outputs have other shapes than the graph's: {shapes}.", where=self.folder
+                )
             return [agree(a, reference[a], got[b]) for a, b in pairs]
 
 
@@ -111,32 +114,29 @@ def compile_graph(
 
     Args:
         inputs: by name; what the compiler checks its stages with, and the simulator's input.
-        without: of `PASSES`, those to leave out: the tool's own command lines, less these words.
+        without: of `PASSES`, those to leave out: the compiler's commands are repeated without these options.
         seconds: that each tool may take.
 
     Raises:
-        SophonError, SophonError: a tool did not do its work, or found that a stage gives other numbers.
-        SophonError: `without` names a pass that the compiler does not run.
-        FolderError: the results cannot be kept.
+        SophonError: a tool failed or found that a stage gives other numbers, or `without` names an unknown pass.
+        FolderError: the results cannot be stored.
     """
     if unknown := set(without) - set(PASSES):
-        raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"choose of: {', '.join(PASSES)}")
+        raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"Choose from {', '.join(PASSES)}.")
+
+    def stored(key: str, make: Callable[[Path], None]) -> Path:
+        return cached_folder(cache_dir() / "sophon" / "compiled" / key, "compiled graph", MEGABYTES, make)
+
     key = hash_of([VERSION, toolchain.version, *serialise(model, inputs)])
-    tools = {"toolchain": toolchain, "seconds": seconds}
-    whole = keep(key, functools.partial(compile_whole, model=model, inputs=inputs, **tools))
+    whole = stored(key, lambda folder: compile_whole(folder, model, inputs, toolchain, seconds))
     if not without:
         return Compiled(whole, whole)
-    again = functools.partial(repeat, whole=whole, without=without, **tools)
-    return Compiled(keep(f"{key}-{hash_of(sorted(without))}", again), whole)
-
-
-def keep(key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of the cache with this key, made if need be."""
-    return cached_folder(cache_dir() / "sophon" / "compiled" / key, "compiled graph", MEGABYTES, make)
+    again = f"{key}-{hash_of(sorted(without))}"
+    return Compiled(stored(again, lambda folder: compile_less(folder, whole, without, toolchain, seconds)), whole)
 
 
 def hash_of(parts: Iterable[bytes | str]) -> str:
-    """16 hexadecimal digits that stand for these parts, in this order."""
+    """16 hexadecimal digits of a hash of these parts, in this order."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -157,13 +157,13 @@ def compile_whole(
     transform(folder, model, inputs, toolchain, seconds)
     deploy(folder, toolchain, seconds)
     wanted = (*STAGES.values(), f"{NAME}_in_f32.npz", f"{LOWERED}_tpu_weights.npz", f"{NAME}.bmodel")
-    keep_only(folder, (*wanted, "reference.npz", "outputs.npz", "compiler_profile_0.txt", "*.log"))
+    remove_all_but(folder, (*wanted, "reference.npz", "outputs.npz", "compiler_profile_0.txt", "*.log"))
 
 
 def transform(
     folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
 ) -> None:
-    """ONNX -> the compiler's own graph, which it checks against ONNX Runtime, and our own reference outputs."""
+    """ONNX -> the compiler's graph, which it checks against ONNX Runtime, and the reference outputs."""
     import numpy as np
     import onnx
 
@@ -176,10 +176,8 @@ def transform(
 
 
 def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The graph's outputs by name, in the lab's own ONNX Runtime."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    """The graph's outputs by name, from ONNX Runtime in this process."""
+    session = open_session(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
@@ -193,8 +191,8 @@ def deploy(folder: Path, toolchain: Toolchain, seconds: float) -> None:
     (folder / f"{LOWERED}_model_outputs.npz").rename(folder / "outputs.npz")
 
 
-def repeat(folder: Path, whole: Path, without: Collection[str], toolchain: Toolchain, seconds: float) -> None:
-    """The commands that model_deploy ran after lowering, less the passes; then the simulator."""
+def compile_less(folder: Path, whole: Path, without: Collection[str], toolchain: Toolchain, seconds: float) -> None:
+    """Repeats the commands that model_deploy ran after lowering, less the passes; then runs the simulator."""
     log = folder / "deploy.log"
     for name in (f"{NAME}_in_f32.npz", STAGES["lowered"], f"{LOWERED}_tpu_weights.npz"):
         if (whole / name).exists():  # a graph may have no weights
@@ -203,16 +201,20 @@ def repeat(folder: Path, whole: Path, without: Collection[str], toolchain: Toolc
         toolchain.run(*command, folder=folder, log=log, seconds=seconds)
     arguments = ["--input", f"{NAME}_in_f32.npz", "--model", f"{NAME}.bmodel", "--output", "outputs.npz"]
     toolchain.run("model_runner", *arguments, folder=folder, log=log, seconds=seconds)
-    keep_only(folder, (*STAGES.values(), "outputs.npz", "compiler_profile_0.txt", "*.log"))
+    remove_all_but(folder, (*STAGES.values(), "outputs.npz", "compiler_profile_0.txt", "*.log"))
 
 
 def read_commands(log: Path) -> list[list[str]]:
-    """The calls of the compiler proper that model_deploy wrote into its log, from the lowered graph on."""
+    """The calls of the compiler proper that model_deploy wrote into its log, from the lowered graph on.
+
+    Raises:
+        SophonError: there are not three of them.
+    """
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     calls = [shlex.split(line.removeprefix("[Running]: ")) for line in lines if line.startswith(RUNNING)]
     after = [call for call in calls if call[1] != f"{NAME}.mlir"]
     if len(after) != 3:
-        raise SophonError("model_deploy did not run the commands that are known here.", where=log)
+        raise SophonError(f"model_deploy ran {len(after)} commands after lowering, not 3.", where=log)
     return after
 
 
@@ -222,22 +224,22 @@ def leave_out(commands: list[list[str]], without: Collection[str]) -> list[list[
     Raises:
         SophonError: a pass is in none of them, so that leaving it out would change nothing.
     """
-    words = {pass_name(word) for command in commands for word in command}
-    if absent := set(without) - words:
-        raise SophonError(f"The compiler does not run {sorted(absent)[0]!r}.", hint="its command lines are in the log")
-    return [[word for word in command if pass_name(word) not in without] for command in commands]
+    names = {pass_name(option) for command in commands for option in command}
+    if absent := set(without) - names:
+        raise SophonError(f"The compiler does not run {sorted(absent)[0]!r}.", hint="Its log has the command lines.")
+    return [[option for option in command if pass_name(option) not in without] for command in commands]
 
 
-def pass_name(word: str) -> str:
+def pass_name(option: str) -> str:
     """ "--layer-group=opt=2" -> "layer-group"; an empty text for what is no option."""
-    return word.removeprefix("--").split("=")[0] if word.startswith("--") else ""
+    return option.removeprefix("--").split("=")[0] if option.startswith("--") else ""
 
 
-def keep_only(folder: Path, patterns: Collection[str]) -> None:
+def remove_all_but(folder: Path, patterns: Collection[str]) -> None:
     """Removes every folder, and every file that fits none of the patterns."""
-    kept = {path for pattern in patterns for path in folder.glob(pattern)}
+    matching = {path for pattern in patterns for path in folder.glob(pattern)}
     for path in list(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path not in kept:
+        elif path not in matching:
             path.unlink()

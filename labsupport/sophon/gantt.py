@@ -22,14 +22,14 @@ COLOURS = {
 
 
 def draw_gantt(profiles: Mapping[str, Profile]) -> Figure:
-    """For each profile a lane of TIU and one of GDMA, all on one scale of time; no total, no promise: an estimate."""
+    """For each profile a lane of TIU and one of GDMA, all on one scale of time, which is labelled as an estimate."""
     drawn, axes = plots.figure(8.4, 1.2 + 0.75 * len(profiles))
     lanes = [(name, engine) for name in profiles for engine in ("TIU", "GDMA")]
-    for place, (name, engine) in enumerate(lanes):
+    for number, (name, engine) in enumerate(lanes):
         for kind, colour in COLOURS.items():
-            own = [c for c in profiles[name].commands if c.engine == engine and kind_of(c.op) == kind]
-            spans = [(c.start / CYCLES_PER_MS, c.cycles / CYCLES_PER_MS) for c in own]
-            axes.broken_barh(spans, (place - 0.4, 0.8), color=colour, linewidth=0)
+            commands = [c for c in profiles[name].commands if c.engine == engine and kind_of(c.op) == kind]
+            spans = [(c.start / CYCLES_PER_MS, c.cycles / CYCLES_PER_MS) for c in commands]
+            axes.broken_barh(spans, (number - 0.4, 0.8), color=colour, linewidth=0)
     axes.set_yticks(range(len(lanes)), [f"{name}: {engine}" for name, engine in lanes])
     axes.invert_yaxis()
     axes.set(xlabel=f"ms ({ESTIMATE})", title="Compute (TIU) and transfers (GDMA)")

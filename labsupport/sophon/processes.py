@@ -1,4 +1,4 @@
-"""Runs a tool as a process of its own: with a time limit, a log, and errors that quote what it said last."""
+"""Runs a tool in its own process: with a time limit, a log, and errors that quote the end of its output."""
 
 from __future__ import annotations
 
@@ -17,36 +17,42 @@ QUOTED = 12  # lines
 def run_tool(
     command: Sequence[str | Path], *, folder: Path, log: Path, seconds: float, env: Mapping[str, str] | None = None
 ) -> None:
-    """Runs the command in `folder`; appends all that it says to `log`.
+    """Runs the command in `folder`, and appends all that it prints to `log`.
 
     A tool that takes too long is ended together with the processes that it started, and with no others.
 
     Raises:
-        SophonError: it cannot be started, or its exit code is not 0.
-        SophonError: it took longer than `seconds`.
+        SophonError: it cannot be started, failed, or took longer than `seconds`.
     """
-    words = [str(word) for word in command]
-    name = Path(words[0]).name
-    with log.open("ab") as stream:
-        stream.write(f"$ {' '.join(words)}\n".encode())
-        stream.flush()
-        options = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+    arguments = [str(part) for part in command]
+    line, name = " ".join(arguments), Path(arguments[0]).name
+    with log.open("ab") as output:
+        output.write(f"$ {line}\n".encode())
+        output.flush()
         try:
-            process = subprocess.Popen(words, cwd=folder, env=env, start_new_session=True, **options)
+            process = subprocess.Popen(
+                arguments,
+                cwd=folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         except OSError as error:
-            raise SophonError(f"{name} could not be started: {error}", where=words[0]) from error
+            raise SophonError(f"{name} could not be started: {error}", where=arguments[0]) from error
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
             raise SophonError(
                 f"{name} took longer than {seconds:g} s and was ended.{quote_end(log)}",
-                where=" ".join(words),
-                hint="give it more time, or a smaller graph",
+                where=line,
+                hint="Give it more time, or a smaller graph.",
             ) from error
         finally:
             end_group(process)
     if code:
-        raise SophonError(f"{name} failed with exit code {code}.{quote_end(log)}", where=" ".join(words))
+        raise SophonError(f"{name} failed with exit code {code}.{quote_end(log)}", where=line)
 
 
 def end_group(process: subprocess.Popen) -> None:
@@ -58,7 +64,7 @@ def end_group(process: subprocess.Popen) -> None:
 
 
 def quote_end(log: Path) -> str:
-    """The last lines of a log, indented; the command line that we wrote ourselves is not among them."""
+    """The last lines of a log, indented, without the command lines that `run_tool` wrote."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    said = [line.rstrip() for line in lines if line.strip() and not line.startswith("$ ")]
-    return "".join(f"\n  | {line[:300]}" for line in said[-QUOTED:])
+    printed = [line.rstrip() for line in lines if line.strip() and not line.startswith("$ ")]
+    return "".join(f"\n  | {line[:300]}" for line in printed[-QUOTED:])

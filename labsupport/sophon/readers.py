@@ -1,4 +1,4 @@
-"""What the compiler wrote, as tables: the ops of a graph at each stage, its groups, and every command of the program.
+"""The compiler's files as tables: the ops of a graph at each stage, its groups, and every command of the program.
 
 All cycles are the compiler's estimate. No chip has run anything.
 """
@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from labsupport.base import tables
 from labsupport.base.errors import SophonError
-from labsupport.results import rows
+from labsupport.results.rows import Row, record_ops
 from labsupport.sophon.compiler import STAGES, Compiled
 
 ESTIMATE = "compiler's estimate, tpu_mlir 1.30.2"
 CYCLES_PER_MS = 1_000_000  # the file's own "runtime" counts 1 GHz
-DIRECTIONS = {"0": "in", "1": "out", "2": "copy", "3": "on chip"}  # S2L, L2S, S2S, L2L; S is the DRAM, L the TIU's own
+DIRECTIONS = {"0": "in", "1": "out", "2": "copy", "3": "on chip"}  # S2L, L2S, S2S, L2L; S: DRAM, L: the TIU's
 NOT_OPS = {"Input", "Weight", "None", "Yield", "Buffer"}
-SHOWN = 14
+SHOWN_ROWS = 14
+MAKE_AGAIN = "Delete its folder, and compile the graph again."
 
 COMMAND = re.compile(
     r"(?P<op>\w+)_(?P<line>\d+)\|(?P<instruction>\w+)\|s:(?P<start>\d+)\|b:\d+\|g:\d+\|e:(?P<end>\d+)\|t:(?P<cycles>\d+)"
     r"(?:\|dr:(?P<direction>\d)\|sz:(?P<bytes>\d+)\|bw:(?P<bandwidth>[\d.]+))?"
 )
 OP = re.compile(r'"(?:top|tpu)\.(\w+)"\(')
-PLACE = re.compile(r'^(#loc\d+) = loc\("(.*)"\)$')
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,16 @@ class Profile:
         """Bytes moved, in one direction or in all."""
         return sum(c.bytes for c in self.commands if direction in (None, c.direction))
 
-    def table(self, key: Callable[[Command], str] = lambda command: command.op) -> CycleTable:
-        """One row for each op (or whatever `key` says of a command) and engine."""
-        return CycleTable(tuple(merge(self.commands, key)), self.cycles)
+    def table(self) -> CycleTable:
+        """One row for each op and engine."""
+        groups = defaultdict(list)
+        for command in self.commands:
+            groups[command.op, command.engine].append(command)
+        totals = [
+            OpCycles(op, engine, len(commands), sum(c.cycles for c in commands), sum(c.bytes for c in commands))
+            for (op, engine), commands in groups.items()
+        ]
+        return CycleTable(tuple(sorted(totals, key=lambda row: (-row.cycles, row.op, row.engine))), self.cycles)
 
 
 @dataclass(frozen=True)
@@ -101,22 +109,21 @@ class CycleTable:
         """Busy cycles of an op on both engines."""
         return sum(row.cycles for row in self.rows if row.op == op)
 
-    def record(self, topic: str, **details) -> list[rows.Row]:
+    def record(self, topic: str, **details) -> list[Row]:
         """Writes a row for each op and engine (cycles), which the report shows as a table; see `rows.record_ops`."""
-        told = (
+        ops = (
             (f"{row.op}, {row.engine}", row.cycles, f"{row.commands} commands, {row.bytes:,} bytes; {ESTIMATE}")
             for row in self.rows
         )
-        return rows.record_ops(topic, told, "cycles", **details)
+        return record_ops(topic, ops, "cycles", **details)
 
-    def cells(self) -> list[list[str]]:
-        """The heading and one line of texts a row; the label stands in the heading."""
-        shown, rest = list(self.rows[:SHOWN]), self.rows[SHOWN:]
-        lines = [self.line(row) for row in shown]
-        if rest:
-            lines.append([f"{len(rest)} more", "", "", f"{sum(row.cycles for row in rest):,}", "", "", ""])
+    def lines(self) -> list[list[str]]:
+        """The heading, which holds the label, and a line for each row."""
         heading = ["op", "engine", "commands", f"cycles ({ESTIMATE})", "of all", "MB", "bytes/cycle"]
-        return [heading, *lines]
+        lines = [heading, *map(self.line, self.rows[:SHOWN_ROWS])]
+        if rest := self.rows[SHOWN_ROWS:]:
+            lines.append([f"{len(rest)} more", "", "", f"{sum(row.cycles for row in rest):,}", "", "", ""])
+        return lines
 
     def line(self, row: OpCycles) -> list[str]:
         share = f"{100 * row.cycles / self.cycles:.1f} %"
@@ -124,12 +131,10 @@ class CycleTable:
         return [row.op, row.engine, str(row.commands), f"{row.cycles:,}", share, *moved]
 
     def _repr_markdown_(self) -> str:
-        heading, *lines = self.cells()
-        rule = ["---", "---", *["---:"] * (len(heading) - 2)]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, rule, *lines])
+        return tables.markdown_table(self.lines(), left=2)
 
     def __repr__(self) -> str:
-        return "\n".join("  ".join(cells) for cells in self.cells())
+        return tables.text_table(self.lines(), left=2)
 
 
 def read_profile(path: Path) -> Profile:
@@ -145,7 +150,7 @@ def read_profile(path: Path) -> Profile:
     totals = re.findall(r"^TCYC : (\d+)$", text, re.M)
     commands = tuple(as_command(found) for found in COMMAND.finditer(text))
     if len(totals) != 1 or not commands:
-        raise SophonError("This is no whole profile of one program.", where=path, hint="delete its folder, run again")
+        raise SophonError("The profile is not one whole program's.", where=path, hint=MAKE_AGAIN)
     return Profile(commands, int(totals[0]))
 
 
@@ -163,17 +168,6 @@ def as_command(found: re.Match) -> Command:
     )
 
 
-def merge(commands: Iterable[Command], key: Callable[[Command], str]) -> list[OpCycles]:
-    groups = defaultdict(list)
-    for command in commands:
-        groups[key(command), command.engine].append(command)
-    rows = [
-        OpCycles(op, engine, len(own), sum(c.cycles for c in own), sum(c.bytes for c in own))
-        for (op, engine), own in groups.items()
-    ]
-    return sorted(rows, key=lambda row: (-row.cycles, row.op, row.engine))
-
-
 # --- the graph at each stage --------------------------------------------------------------------------------
 
 
@@ -188,12 +182,12 @@ def read_graph(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise SophonError("The graph cannot be read.", where=path) from error
     if not any(line.startswith("} loc(") for line in lines):
-        raise SophonError("The graph ends before its module does.", where=path, hint="delete its folder, run again")
+        raise SophonError("The graph ends before its module does.", where=path, hint=MAKE_AGAIN)
     return lines
 
 
 def count_ops(path: Path) -> Counter:
-    """How often each op stands in a stage's graph; inputs and weights are none."""
+    """How often each op stands in a stage's graph; inputs and weights are not counted."""
     return Counter(op for line in read_graph(path) for op in OP.findall(line) if op not in NOT_OPS)
 
 
@@ -219,8 +213,10 @@ class Grouping:
 
 
 def read_grouping(path: Path) -> Grouping:
-    """The groups of a final graph, without the loads and stores at their edges; reshapes, which move nothing, too."""
-    groups, alone, inside = [], [], False
+    """The groups of a final graph, without the loads and stores at their edges, and without reshapes."""
+    groups: list[list[str]] = []
+    alone: list[str] = []
+    inside = False
     for line in read_graph(path):
         found = OP.search(line)
         if found and found[1] == "Group":
@@ -231,11 +227,3 @@ def read_grouping(path: Path) -> Grouping:
         elif found and found[1] not in NOT_OPS | {"Load", "Store", "Reshape"}:
             (groups[-1] if inside else alone).append(found[1])
     return Grouping(tuple(map(tuple, groups)), tuple(alone))
-
-
-def read_places(path: Path) -> dict[int, str]:
-    """Line of a final graph -> the name of the value that the op there makes; a Command's `line` is such a line."""
-    lines = read_graph(path)
-    names = dict(found.groups() for line in lines if (found := PLACE.match(line)))
-    ends = ((number, re.search(r"loc\((#loc\d+)\)$", line)) for number, line in enumerate(lines, 1))
-    return {number: names[found[1]] for number, found in ends if found and found[1] in names}

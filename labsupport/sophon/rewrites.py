@@ -1,4 +1,4 @@
-"""A rewrite for a chip that keeps the caches in its own DRAM between two steps."""
+"""A rewrite for a chip that holds the caches in its own DRAM between two steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def new_rows_only(model: onnx.ModelProto) -> onnx.ModelProto:
     """A decode step that gives its new row of each cache, not the whole cache with the row in it; the caller writes
     the row where the oldest one was.
 
-    Attention asks for no order among its keys, so a cache may be a ring. Inside, the row is still appended for
-    attention to read, but on the chip, and nothing stores the result.
+    Attention does not depend on the order of its keys, so a cache may be a ring buffer. Inside, the row is still
+    appended for attention to read, but on the chip, and nothing stores the result.
 
     Args:
         model: outputs k.i and v.i are what a Concat of the past and one new row gives; the model is left as it is.
@@ -32,7 +32,7 @@ def new_rows_only(model: onnx.ModelProto) -> onnx.ModelProto:
     makers = {name: node for node in graph.node for name in node.output}
     caches = [output for output in graph.output if output.name.startswith(("k.", "v."))]
     if not caches:
-        raise SophonError("This graph gives no caches k.i and v.i.", where=graph.name)
+        raise SophonError("This graph has no outputs k.i and v.i.", where=graph.name)
     for output in caches:
         concat, whole = makers[output.name], f"{output.name}/whole"
         if concat.op_type != "Concat" or len(concat.input) != 2:

@@ -1,4 +1,4 @@
-"""TPU-MLIR in an environment of its own under the cache folder: Python 3.10, and what the wheel needs to run here."""
+"""TPU-MLIR in its own environment under the cache folder: Python 3.10, and what the wheel needs to run here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Toolchain:
         run_tool(command, folder=folder, log=log, seconds=seconds, env=self.environment())
 
     def environment(self) -> dict[str, str]:
-        """Variables for the tools. They call each other through `python3`, so theirs must be the first on the path."""
+        """Variables for the tools, which call each other through `python3`: theirs must be the first on the path."""
         env = clean_environment()
         libraries = str(self.package / "lib" / "third_party")
         env.setdefault("OMP_NUM_THREADS", "1")  # they would take four, and several may run at once
@@ -69,33 +69,26 @@ def read_pins() -> dict:
 
 
 def toolchain_folder() -> Path:
-    """Where the environment of today's pins lies, or will."""
+    """The folder for the environment of the present pins, which may not exist yet."""
     pins = read_pins()
-    mark = hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:8]
-    return cache_dir() / "sophon" / f"tpu_mlir-{pins['tpu_mlir']}-{mark}"
+    key = hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:8]
+    return cache_dir() / "sophon" / f"tpu_mlir-{pins['tpu_mlir']}-{key}"
 
 
 def find_toolchain() -> Toolchain | None:
-    """The finished environment, if it was made already."""
-    folder = toolchain_folder()
-    return Toolchain(folder, read_pins()["tpu_mlir"]) if is_finished(folder) else None
-
-
-def is_finished(folder: Path) -> bool:
-    """The stamp is written last, and only for what worked; the interpreter may have gone since."""
-    return (folder / "finished.json").is_file() and (folder / "bin" / "python").exists()
+    """The environment, if it was finished: `install` writes finished.json last, and the interpreter is still there."""
+    found = Toolchain(toolchain_folder(), read_pins()["tpu_mlir"])
+    return found if (found.folder / "finished.json").is_file() and found.python.exists() else None
 
 
 def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
-    """The environment: as it is if it was made before, else made now (300 MB to fetch, 2 GB on disk).
+    """The environment, made now if it is not there (300 MB to fetch, 2 GB on disk).
 
-    One that was left half-made is thrown away; what uv had fetched is still in uv's own cache.
+    An unfinished one is removed first; what uv had fetched is still in uv's cache.
 
     Raises:
-        NotAvailable: not Linux on x86-64.
-        NotAvailable: there is no Python 3.10 here.
-        NotAvailable: an installation step failed, or took too long.
-        SophonError: the package is not what the workarounds were written for, or does not compile a graph.
+        NotAvailable: not Linux on x86-64, no Python 3.10, or an installation step failed or took too long.
+        SophonError: the package is not what the patches here were written for, or does not compile a graph.
     """
     from filelock import FileLock
 
@@ -111,7 +104,7 @@ def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
 
 
 def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
-    """The steps. The stamp at the end is what makes the environment one that `find_toolchain` finds."""
+    """The steps; only with finished.json, written at the end, does `find_toolchain` find the environment."""
     pins = read_pins()
     made = Toolchain(folder, pins["tpu_mlir"])
     log = folder.with_name(f"{folder.name}.log")
@@ -122,7 +115,7 @@ def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
         try:
             run_tool(command, folder=folder.parent, log=log, seconds=INSTALL_SECONDS, env=clean_environment())
         except SophonError as error:
-            hint = "is the package index to be reached? What was fetched is kept for the next call"
+            hint = "Check that the package index can be reached; the next call uses what was fetched."
             raise NotAvailable(f"TPU-MLIR could not be installed. {error.what}", where=log, hint=hint) from error
 
     say(f"[1/4] An environment with Python 3.10 ({python})")
@@ -143,17 +136,17 @@ def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
 def check_platform() -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         here = f"{platform.system()} on {platform.machine()}"
-        hint = "notebook 08 shows the results that are stored"
+        hint = "Notebook 08 shows the stored results."
         raise NotAvailable("TPU-MLIR has a build for Linux on x86-64 alone.", where=here, hint=hint)
 
 
 def find_uv() -> list[str]:
-    """The command of the lab's own uv, else of one on the path."""
+    """The command of the lab's uv, else of one on the path."""
     if importlib.util.find_spec("uv"):
         return [sys.executable, "-m", "uv"]
     if found := shutil.which("uv"):
         return [found]
-    raise NotAvailable("uv, the installer, is not here.", hint="`./lab setup` brings it")
+    raise NotAvailable("uv, the installer, was not found.", hint="Run `./lab setup`.")
 
 
 def find_python310() -> str:
@@ -168,9 +161,9 @@ def find_python310() -> str:
         if is_python310(candidate):
             return candidate
     raise NotAvailable(
-        "TPU-MLIR needs Python 3.10, and there is none here.",
+        "TPU-MLIR needs Python 3.10, and none was found.",
         where=", ".join(tried) or "pyenv, uv, and the path",
-        hint="install one: pyenv install 3.10 | uv python install 3.10 | apt install python3.10 (Ubuntu 22.04)",
+        hint="Install one: pyenv install 3.10 | uv python install 3.10 | apt install python3.10 (Ubuntu 22.04)",
     )
 
 
@@ -189,7 +182,7 @@ def candidate_pythons() -> Iterator[str]:
 
 
 def is_python310(path: str) -> bool:
-    """Whether it starts and is a 3.10; pyenv puts a `python3.10` on the path that only says where to look."""
+    """Whether it starts and is a 3.10; pyenv's `python3.10` on the path may be a shim for no version."""
     code = "import sys; print(*sys.version_info[:2])"
     try:
         done = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -207,19 +200,19 @@ def set_aside_libraries(folder: Path) -> None:
     aside.mkdir(exist_ok=True)
     for name in FOREIGN_LIBRARIES:
         if not (folder / name).exists():
-            raise SophonError("The wheel does not bundle what it did.", where=folder / name)
+            raise SophonError(f"TPU-MLIR's wheel does not bundle {name}.", where=folder)
         (folder / name).rename(aside / name)
 
 
 def drop_torch(source: Path) -> None:
-    """Has the ONNX reader copy an array with NumPy, where it imported torch for nothing else.
+    """Makes the ONNX reader copy an array with NumPy, the only thing for which it imports torch.
 
     Raises:
         SophonError: the source is not the one that this was written for.
     """
     text = source.read_text(encoding="utf-8")
     if text.count(TORCH_IMPORT) != 1 or text.count(TORCH_USE) != 1:
-        raise SophonError("The ONNX reader is not the one that is known here.", where=source)
+        raise SophonError("TPU-MLIR's ONNX reader does not use torch where this patch expects it.", where=source)
     text = text.replace(TORCH_IMPORT, "").replace(TORCH_USE, "np.array(inputs[name])")
     with atomic_write(source) as part:  # a new file: the old one may be a hard link into uv's cache
         part.write_text(text, encoding="utf-8")
@@ -228,7 +221,7 @@ def drop_torch(source: Path) -> None:
 def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
     """Compiles a graph of one matrix product and runs it on the simulator.
 
-    The first run also links the simulator of this chip into place: two at once would be in each other's way.
+    The first run also links the simulator of this chip into place, which two runs at once could not do.
 
     Raises:
         SophonError: a tool does not run, or writes no program; its last lines are quoted.
@@ -245,10 +238,9 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
     deploy = "--mlir check.mlir --quantize F16 --processor bm1684x --gen_test_input --model check.bmodel"
     try:
         for tool, arguments in (("model_transform", transform), ("model_deploy", deploy)):
-            options = {"folder": folder, "log": folder / "log", "seconds": CHECK_SECONDS}
-            toolchain.run(tool, *arguments.split(), **options)
+            toolchain.run(tool, *arguments.split(), folder=folder, log=folder / "log", seconds=CHECK_SECONDS)
         if not (folder / "check.bmodel").is_file():
-            raise SophonError("It wrote no program.", where=folder)
+            raise SophonError("model_deploy wrote no program.", where=folder)
     except SophonError as error:
         raise SophonError(f"The toolchain does not work here. {error.what}", where=toolchain.folder) from error
     shutil.rmtree(folder)
