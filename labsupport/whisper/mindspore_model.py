@@ -180,7 +180,8 @@ class Decoder(nn.Cell):
         self.embed_positions = Weights((config.text_positions, config.d_model))
         self.layers = nn.CellList([DecoderLayer(config, components) for _ in range(config.decoder_layers)])
         self.layer_norm = layer_norm(config.d_model)
-        self.components, self.graphs = components, {}  # see graph
+        self.components = components
+        self.graphs: dict[tuple, Callable] = {}  # see graph
 
     def construct(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
         """(rows, new) int64 tokens that follow those in the cache -> (rows, new, vocab) logits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +153,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = TokenEmbedding(config.vocab_size, config.d_model)
         self.embed_positions = nn.Embedding(config.text_positions, config.d_model)
-        self.layers = nn.ModuleList(DecoderLayer(config, components) for _ in range(config.decoder_layers))
+        layers = (DecoderLayer(config, components) for _ in range(config.decoder_layers))
+        self.layers: Any = nn.ModuleList(layers)  # of DecoderLayer, which a ModuleList's type cannot say
         self.layer_norm = nn.LayerNorm(config.d_model)
         self.compiled = components.compiled
 
