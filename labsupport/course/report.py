@@ -11,12 +11,13 @@ from pathlib import Path
 from labsupport import __version__
 from labsupport.base import plots
 from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir
-from labsupport.base.tables import format_bytes
+from labsupport.base.tables import format_bytes, markdown_table
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes
 from labsupport.course.outcomes import NotebookResult
 from labsupport.machine.description import Machine, describe_machine
 from labsupport.results import claims, rows, verdicts
+from labsupport.results.claims import Claim
 from labsupport.results.rows import Row
 from labsupport.results.verdicts import Verdict
 
@@ -267,3 +268,13 @@ def count_verdicts(found: Iterable[Verdict]) -> dict[str, int]:
 def of_article(found: Iterable[Verdict], article: str) -> list[Verdict]:
     """The verdicts on one article's claims."""
     return [verdict for verdict in found if verdict.claim.article == article]
+
+
+def verdicts_table(ledger: Iterable[Claim], results: Sequence[Row]) -> str:
+    """Markdown: how many claims of each article have which verdict."""
+    found = [verdicts.verdict(claim, results) for claim in ledger]
+    lines = []
+    for article, name in claims.ARTICLES.items():
+        counts = count_verdicts(of_article(found, article)).values()
+        lines.append((f"{article}: {name}", str(sum(counts)), *map(str, counts)))
+    return markdown_table([("Article", "Claims", *VERDICTS), *lines])

@@ -1,4 +1,4 @@
-"""Solutions of 00_start_here. They spoil the fun: try first."""
+"""Solutions of the exercises in 00_start_here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solutions of 01_measure_a_baseline. They spoil the fun: try first."""
+"""Solutions of the exercises in 01_measure_a_baseline."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 lambda baseline, other: statistics.median(baseline) / statistics.median(other),
-                "That is the ratio of the medians: it forgets which runs stood side by side.",
+                "That is the ratio of the medians: it ignores which runs were made side by side.",
             ),
             Mistake(
                 lambda baseline, other: sum(baseline) / sum(other),
-                "Sums, like means, believe every run, the disturbed ones too.",
+                "Sums, like means, change with every disturbed run.",
             ),
             Mistake(
                 lambda baseline, other: statistics.median(b / a for a, b in zip(baseline, other, strict=True)),
@@ -66,7 +66,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda baseline, other: statistics.mean(a / b for a, b in zip(baseline, other, strict=True)),
-                "A mean of ratios follows the one wild pair; take the median.",
+                "One disturbed pair changes a mean of ratios; take the median.",
             ),
         ],
     ),

@@ -216,3 +216,9 @@ def test_what_gained_nothing_beyond_its_spread_is_listed_apart():
 def test_a_gain_from_one_run_is_marked():
     steps = [row("step: old", 2.0, runs=1), row("step: new", 1.0, 1, runs=1)]
     assert ">2.00x (one run)</td>" in page(COURSE, [], steps, [], MACHINE)
+
+
+def test_verdicts_are_counted_per_article_from_rows():
+    table = report.verdicts_table([found.claim for found in VERDICTS], [row("x", 1.3, spread=0.1, claim="A1")])
+    assert "| A: MindSpore Whisper | 2 | 0 | 1 | 0 | 0 | 0 | 1 |" in table
+    assert "| D: Bark | 1 | 0 | 0 | 0 | 0 | 0 | 1 |" in table
