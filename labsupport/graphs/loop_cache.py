@@ -13,7 +13,7 @@ import numpy as np
 
 from labsupport.base.errors import GraphError
 from labsupport.graphs.loop_interface import GROWS, PLAIN, SHIFTS, LoopInterface
-from labsupport.graphs.session import as_value
+from labsupport.graphs.session import as_value, to_numpy
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue
@@ -54,27 +54,26 @@ class LoopCache:
         order = tuple(cross_layout.index(axis) for axis in self.interface.cross_layout)
         for name, value in values.items():
             if name.startswith("cross"):
-                self.cross_kv[name] = value if order == PLAIN else as_value(value.numpy().transpose(order))
+                self.cross_kv[name] = value if order == PLAIN else as_value(to_numpy(value).transpose(order))
             else:
                 array = value.numpy()
                 self.length = array.shape[1]
                 self.self_kv[f"past_{name}"] = as_value(self.store(array))
 
     def store(self, array: np.ndarray) -> np.ndarray:
-        """(rows, length, heads, head_dim) -> a past in the graph's form; places without a token are zeros."""
+        """(rows, length, heads, head_dim) -> a new past in the graph's form; places without a token are zeros."""
         capacity, layout = self.interface.capacity, self.interface.layout
-        if capacity is None:
-            return array.transpose(layout)
         rows, length, heads, head_dim = array.shape
-        if length > capacity:
+        if capacity is not None and length > capacity:
             raise GraphError(f"{length} tokens do not fit into caches of {capacity}.")
-        padded = np.zeros((rows, capacity, heads, head_dim), np.float32)
-        padded[:, self.places(length)] = array
-        return padded.transpose(layout)
+        sizes = (rows, capacity or length, heads, head_dim)
+        stored = np.zeros([sizes[axis] for axis in layout], np.float32)
+        stored.transpose(np.argsort(layout))[:, self.places(length)] = array
+        return stored
 
     def read(self, name: str) -> np.ndarray:
         """A copy of what `past_k.i` or `past_v.i` holds: (rows, length, heads, head_dim)"""
-        array = self.self_kv[name].numpy().transpose(np.argsort(self.interface.layout))
+        array = to_numpy(self.self_kv[name]).transpose(np.argsort(self.interface.layout))
         return array[:, self.places(self.length)]
 
     def places(self, length: int) -> slice:

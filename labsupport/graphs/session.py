@@ -70,6 +70,11 @@ def as_value(array: np.ndarray) -> OrtValue:
     return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
+def to_numpy(value: OrtValue) -> np.ndarray:
+    """A copy. The array that `OrtValue.numpy` gives is the value's own memory, which is freed with the value."""
+    return value.numpy().copy()
+
+
 def run_bound(session: InferenceSession, inputs: Mapping[str, np.ndarray]) -> dict[str, OrtValue]:
     """Runs a graph, and gives its outputs where ONNX Runtime has put them: nothing is copied."""
     binding, names = session.io_binding(), [output.name for output in session.get_outputs()]

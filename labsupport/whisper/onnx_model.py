@@ -15,7 +15,7 @@ from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.graphs.loop_cache import LoopCache
 from labsupport.graphs.loop_interface import read_interface
-from labsupport.graphs.session import as_value, open_session, run_bound
+from labsupport.graphs.session import as_value, open_session, run_bound, to_numpy
 from labsupport.graphs.store import find_graphs, read_stored_interface
 from labsupport.speech.text import Tokenizer
 
@@ -89,7 +89,7 @@ class Whisper:
         if cache.length:
             return np.stack([self.decode_step(column, cache) for column in tokens.T], axis=1)
         outputs = run_bound(self.session("prefill"), {"tokens": tokens, "encoder_out": cache.encoder_out})
-        logits = outputs.pop("logits").numpy()
+        logits = to_numpy(outputs.pop("logits"))
         cache.fill(outputs, self.stored.cross_layout)
         return logits
 
