@@ -27,7 +27,6 @@ def run(model: str, runs: int, clip: str) -> None:
         for task in workers["torch"].tasks:
             timed = worker.compare(workers, task, runs)
             recording.workers(f"{task}: {{}} engine", timed, workers)
-            print(f"torch takes {timed.speedup('torch', 'onnx')} as long")
 
 
 def make_tasks(engine: str, model: str, clip: str) -> dict[str, Callable[[], str]]:

@@ -28,7 +28,6 @@ def run(model: str, runs: int, clip: str) -> None:
         for task in workers["torch"].tasks:
             timed = worker.compare(workers, task, runs, WARMUP)
             recording.workers(f"{task}, eager attention: {{}}", timed, workers)
-            print(f"MindSpore takes {timed.speedup('mindspore', 'torch')} as long")
 
 
 def make_tasks(model: str, clip: str) -> dict[str, Callable[[], str]]:

@@ -1,8 +1,9 @@
 """Processes that time the tasks of a benchmark: one framework or engine in each, in turns (A B A B).
 
 The protocol is JSON lines. A worker's first line is the list of its tasks' names. Then it answers every line that it
-reads: {"run": NAME} with [SECONDS, RESULT], and {"record": ARGUMENTS} with null, after `rows.record(**ARGUMENTS)`. Rows
-are written by the worker, for they name the machine and the versions as its framework sees them.
+reads: {"run": NAME} with [WALL SECONDS, CPU SECONDS, RESULT], and {"record": ARGUMENTS} with null, after
+`rows.record(**ARGUMENTS)`. Rows are written by the worker, for they name the machine and the versions as its framework
+sees them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from labsupport.base.errors import BenchError
@@ -48,11 +49,11 @@ def answer(stream: TextIO, content: object) -> None:
     print(json.dumps(content), file=stream, flush=True)
 
 
-def time_task(task: Any) -> tuple[float, object]:
-    """The seconds of one call, and what it gave."""
-    start = time.perf_counter()
+def time_task(task: Callable[[], object]) -> tuple[float, float, object]:
+    """Wall and CPU seconds of one call, and what it gave."""
+    wall, cpu = time.perf_counter(), time.process_time()
     result = task()
-    return time.perf_counter() - start, result
+    return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
 # --- outside ----------------------------------------------------------------------------------------------------------
@@ -83,10 +84,10 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self.process.communicate()
 
-    def run(self, task: str) -> tuple[float, Any]:
-        """The seconds that the task took in the worker, and its result."""
-        seconds, result = self.ask({"run": task})
-        return seconds, result
+    def run(self, task: str) -> tuple[float, float, Any]:
+        """Wall and CPU seconds of the task in the worker, and its result."""
+        wall, cpu, result = self.ask({"run": task})
+        return wall, cpu, result
 
     def record(self, what: str, value: float, unit: str, **details) -> None:
         """As `rows.record`, in the worker."""
@@ -117,9 +118,10 @@ def compare(workers: Mapping[str, Worker], task: str, runs: int, warmup: int = 1
         BenchError: the results differ.
     """
     for _ in range(warmup):
-        results = {name: worker.run(task)[1] for name, worker in workers.items()}
+        results = {name: worker.run(task)[2] for name, worker in workers.items()}
     if any(result != next(iter(results.values())) for result in results.values()):
         raise BenchError(f"{task}: the results differ.", where=results)
-    rounds = [{name: worker.run(task)[0] for name, worker in workers.items()} for _ in range(runs)]
-    walls = {name: tuple(seconds[name] for seconds in rounds) for name in workers}
-    return Comparison({name: Measurement(name, wall, wall, None) for name, wall in walls.items()})
+    rounds = [{name: worker.run(task)[:2] for name, worker in workers.items()} for _ in range(runs)]
+    walls = {name: tuple(seconds[name][0] for seconds in rounds) for name in workers}
+    cpus = {name: tuple(seconds[name][1] for seconds in rounds) for name in workers}
+    return Comparison({name: Measurement(name, walls[name], cpus[name], None) for name in workers})

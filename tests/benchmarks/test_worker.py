@@ -33,8 +33,8 @@ def planted(tmp_path, monkeypatch):
 def test_a_worker_names_its_tasks_times_them_and_writes_rows(planted):
     with planted("a") as one:
         assert one.tasks == ["say", "die", "fail"]
-        seconds, result = one.run("say")
-        assert 0 <= seconds < 10
+        wall, cpu, result = one.run("say")
+        assert 0 <= cpu <= wall + 1 < 10
         assert result == "a"
         one.record("a test: planted", 1.5, "s", group="planted", runs=3)
     assert one.process.wait(timeout=10) == 0
@@ -69,7 +69,7 @@ def test_a_worker_that_answers_nonsense_is_stopped():
 
 
 class Scripted:
-    """A worker that answers from a list of (seconds, result)."""
+    """A worker that answers from a list of (wall, CPU seconds, result)."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -79,13 +79,17 @@ class Scripted:
 
 
 def test_workers_take_turns_and_the_first_runs_do_not_count():
-    workers = {"a": Scripted((9.0, "x"), (1.0, "x"), (2.0, "x")), "b": Scripted((9.0, "x"), (3.0, "x"), (4.0, "x"))}
+    first = (9.0, 9.0, "x")
+    workers = {
+        "a": Scripted(first, (1.0, 0.5, "x"), (2.0, 0.5, "x")),
+        "b": Scripted(first, (3.0, 0.5, "x"), (4.0, 0.75, "x")),
+    }
     timed = worker.compare(workers, "say", runs=2)
     assert timed["a"].wall == (1.0, 2.0)
-    assert timed["b"].wall == (3.0, 4.0)
+    assert (timed["b"].wall, timed["b"].cpu) == ((3.0, 4.0), (0.5, 0.75))
 
 
 def test_results_that_differ_are_an_error():
-    workers = {"a": Scripted((1.0, "x")), "b": Scripted((1.0, "y"))}
+    workers = {"a": Scripted((1.0, 1.0, "x")), "b": Scripted((1.0, 1.0, "y"))}
     with pytest.raises(BenchError, match="say: the results differ"):
         worker.compare(workers, "say", runs=2)
