@@ -41,8 +41,8 @@ Neither party expected for the war the magnitude or the duration which it has al
 def find_version() -> str:
     """Gives flite's own name for its version, such as "flite-2.2-current Sep 2018"."""
     # flite prints its version and then exits with 1
-    said = subprocess.run(["flite", "--version"], capture_output=True, text=True, check=False).stdout
-    return re.search(r"version: (flite\S+ \w+ \d+)", said).group(1)
+    output = subprocess.run(["flite", "--version"], capture_output=True, text=True, check=False).stdout
+    return re.search(r"version: (flite\S+ \w+ \d+)", output).group(1)
 
 
 def speak(text: str) -> tuple[np.ndarray, int]:

@@ -37,10 +37,10 @@ Placed = list[tuple[float, float]]  # start and end in seconds of each sentence
 
 
 def find_problem() -> str | None:
-    """Says what is missing on this machine; None if nothing is."""
+    """What is missing on this machine; None if nothing is."""
     if not shutil.which("flite"):
         return "flite is not installed; on Debian and Ubuntu: apt install flite"
-    # asked for a voice that it lacks, flite says nothing and takes another
+    # flite takes another voice, without a message, where it lacks the one asked for
     listed = subprocess.run(["flite", "-lv"], capture_output=True, text=True, check=True).stdout.split()
     missing = [voice for voice in VOICES if voice not in listed]
     return f"this flite has no voice {', '.join(missing)}; Debian's and Ubuntu's has them all" if missing else None
@@ -49,12 +49,12 @@ def find_problem() -> str | None:
 def find_version() -> str:
     """Gives flite's own name for its version, such as "flite-2.2-current Sep 2018"."""
     # flite prints its version and then exits with 1
-    said = subprocess.run(["flite", "--version"], capture_output=True, text=True, check=False).stdout
-    return re.search(r"version: (flite\S+ \w+ \d+)", said).group(1)
+    output = subprocess.run(["flite", "--version"], capture_output=True, text=True, check=False).stdout
+    return re.search(r"version: (flite\S+ \w+ \d+)", output).group(1)
 
 
 def respell(text: str, spoken: dict[str, str]) -> str:
-    """Replaces the words that flite would say wrongly; `spoken` has them in lower case."""
+    """Replaces the words that flite mispronounces; `spoken` has them in lower case."""
     return re.sub(r"\w+", lambda word: spoken.get(word[0].lower(), word[0]), text)
 
 
@@ -67,7 +67,7 @@ def speak(text: str, voice: str) -> np.ndarray:
 
 
 def join(sentences: list[np.ndarray]) -> tuple[np.ndarray, Placed]:
-    """Puts the sentences one after the other, each with a pause behind it; says where each lies."""
+    """Joins the sentences, each followed by a pause; also gives the start and end of each."""
     pause = np.zeros(round(PAUSE * audio.SAMPLE_RATE), np.float32)
     ends = np.cumsum([len(each) + len(pause) for each in sentences]) - len(pause)
     starts = [end - len(each) for end, each in zip(ends, sentences, strict=True)]

@@ -23,8 +23,8 @@ def cache_bytes(layers, d, beams, tokens, width):
 
 
 def cache_bytes_by_layer(layers, d, beams, tokens, width):
-    own, cross = 2 * beams * tokens * d, 2 * 1500 * d
-    return sum((own + cross) * width for _ in range(layers))
+    self_kv, cross_kv = 2 * beams * tokens * d, 2 * 1500 * d
+    return sum((self_kv + cross_kv) * width for _ in range(layers))
 
 
 def windows_that_fit(memory, weights, each):
@@ -57,7 +57,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda d: 2 * (4 * d * d + 3 * d) + 8 * d * d + 5 * d + 3 * d,
-                "A norm has a weight and a bias, so two numbers for each of the d places.",
+                "A norm has a weight and a bias, so two numbers for each of the d channels.",
             ),
             Mistake(
                 lambda d: 2 * (4 * d * d + 3 * d) + 8 * d * d + 3 * 2 * d,
@@ -79,22 +79,22 @@ EXERCISES = [
             ),
             Mistake(
                 lambda layers, d, beams, tokens, width: 2 * layers * d * width * beams * (tokens + 1500),
-                "All beams listen to the same sound: it is kept once for the window.",
+                "All beams share their window's keys and values: they are stored once.",
             ),
             Mistake(
                 lambda layers, d, beams, tokens, width: 2 * d * width * (beams * tokens + 1500),
-                "Every layer has keys and values of its own.",
+                "Every layer has its keys and values: multiply by the layers.",
             ),
             Mistake(
                 lambda layers, d, beams, tokens, width: 2 * layers * d * (beams * tokens + 1500),
-                "That is the number of numbers; how many bytes has each?",
+                "That is how many numbers there are: multiply by the bytes of each.",
             ),
         ],
     ),
     Exercise(
         id="2.3",
         title="Windows that fit",
-        hint="What is left beside the weights, in whole windows; and never fewer than none.",
+        hint="Divide what the weights leave by a window's bytes, rounded down; the result is never negative.",
         solution=windows_that_fit,
         variant=windows_that_fit_by_counting,
         cases=[(100, 40, 7), (10, 40, 7), (54, 40, 7), (46, 40, 7)],
@@ -105,7 +105,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda memory, weights, each: (memory - weights) // each,
-                "A card on which not even the weights fit has room for no window, not for minus some.",
+                "Where the weights alone do not fit, the result is 0, not negative.",
             ),
             Mistake(
                 lambda memory, weights, each: max(0, -(-(memory - weights) // each)),
@@ -113,7 +113,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda memory, weights, each: max(0, (memory - weights) / each),
-                "Windows are whole: what is left over is no window.",
+                "Windows are whole: round down.",
             ),
         ],
     ),

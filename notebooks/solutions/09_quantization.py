@@ -36,8 +36,8 @@ def integer_row_in_a_loop(x, codes, scales):
     scale = max(abs(value) for value in x) / 127
     rounded = [round(value / scale) for value in x]
     products = [
-        scale * own * sum(code * value for code, value in zip(row, rounded, strict=True))
-        for row, own in zip(codes, scales, strict=True)
+        scale * row_scale * sum(code * value for code, value in zip(row, rounded, strict=True))
+        for row, row_scale in zip(codes, scales, strict=True)
     ]
     return np.array(products)
 

@@ -38,7 +38,7 @@ EXERCISES = [
     Exercise(
         id="11.1",
         title="How much is alive",
-        hint="Every group's input waits; the inside of one group is there while backward goes through it.",
+        hint="Every group's input is stored; the inside of one group exists while the backward pass runs through it.",
         solution=most_alive,
         variant=most_alive_group_by_group,
         cases=[(100, 10, 1), (9, 3, 16), (10, 4, 2.5), (6, 6, 16)],
@@ -79,14 +79,14 @@ EXERCISES = [
     Exercise(
         id="11.3",
         title="The mean over all tokens",
-        hint="A batch with more tokens has more to say.",
+        hint="A batch counts as much as it has tokens.",
         solution=mean_loss,
         variant=mean_loss_token_by_token,
         cases=[([1.0, 3.0], [10, 30]), ([0.5, 0.5, 2.0], [7, 1, 4]), ([1.5], [9])],
         mistakes=[
             Mistake(
                 lambda means, counts: sum(means) / len(means),
-                "That counts each batch alike: a token among few weighs more than one among many.",
+                "That counts each batch alike: a token in a short batch counts more than one in a long batch.",
             ),
             Mistake(
                 lambda means, counts: sum(m * c for m, c in zip(means, counts, strict=True)) / len(means),
@@ -96,7 +96,7 @@ EXERCISES = [
                 lambda means, counts: (
                     sum(m / c for m, c in zip(means, counts, strict=True)) / sum(1 / c for c in counts)
                 ),
-                "The other way round: a batch with more tokens weighs more.",
+                "The other way round: a batch with more tokens counts more.",
             ),
         ],
     ),
