@@ -16,7 +16,7 @@ from transformers.models.bark.modeling_bark import BarkBlock, BarkCausalModel
 
 from labsupport.bark.generator import Speaker
 from labsupport.machine.backend import require_compiler
-from labsupport.optim.kv_cache import BUFFERS, KeysValues, StaticCache
+from labsupport.optim.kv_cache import BUFFER_POOL, KeysValues, StaticCache
 
 Allowed = Callable[[int], slice]  # the number of a new token -> the part of the vocabulary that it may be from
 
@@ -41,7 +41,7 @@ class StaticStage:
         it computes into `past`, a pair (rows, heads, capacity, head_dim) for each layer.
         """
         hidden = embedded + self.model.position_embeds_layer(position)
-        seen = StaticCache.seen(position, past[0][0].shape[2])
+        seen = StaticCache.visible(position, past[0][0].shape[2])
         for block, pair in zip(self.model.layers, past, strict=True):
             hidden = hidden + attend(block, hidden, position, pair, seen)
             hidden = hidden + block.mlp(block.layernorm_2(hidden))
@@ -56,7 +56,7 @@ class StaticStage:
         """
         config, (rows, prefix, _) = self.model.config, embedded.shape
         shape = (rows, config.num_heads, capacity, config.hidden_size // config.num_heads)
-        past = BUFFERS.lend(shape, config.num_layers, embedded)
+        past = BUFFER_POOL.acquire(shape, config.num_layers, embedded)
         places, tokens = torch.arange(capacity, device=embedded.device), []
         scores = self.read(embedded, places[:prefix], past)
         while True:
@@ -65,7 +65,7 @@ class StaticStage:
                 break
             place = prefix + len(tokens) - 1
             scores = self.step(self.model.input_embeds_layer(tokens[-1]), places[place : place + 1], past)
-        BUFFERS.take_back(past)
+        BUFFER_POOL.release(past)
         return torch.cat(tokens, dim=1)
 
 

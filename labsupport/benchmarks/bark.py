@@ -35,7 +35,7 @@ from labsupport.base.errors import BenchError
 from labsupport.base.paths import atomic_write, lab_dir
 from labsupport.machine.backend import on_cuda, synchronise
 from labsupport.machine.description import describe_machine
-from labsupport.optim.kv_cache import BUFFERS
+from labsupport.optim.kv_cache import BUFFER_POOL
 from labsupport.optim.offload import DiskShelf, MemoryShelf, Offloader
 from labsupport.results import memory, rows
 from labsupport.speech import corpus
@@ -227,7 +227,7 @@ def opened(checkpoint: str, variant: Variant) -> Iterator[tuple[Speaker, Offload
     with tempfile.TemporaryDirectory() as folder, quiet_library():
         shelf = MemoryShelf("cuda") if on_cuda() else DiskShelf(Path(folder), cold=True)
         yield speaker, Offloader(speaker.stages(), shelf) if variant.offload else None
-    BUFFERS.free.clear()
+    BUFFER_POOL.free.clear()
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def weigh(plan: Plan, variant: Variant, size: int) -> int:
         if offloader:
             offloader.leave()
         weights = {*speaker.model.parameters(), *speaker.model.buffers()}
-        held = BUFFERS.idle_bytes + sum(part.nbytes for part in weights)
+        held = BUFFER_POOL.idle_bytes + sum(part.nbytes for part in weights)
         return held + memory.peak_memory(lambda: speak(speaker, plan.tokens, plan, size, 0))[1]
 
 
