@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from labsupport.base import plots
 
 
@@ -9,3 +11,28 @@ def test_stacked_bars_end_where_their_parts_do():
     axes = plots.stacked_bars({"a": {"x": 1, "y": 2}, "b": {"y": 4}}, "GB", "title").axes[0]
     ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches)
     assert ends == [0, 1, 3, 4]
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    first, second = (plots.to_svg(plots.bars({"a": 1.0, "b": 2.0}, "s", "T")) for _ in range(2))
+    assert first == second
+    assert b"matplotlib.org" not in first
+
+
+def test_bars_have_their_spread_and_the_first_is_on_top():
+    axes = plots.bars({"a": 1.0, "b": 2.0}, "s", "T", {"a": 0.4}).axes[0]
+    low, high = axes.containers[0][2][0].get_segments()[0][:, 0]
+    assert (low, high) == (0.8, 1.2)
+    assert axes.yaxis_inverted()
+
+
+def test_the_line_joins_what_no_other_beats():
+    points = {"small": (1e6, 1.0), "large": (4e6, 3.0), "beaten": (4e6, 2.0), "slower": (2e6, 0.5)}
+    front = plots.trade(points, "samples/s", "T").axes[0].lines[-1]
+    assert front.get_xydata().tolist() == [[1.0, 1.0], [4.0, 3.0]]
+
+
+def test_a_picture_needs_alt_text_and_it_is_escaped():
+    with pytest.raises(ValueError, match="alt text"):
+        plots.image_tag(b"", " ", "image/png")
+    assert 'alt="&quot;a&quot; &lt; b"' in plots.image_tag(b"", '"a" < b', "image/png")

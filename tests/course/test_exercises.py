@@ -91,16 +91,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words", WRONG)
-def test_a_wrong_answer_is_told_what_differs_and_records_nothing(solutions, capsys, words):
-    check("7.1", WRONG[words], solutions=solutions)
-    told = capsys.readouterr().out
-    assert words in told
-    assert told.startswith("7.1  not yet: ")
+@pytest.mark.parametrize("difference", WRONG)
+def test_a_wrong_answer_gets_what_differs_and_records_nothing(solutions, capsys, difference):
+    check("7.1", WRONG[difference], solutions=solutions)
+    printed = capsys.readouterr().out
+    assert difference in printed
+    assert printed.startswith("7.1  not yet: ")
     assert exercises.solved() == {}
 
 
-def test_an_answer_that_is_no_function_is_said_so(planted):
+def test_an_answer_that_is_no_function_is_wrong(planted):
     assert "a function is expected" in assess(planted, 3).message
 
 
@@ -156,9 +156,9 @@ def test_values_within_the_tolerance_are_equal(expected, got):
     assert difference(expected, got) is None
 
 
-@pytest.mark.parametrize(("expected", "got", "words"), DIFFERENT)
-def test_what_differs_is_said(expected, got, words):
-    assert words in difference(expected, got)
+@pytest.mark.parametrize(("expected", "got", "text"), DIFFERENT)
+def test_what_differs_is_described(expected, got, text):
+    assert text in difference(expected, got)
 
 
 def test_the_tolerance_is_the_exercise_s_own():

@@ -77,7 +77,7 @@ FAULTS = {
     "metadata.lab is missing": lambda nb: nb["metadata"].pop("lab"),
     "promise": lambda nb: nb["metadata"]["lab"].update(promise=" "),
     "minutes": lambda nb: nb["metadata"]["lab"].update(minutes="12"),
-    "needs": lambda nb: nb["metadata"]["lab"].update(needs=["a pony"]),
+    "needs": lambda nb: nb["metadata"]["lab"].update(needs=["a telescope"]),
     "names no backend": lambda nb: nb["metadata"]["lab"].update(backends=[]),
     "articles": lambda nb: nb["metadata"]["lab"].update(articles=["E"]),
     "exactly one code cell": lambda nb: nb["cells"][1].update(metadata={}),
@@ -106,13 +106,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("words", FAULTS)
-def test_every_planted_fault_is_found_and_nothing_else(notebook, words):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_planted_fault_is_found_and_nothing_else(notebook, fault):
     assert problems(notebook) == []
-    FAULTS[words](notebook)
+    FAULTS[fault](notebook)
     found = problems(notebook)
     assert len(found) == 1
-    assert words in found[0] or words in " ".join(found)
+    assert fault in found[0]
 
 
 def test_what_is_allowed_is_not_reported(notebook):
@@ -157,4 +157,3 @@ def test_a_shown_plot_has_alt_text_where_jupyterlab_keeps_it(notebook, monkeypat
 def test_the_committed_notebook_is_in_order(path):
     text = path.read_text(encoding="utf-8")
     assert check(text)[1] == []
-    print(f"{path.stem}: median code cell {notebook_format.median_lines(notebook_format.parse(text)):g} lines")

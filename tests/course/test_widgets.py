@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from labsupport.course import widgets
 
 
 def test_the_chooser_shows_what_is_chosen(monkeypatch):
-    monkeypatch.delenv("LAB_GROUP", raising=False)
+    monkeypatch.delenv("LAB_STATIC_PAGE", raising=False)
     chooser = widgets.memory_chooser()
     menus = {menu.description: menu for line in chooser.children[:2] for menu in line.children}
     page = chooser.children[2]
@@ -24,3 +26,13 @@ def test_a_card_that_is_too_small_is_marked():
     assert "<td>NVIDIA T4</td><td>16</td><td>no</td><td>10.00</td>" in table
     assert "<td>NVIDIA A10G</td><td>24</td><td>yes</td><td>5.00</td>" in table
     assert "<td>Ascend 910B</td><td>64</td><td>yes</td><td>not known</td>" in table
+
+
+@pytest.mark.parametrize(("variable", "shown"), [("LAB_STATIC_PAGE", "HTML"), ("LAB_GROUP", "VBox")])
+def test_a_static_page_gets_the_picture_and_a_group_of_rows_changes_nothing(monkeypatch, variable, shown):
+    monkeypatch.delenv("LAB_STATIC_PAGE", raising=False)
+    monkeypatch.setenv(variable, "1")
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", displayed.append)
+    widgets.size_memory()
+    assert [type(thing).__name__ for thing in displayed] == [shown]

@@ -326,7 +326,7 @@ def test_the_timeline_shows_what_is_chosen(tmp_path):
 
 
 def test_a_static_page_gets_the_picture_alone(profile, monkeypatch, capsys):
-    monkeypatch.setenv("LAB_GROUP", "04_find_the_bottleneck")
+    monkeypatch.setenv("LAB_STATIC_PAGE", "1")
     widgets.explore(profile)
     assert "Plot: Timeline of" in capsys.readouterr().out
 

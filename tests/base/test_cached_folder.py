@@ -1,0 +1,101 @@
+"""Folders that are made once and are whole ever after."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from labsupport.base import cached_folder as module
+from labsupport.base.cached_folder import cached_folder, find_damage, hash_file
+from labsupport.base.errors import FolderError
+
+
+class Writer:
+    """Fills a folder with one file, and counts how often."""
+
+    def __init__(self, content="one"):
+        self.calls, self.content = 0, content
+
+    def __call__(self, folder):
+        self.calls += 1
+        (folder / "a.txt").write_text(self.content)
+
+
+def make(folder, write, expected=None):
+    return cached_folder(folder, "numbers", 1, write, expected)
+
+
+def test_a_folder_is_made_once_and_then_read(tmp_path):
+    write = Writer()
+    for _ in range(2):
+        assert (make(tmp_path / "f", write) / "a.txt").read_text() == "one"
+    assert write.calls == 1
+    assert json.loads((tmp_path / "f" / "manifest.json").read_text()) == {"a.txt": hash_file(tmp_path / "f" / "a.txt")}
+
+
+DAMAGES = {
+    "a.txt has changed": lambda folder: (folder / "a.txt").write_text("others"),
+    "a.txt is missing": lambda folder: (folder / "a.txt").unlink(),
+    "manifest.json is missing": lambda folder: (folder / "manifest.json").unlink(),
+    "it cannot be read": lambda folder: (folder / "manifest.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_named_and_made_again(tmp_path, caplog, damage):
+    write, folder = Writer(), make(tmp_path / "f", Writer())
+    DAMAGES[damage](folder)
+    assert find_damage(folder).startswith(damage)
+    make(folder, write)
+    assert (write.calls, find_damage(folder)) == (1, None)
+    assert damage in caplog.text
+
+
+def test_a_folder_from_other_weights_is_made_again(tmp_path):
+    folder = make(tmp_path / "f", Writer())
+    write = Writer("two")
+    make(folder, write, {"a.txt": "another hash"})
+    assert (write.calls, (folder / "a.txt").read_text()) == (1, "two")
+
+
+def test_a_writer_that_fails_leaves_nothing_and_what_a_killed_process_left_goes(tmp_path):
+    def fail(folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError("stop")
+
+    (tmp_path / "f.123.part").mkdir()
+    with pytest.raises(RuntimeError, match="stop"):
+        make(tmp_path / "f", fail)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_full_disk_is_an_error_with_a_hint(tmp_path):
+    def fill(folder):
+        raise OSError("no space left")
+
+    with pytest.raises(FolderError, match="no space left") as caught:
+        make(tmp_path / "f", fill)
+    assert "Free 1 MB" in caught.value.hint
+
+
+def test_of_two_at_once_one_makes_it(tmp_path):
+    write = Writer()
+    threads = [threading.Thread(target=make, args=(tmp_path / "f", write)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert write.calls == 1
+
+
+def test_a_file_is_hashed_again_only_when_it_changed(tmp_path, monkeypatch):
+    folder = make(tmp_path / "f", Writer())
+    assert find_damage(folder) is None
+    monkeypatch.setattr(module, "hash_file", None)
+    assert find_damage(folder) is None
+    monkeypatch.undo()
+    os.utime(folder / "a.txt", ns=(1, 1))
+    assert find_damage(folder) is None

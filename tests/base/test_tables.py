@@ -1,0 +1,58 @@
+"""One table in three forms, and numbers in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from labsupport.base.tables import (
+    drop_empty_columns,
+    format_bytes,
+    format_seconds,
+    html_table,
+    markdown_table,
+    text_table,
+)
+
+LINES = [["name", "kind", "ms"], ["a|b", "", "3"], ["<c>", "x", "100"]]
+
+
+def test_text_is_aligned_and_ends_without_spaces():
+    assert text_table(LINES, left=2).splitlines() == ["name  kind   ms", "a|b           3", "<c>   x     100"]
+    assert text_table([["a", "b"], ["c", ""]]).splitlines() == ["a  b", "c"]
+
+
+def test_markdown_escapes_what_would_end_a_cell():
+    assert markdown_table(LINES, left=2).splitlines() == [
+        "| name | kind | ms |",
+        "| --- | --- | ---: |",
+        "| a\\|b |  | 3 |",
+        "| <c> | x | 100 |",
+    ]
+
+
+def test_html_escapes_tags():
+    table = html_table(LINES, left=2)
+    assert "<th>name</th>" in table
+    assert '<td>&lt;c&gt;</td><td>x</td><td style="text-align: right">100</td>' in table
+
+
+def test_lines_of_different_lengths_are_refused():
+    for render in (text_table, html_table):
+        with pytest.raises(ValueError, match="zip"):
+            render([["a", "b"], ["c"]])
+
+
+def test_a_column_without_contents_is_left_out():
+    assert drop_empty_columns({"a": ["1", ""], "b": ["", ""], "c": ["2", "3"]}) == [["a", "c"], ["1", "2"], ["", "3"]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.345, "12.3 s"), (1, "1 s"), (0.0123, "12.3 ms"), (4.56e-5, "45.6 µs"), (0, "0 µs")]
+)
+def test_seconds(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(3.2e9, "3.2 GB"), (41e6, "41.0 MB"), (-2e9, "-2.0 GB"), (0, "0.0 MB")])
+def test_bytes(count, text):
+    assert format_bytes(count) == text

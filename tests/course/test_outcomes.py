@@ -1,0 +1,109 @@
+"""What is stored of a run, and how its failures are classed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from labsupport.base.errors import CourseError
+from labsupport.base.paths import lab_dir
+from labsupport.course import outcomes
+from labsupport.course.outcomes import Failure, NotebookResult, Summary
+
+FAILED = NotebookResult("01_a", "torch", "failed", "r", failure=Failure("assertion", "one is not two", 2))
+PASSED = NotebookResult("01_a", "mindspore", "passed", "r", skips=["no int8"], fingerprint="f")
+
+
+def make_notebook(source, outputs=()):
+    return {"cells": [{"cell_type": "code", "source": source, "outputs": list(outputs)}]}
+
+
+def test_the_last_result_of_each_notebook_can_be_read_back():
+    for result in (FAILED, dataclasses.replace(PASSED, status="failed"), PASSED):
+        outcomes.store(result)
+    assert outcomes.last_results() == [PASSED, FAILED]
+    assert lab_dir() in outcomes.runs_dir().parents
+
+
+def test_a_damaged_record_is_an_error():
+    outcomes.store(PASSED)
+    (outcomes.runs_dir() / "01_a.mindspore.json").write_text('{"notebook": ')
+    with pytest.raises(CourseError, match="damaged"):
+        outcomes.last_results()
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "found"),
+    [
+        (PASSED, ("r", "f"), True),
+        (PASSED, ("another run", "f"), False),
+        (PASSED, ("r", "changed"), False),
+        (dataclasses.replace(PASSED, status="failed"), ("r", "f"), False),
+    ],
+)
+def test_only_what_passed_unchanged_in_this_run_counts(stored, asked, found):
+    outcomes.store(stored)
+    assert outcomes.passed_before("01_a", "mindspore", *asked) == (PASSED if found else None)
+    assert outcomes.passed_before("02_b", "mindspore", *asked) is None
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_or_fresh_one_begins_anew():
+    first = outcomes.begin(fresh=False)
+    assert outcomes.begin(fresh=False) == first
+    assert outcomes.begin(fresh=True) != first
+    second = outcomes.begin(fresh=False)
+    outcomes.finish(second)
+    assert outcomes.begin(fresh=False) != second
+
+
+def test_the_fingerprint_follows_source_and_parameters_but_not_outputs():
+    fingerprint = outcomes.compute_fingerprint(make_notebook("print(1)"), "torch", {})
+    assert outcomes.compute_fingerprint(make_notebook("print(1)", ["1"]), "torch", {}) == fingerprint
+    assert outcomes.compute_fingerprint(make_notebook(["print", "(1)"]), "torch", {}) == fingerprint
+    assert outcomes.compute_fingerprint(make_notebook("print(2)"), "torch", {}) != fingerprint
+    assert outcomes.compute_fingerprint(make_notebook("print(1)"), "mindspore", {}) != fingerprint
+    assert outcomes.compute_fingerprint(make_notebook("print(1)"), "torch", {"model": "base"}) != fingerprint
+
+
+def test_two_runs_at_once_are_refused():
+    with outcomes.only_run(), pytest.raises(CourseError, match="Another"), outcomes.only_run():
+        pass
+
+
+def test_a_summary_counts_by_status():
+    summary = Summary([PASSED, FAILED], [])
+    assert (summary.ok, summary.count("passed"), summary.count("skipped")) == (False, 1, 0)
+
+
+# The last lines of logs of real failures, gathered by causing them.
+LOGS = {
+    "memory": [
+        "numpy.core._exceptions._ArrayMemoryError: Unable to allocate 72.8 TiB for an array with "
+        "shape (10000000000000,) and data type float64",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+        "tried to allocate 400000000000000 bytes. Error code 12 (Cannot allocate memory)",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 22.00 MiB. GPU 0 has a total capacity of 23 GiB",
+    ],
+    "network": [
+        "huggingface_hub.errors.LocalEntryNotFoundError: An error happened while trying to locate the file on the Hub "
+        "and we cannot find the requested files in the local cache. Please check your connection and try again",
+        "requests.exceptions.ConnectionError: HTTPConnectionPool(host='127.0.0.1', port=9): Max retries exceeded with "
+        "url: / (Caused by NewConnectionError: Failed to establish a new connection: [Errno 111] Connection refused)",
+        "CheckpointError: The model hub did not answer.",
+        "urllib.error.URLError: <urlopen error [Errno -2] Name or service not known>",
+    ],
+    "dependency": [
+        "ModuleNotFoundError: No module named 'no_such_module'",
+        "OSError: libcudart.so.99: cannot open shared object file: No such file or directory",
+        "ImportError: FlashAttention2 has been toggled on, but it cannot be used due to the following error: the "
+        "package flash_attn seems to be not installed.",
+    ],
+    "assertion": ["AssertionError: \nNot equal to tolerance rtol=1e-07, atol=0\n\nMismatched elements: 1 / 1 (100%)"],
+    "other": ["ValueError: invalid literal for int() with base 10: 'x'"],
+}
+
+
+@pytest.mark.parametrize(("kind", "log"), [(kind, log) for kind, logs in LOGS.items() for log in logs])
+def test_failures_are_classed_by_their_real_logs(kind, log):
+    assert outcomes.classify(log) == kind
