@@ -1,10 +1,10 @@
-"""Every error that a user of the lab may meet, one class a room; the message says the rest."""
+"""Every error that a user of the lab may meet, one class a room; the message holds the details."""
 
 from __future__ import annotations
 
 
 class LabError(Exception):
-    """Says what was wrong, where, and what to do next. The command line prints it without a traceback.
+    """What was wrong, where, and what to do next. The command line prints it without a traceback.
 
     Args:
         what: one sentence, what was wrong.
@@ -90,7 +90,7 @@ class SophonError(LabError):
 
 
 class BenchError(LabError):
-    """A benchmark cannot be run as asked, or what it kept is damaged."""
+    """A benchmark cannot be run as asked, or what it stored is damaged."""
 
 
 class CourseError(LabError):

@@ -1,4 +1,4 @@
-"""One look for every plot, and alt text that reaches the reader."""
+"""Plots in one style, with alt text that reaches the reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any common colour blindness can tell apart.
+# Okabe and Ito's colours, which people with any common colour blindness can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 STYLE = {
     "axes.spines.right": False,
@@ -28,7 +28,7 @@ STYLE = {
 def figure(width: float = 6.4, height: float = 3.6):
     """A new figure and its axes in the lab's style; sizes in inches.
 
-    The figure belongs to nobody but the caller: it is not in pyplot's list, and no inline backend shows it twice.
+    The figure is not in pyplot's list, so that no inline backend shows it a second time.
     """
     import matplotlib
     from cycler import cycler
@@ -70,8 +70,8 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], unit: str, title: str
 def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> Figure:
     """Speed against memory: name -> (bytes at most, things a second), a numbered point each; `unit` says which things.
 
-    Those on the Pareto front are joined: no other is both smaller and faster. Numbers stand left and right in turns,
-    for those that follow one another are often neighbours.
+    Those on the Pareto front are joined: no other is both smaller and faster. Numbers stand left and right in turns, so
+    that those of neighbouring points do not overlap.
     """
     drawn, axes = figure(8.4, 4.4)
     for number, (name, (size, rate)) in enumerate(sorted(points.items(), key=lambda point: -point[1][1]), 1):
@@ -111,7 +111,7 @@ def image_tag(data: bytes, alt: str, mime: str) -> str:
         ValueError: when `alt` is empty.
     """
     if not alt.strip():
-        raise ValueError("a plot needs alt text: what would you say about it on the telephone?")
+        raise ValueError("a plot needs alt text: what does it show?")
     encoded = base64.b64encode(data).decode()
     return f'<img alt="{html.escape(alt)}" src="data:{mime};base64,{encoded}" style="max-width: 100%">'
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn
     from rich.table import Table
+    from typing_extensions import Self
 
     from labsupport.course.exercises import Exercise
     from labsupport.course.outcomes import NotebookResult, Summary
@@ -18,32 +19,36 @@ if TYPE_CHECKING:
 COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
-class RunProgress:
+class _Bars:
+    """Bars that stand on the terminal inside a `with` block."""
+
+    def __init__(self, *columns: ProgressColumn | str, console: Console | None):
+        from rich.progress import Progress
+
+        self._bars = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+class RunProgress(_Bars):
     """A bar for the notebooks, a bar for the cells of the one at work, and a line for each that is done.
 
     The lines stay where there is no terminal (a log); the bars do not.
     """
 
     def __init__(self, console: Console | None = None):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[at]}", markup=False),
-        )
-        self._bars = Progress(*columns, console=console, transient=True)
+        at = TextColumn("{task.fields[at]}", markup=False)
+        columns = ("{task.description}", BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), at)
+        super().__init__(*columns, console=console)
         self._notebooks = self._bars.add_task("notebooks", at="")
         self._cells = self._bars.add_task("cells", at="", visible=False)
-
-    def __enter__(self) -> RunProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bars.stop()
 
     def track(self, paths: Iterable[Path]) -> Iterator[Path]:
         """The same paths, with the bar of notebooks one step on after each."""
@@ -71,7 +76,7 @@ class RunProgress:
 
 def result_lines(result: NotebookResult, reused: bool) -> Iterator[str]:
     """One line on how the notebook went, then a line for each part it skipped and for its failure."""
-    detail = "kept from the interrupted run" if reused else result.reason or f"{result.seconds:.1f} s"
+    detail = "taken over from the interrupted run" if reused else result.reason or f"{result.seconds:.1f} s"
     status = f"[{COLOURS[result.status]}]{result.status:>7}[/]"
     yield f"{status}  {result.notebook} ({result.backend}): {_plain(detail)}"
     for reason in result.skips:
@@ -81,22 +86,15 @@ def result_lines(result: NotebookResult, reused: bool) -> Iterator[str]:
         yield f"         {_plain(f'{place}{failure.kind}: {failure.message}')}"
 
 
-class BatchProgress:
+class BatchProgress(_Bars):
     """A bar for a long measurement: how much is done, and an estimate of the time left."""
 
     def __init__(self, console: Console | None = None):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        columns = ("{task.description}", BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+        super().__init__(*columns, console=console)
         self._batches = self._bars.add_task("batches")
-
-    def __enter__(self) -> BatchProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bars.stop()
 
     def report_batch(self, done: int, total: int, at: str) -> None:
         """`done` of `total` batches are finished; `at` is at work."""
@@ -108,8 +106,8 @@ def summarise(summary: Summary) -> str:
     parts = sum(len(result.skips) for result in summary.results)
     seconds = sum(result.seconds for result in summary.results)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in COLOURS)
-    kept = f"; {len(summary.reused)} kept from the interrupted run" if summary.reused else ""
-    return f"{counts}; {parts} parts skipped inside notebooks{kept}; {seconds:.1f} s"
+    reused = f"; {len(summary.reused)} taken over from the interrupted run" if summary.reused else ""
+    return f"{counts}; {parts} parts skipped inside notebooks{reused}; {seconds:.1f} s"
 
 
 def check_lines(checks: Iterable[Check]) -> Iterator[str]:

@@ -34,7 +34,7 @@ class Exercise:
 
     Args:
         id: notebook number and exercise number, "1.2"; without the leading zero.
-        title: what the learner writes, a few words.
+        title: what the learner writes, briefly.
         hint: the general hint, shown with an empty or an unrecognised answer.
         solution: the reference; it has the name and the parameters of the notebook's stub.
         variant: a second correct way, which the check must accept too.
@@ -222,7 +222,7 @@ def _instead(expected: object, got: object) -> str:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words: an array by library, dtype and shape, anything else by its shortened repr."""
+    """A value in short: an array by library, dtype and shape, anything else by its shortened repr."""
     if _is_array(value):
         return f"{_library(value)} {str(value.dtype).rpartition('.')[2].lower()} array of shape {tuple(value.shape)}"
     if callable(value):

@@ -1,4 +1,4 @@
-"""How a committed notebook looks: one function gives its canonical text and its problems, for the test and for `--fix`.
+"""The form of a committed notebook: one function gives its canonical text and its problems, for the test and `--fix`.
 
 python -m labsupport.course.notebook [--fix] NOTEBOOK...
 """
@@ -87,20 +87,20 @@ def dump(notebook: dict) -> str:
 def canonical(notebook: dict) -> dict:
     """The same notebook without what tools leave behind: timings, widget state, versions, missing cell ids."""
     metadata = notebook.get("metadata", {})
-    kept = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    clean = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     if "lab" in metadata:
-        kept["lab"] = metadata["lab"]
+        clean["lab"] = metadata["lab"]
     cells = [_canonical_cell(cell) for cell in notebook["cells"]]
-    return {"cells": _with_ids(cells), "metadata": kept, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": _with_ids(cells), "metadata": clean, "nbformat": 4, "nbformat_minor": 5}
 
 
 def _canonical_cell(cell: dict) -> dict:
-    kept = {key: value for key, value in cell.items() if key != "attachments" or value}
-    kept["metadata"] = {key: cell["metadata"][key] for key in ("jupyter", "tags") if cell["metadata"].get(key)}
-    kept["source"] = joined(cell["source"])
+    clean = {key: value for key, value in cell.items() if key != "attachments" or value}
+    clean["metadata"] = {key: cell["metadata"][key] for key in ("jupyter", "tags") if cell["metadata"].get(key)}
+    clean["source"] = joined(cell["source"])
     if cell["cell_type"] == "code":
-        kept["outputs"] = [_canonical_output(output) for output in cell["outputs"]]
-    return kept
+        clean["outputs"] = [_canonical_output(output) for output in cell["outputs"]]
+    return clean
 
 
 def _canonical_output(output: dict) -> dict:
@@ -118,11 +118,11 @@ def _canonical_data(mime: str, value: Any) -> Any:
 
 def _with_ids(cells: list[dict]) -> list[dict]:
     """A missing or repeated id comes from the cell's place and source, so that fixing twice gives the same text."""
-    seen: set[str] = set()
+    taken: set[str] = set()
     for index, cell in enumerate(cells):
-        if cell.get("id") in seen or not cell.get("id"):
+        if cell.get("id") in taken or not cell.get("id"):
             cell["id"] = hashlib.sha256(f"{index}\n{cell['source']}".encode()).hexdigest()[:8]
-        seen.add(cell["id"])
+        taken.add(cell["id"])
     return cells
 
 

@@ -241,16 +241,10 @@ def _op_lines(table: Ladder) -> list[tuple[str, ...]]:
 
 def verdict_plot(found: Sequence[Verdict]) -> str:
     """Stacked bars of the verdicts per article, as an `<img>` with alt text."""
-    drawn, axes = plots.figure(height=2.8)
-    names = [f"{article}: {name}" for article, name in claims.ARTICLES.items()]
-    left = [0] * len(names)
-    for status, colour in zip(VERDICTS, (*plots.COLOURS[:5], "#BBBBBB"), strict=True):
-        counts = [count_verdicts(of_article(found, article))[status] for article in claims.ARTICLES]
-        axes.barh(names, counts, left=left, label=status, color=colour)
-        left = [start + count for start, count in zip(left, counts, strict=True)]
-    axes.invert_yaxis()
-    axes.set(xlabel="claims", title="Claims of the articles against measurements")
-    drawn.legend(loc="outside lower center", ncols=3, frameon=False)
+    parts = {
+        f"{article}: {name}": count_verdicts(of_article(found, article)) for article, name in claims.ARTICLES.items()
+    }
+    drawn = plots.stacked_bars(parts, "claims", "Claims of the articles against measurements")
     numbers = "; ".join(f"{status} {count}" for status, count in count_verdicts(found).items())
     return _svg(drawn, f"Stacked bars of the verdicts on each article's claims. Over all articles: {numbers}.")
 

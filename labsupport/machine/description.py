@@ -134,8 +134,8 @@ def make_slug(cpu: str, cores: int, features: tuple[str, ...], accelerators: tup
     model = re.sub(r"\((r|tm|c)\)|@.*|\b(cpu|processor|\d+-core|with .*)(?=\s|$)", " ", cpu.lower())
     feature = next((label for name, label in SLUG_FEATURES.items() if name in features), None)
     devices = [f"{len(accelerators)}x" * (len(accelerators) > 1), accelerators[0].name] if accelerators else []
-    words = [model, f"{cores}c", *([feature] if feature else []), *devices]
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+    parts = [model, f"{cores}c", *([feature] if feature else []), *devices]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 
 
 def installed_versions() -> Iterator[tuple[str, str]]:

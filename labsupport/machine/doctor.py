@@ -66,7 +66,7 @@ def check_torch() -> Check:
 
 
 def check_mindspore() -> Check:
-    remedy = "the second backend, 2.5 GB: `./lab` installs it unless told `--without mindspore`"
+    remedy = "the second backend, 2.5 GB: `./lab` installs it, except with `--without mindspore`"
     return _check_framework("mindspore", locked_versions().get("mindspore"), remedy, required=False)
 
 

@@ -176,7 +176,7 @@ def torch_matmul(dtype: str, accelerated: bool, n: int) -> Callable[[], object]:
 
     left, right = (torch.ones(n, n, dtype=getattr(torch, dtype), device="cuda" if accelerated else "cpu") for _ in "ab")
     if dtype == "int8":
-        return lambda: torch._int_mm(left, right.t())  # transposed, as a linear layer keeps its weights
+        return lambda: torch._int_mm(left, right.t())  # transposed, as a linear layer stores its weights
     return lambda: left @ right
 
 

@@ -22,7 +22,7 @@ from labsupport.results.rows import Row, record
 @dataclass(frozen=True)
 class Measurement:
     """One variant's runs: wall and CPU seconds of each, and the peak memory of a run of its own, in bytes above the
-    start (None where it cannot be seen). CPU time counts all threads. `audio_seconds` and `items` are what one run
+    start (None where it cannot be measured). CPU time counts all threads. `audio_seconds` and `items` are what one run
     worked through.
     """
 
@@ -73,7 +73,7 @@ class Ratio:
 
     @property
     def within_noise(self) -> bool:
-        """No difference was seen: the interval holds 1."""
+        """No difference was found: the interval holds 1."""
         return self.low <= 1 <= self.high
 
     def __str__(self) -> str:
@@ -162,7 +162,7 @@ def compare(
         audio_seconds: seconds of audio that one run works through; gives the RTF.
         items: things that one run works through (clips, tokens, samples); gives the throughput.
         check: called after each round with the first variant's result and each other's; False or an AssertionError
-            says that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
+            means that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
 
     Raises:
         MeasureError: no variants, too few runs, a variant that raised, or one whose result `check` finds different.
@@ -186,7 +186,7 @@ def compare(
 
 
 def find_peak(name: str, work: Callable[[], object]) -> int | None:
-    """Peak memory of one run in bytes; None under MindSpore on a CPU, which keeps what it once took in a pool."""
+    """Peak memory of one run in bytes; None under MindSpore on a CPU, whose pool never gives memory back."""
     if loaded_framework() == "mindspore" and not on_ascend():
         return None
     return peak_memory(lambda: call(name, work))[1]

@@ -87,7 +87,7 @@ RULES: dict[str, Callable[[Claim, Row], str]] = {
 def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) -> Verdict:
     """The claim's verdict for a reader on `machine` (this one if None).
 
-    A measurement beats a row that says what was missing; then the reader's own machine beats another; then the later
+    A measurement beats a row that names what was missing; then the reader's own machine beats another; then the later
     row beats the earlier. The sentence names the machine, so that nobody takes a stored result for their own.
     """
     machine = machine or describe_machine().name
@@ -143,7 +143,7 @@ def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
 
 
 def record_missing(id: str, missing: str, **details) -> Verdict:
-    """Writes a row that says what this machine lacks to test the claim, one of its `needs`.
+    """Writes a row that names what this machine lacks to test the claim, one of its `needs`.
 
     Raises:
         ClaimError: the claim does not need it: then it can be tested here.

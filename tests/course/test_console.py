@@ -39,7 +39,7 @@ def test_each_result_leaves_its_lines():
         " passed  01_a (torch): 12.3 s\n         skipped inside: needs [int8]",
         "skipped  02_b (torch): needs CUDA",
         " failed  03_c (torch): 0.0 s\n         cell 3: memory: MemoryError",
-        " passed  01_a (torch): kept from the interrupted run",
+        " passed  01_a (torch): taken over from the interrupted run",
     ):
         assert line in text
 
@@ -55,7 +55,7 @@ def test_a_long_measurement_shows_where_it_is():
 def test_a_run_is_summarised_in_one_line():
     summary = Summary(RESULTS, ["01_a"])
     expected = (
-        "1 passed, 1 failed, 1 skipped; 1 parts skipped inside notebooks; 1 kept from the interrupted run; 12.3 s"
+        "1 passed, 1 failed, 1 skipped; 1 parts skipped inside notebooks; 1 taken over from the interrupted run; 12.3 s"
     )
     assert console.summarise(summary) == expected
 

@@ -164,7 +164,7 @@ def test_a_killed_run_leaves_no_kernel_and_the_next_one_continues(tmp_path):
     summary = runner.run(folder=tmp_path)
     assert summary.ok
     assert summary.reused == ["01_a"]
-    assert "1 kept from the interrupted run" in summarise(summary)
+    assert "1 taken over from the interrupted run" in summarise(summary)
 
 
 def wait_for(condition, seconds=30):
