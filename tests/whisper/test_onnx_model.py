@@ -1,4 +1,4 @@
-"""Whisper on ONNX Runtime: torch's text, no framework, and a cache that heals."""
+"""Whisper on ONNX Runtime: torch's text and logits, and no framework."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from small_model import start_cache
 from small_whisper import SMALL
 
 from labsupport import whisper
-from labsupport.base import cached_folder
 from labsupport.base.errors import OptimError
 from labsupport.base.paths import AUDIO, ROOT
-from labsupport.graphs import store, whisper_graphs
+from labsupport.graphs import whisper_graphs
 from labsupport.graphs.loop_interface import read_interface
 from labsupport.graphs.passes import PASSES, run_all
 from labsupport.whisper import onnx_model, torch_model
@@ -151,64 +150,6 @@ def test_too_long_a_text_and_a_wrong_batch_are_refused(small):
     fixed.prefill(TEXT[:, :2], cache)
     with pytest.raises(OptimError, match="loop graph of 5 beams"):
         fixed.decode_step(TEXT[:, 2], cache)
-
-
-# --- the cache folder -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("LAB_CACHE", str(tmp_path))
-    return store.find_graphs(SMALL, 7, [50])
-
-
-@pytest.mark.parametrize("file", ["weights.bin", "loop.onnx", "interface.json"])
-def test_a_damaged_graph_is_noticed_and_made_again(folder, caplog, file):
-    before = (folder / file).read_bytes()
-    (folder / file).write_bytes(before[:-1] + b"?")
-    assert store.find_graphs(SMALL, 7, [50]) == folder
-    assert f"small-enough (random weights) is damaged ({file} has changed); it is made again" in caplog.text
-    assert (folder / file).read_bytes() == before
-
-
-def test_sound_graphs_are_not_built_again(folder, monkeypatch):
-    monkeypatch.setattr(cached_folder, "replace_folder", None)
-    assert store.find_graphs(SMALL, 7, [50]) == folder
-
-
-def test_graphs_of_other_options_lie_beside_and_those_of_other_code_are_replaced(folder, monkeypatch):
-    other = store.find_graphs(SMALL, 7, [50, 51])
-    assert other != folder
-    assert folder.exists()
-    monkeypatch.setattr(store, "hash_builders", lambda: "another source")
-    newest = store.find_graphs(SMALL, 7, [50])
-    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [newest]
-
-
-BUILD = """
-import logging; logging.basicConfig(level="INFO")
-from small_whisper import SMALL
-from labsupport.graphs import store
-print(store.find_graphs(SMALL, 7, [50]))
-"""
-
-
-def test_two_processes_build_once(tmp_path):
-    environment = os.environ | {
-        "LAB_CACHE": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
-    }
-    options = {"env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    both = [subprocess.Popen([sys.executable, "-c", BUILD], **options) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert sum(err.count("Building the ONNX graphs") for _, err in outputs) == 1
-
-
-def test_weights_are_stored_once_for_all_graphs(folder):
-    embedding = dict(SMALL.tensors())["model.decoder.embed_tokens.weight"].tobytes()
-    assert (folder / "weights.bin").read_bytes().count(embedding) == 1
 
 
 # --- without a framework ----------------------------------------------------------------------------------------------
