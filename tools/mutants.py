@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant("cache: beams repeat their window", "optim/kv_cache.py",
            "return distinct if shared else windows", "return windows", "tests/optim/test_kv_cache.py"),
     Mutant("attention: tiles are not rescaled", "optim/attention.py",
-           "total = total * rescale + xp.sum(weights, axis=-1)", "total = total + xp.sum(weights, axis=-1)",
+           "row_sum = row_sum * rescale + xp.sum(weights, axis=-1)", "row_sum = row_sum + xp.sum(weights, axis=-1)",
            "tests/optim/test_attention.py"),
     Mutant("conv1d: kernel and channels change places", "optim/conv1d.py",
            "weight.swapaxes(1, 2).reshape(out, kernel * channels)", "weight.reshape(out, kernel * channels)",

@@ -321,6 +321,6 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise CourseError(f"{path.stem} failed; it was not saved.", where=error) from error
-    text, _ = notebook_format.check(nbformat.writes(notebook))
+    clean = notebook_format.canonical(notebook_format.parse(nbformat.writes(notebook)))
     with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(notebook_format.dump(clean), encoding="utf-8", newline="\n")

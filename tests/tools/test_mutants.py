@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 
+import mutants
 import pytest
 
 from labsupport.base.paths import ROOT
-
-
-def load_mutants():
-    spec = spec_from_file_location("mutants", ROOT / "tools" / "mutants.py")
-    module = sys.modules[spec.name] = module_from_spec(spec)  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
-
-
-mutants = load_mutants()
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)

@@ -1,0 +1,160 @@
+import copy
+import json
+
+import check_notebooks
+import pytest
+from check_notebooks import check
+
+from labsupport.base import plots
+from labsupport.base.errors import CourseError
+from labsupport.base.paths import NOTEBOOKS
+from labsupport.course import notebook as notebook_format
+
+PARAMETERS = 'backend = ""\nmodel = "tiny.en"\nclip = "jfk"\nfast = True'
+NOTEBOOK_PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def code(number, source, *outputs, tags=()):
+    metadata = {"tags": list(tags)} if tags else {}
+    cell = {"cell_type": "code", "execution_count": number, "id": f"code-{number}", "metadata": metadata}
+    return cell | {"outputs": list(outputs), "source": source}
+
+
+def stream(text, name="stdout"):
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def shown(**data):
+    return {"output_type": "display_data", "metadata": {}, "data": data}
+
+
+@pytest.fixture
+def notebook():
+    """A notebook with nothing wrong."""
+    lab = {"promise": "You will add.", "minutes": 1, "needs": [], "backends": ["torch"], "articles": ["A"]}
+    title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# Adding\n\n**You will** add."}
+    cells = [title, code(1, PARAMETERS, tags=["parameters"]), code(2, "print(1 + 1)", stream("2\n"))]
+    metadata = {"kernelspec": notebook_format.KERNELSPEC, "language_info": {"name": "python"}, "lab": lab}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def problems(notebook):
+    """What is wrong beyond what rewriting repairs."""
+    return check(check(json.dumps(notebook))[0])[1]
+
+
+def test_a_good_notebook_has_no_problems_and_its_text_stays(notebook):
+    text = notebook_format.dump(notebook)
+    assert check(text) == (text, [])
+    assert text.endswith("}\n")
+    assert text.startswith('{\n "cells"')
+
+
+def test_rewriting_repairs_what_tools_leave_behind_and_says_so(notebook):
+    messy = copy.deepcopy(notebook)
+    messy["metadata"] |= {"widgets": {"state": {}}, "papermill": {"duration": 3.0}}
+    messy["metadata"]["language_info"] = {"name": "python", "version": "3.11.7"}
+    messy["metadata"]["kernelspec"] = {"name": "my-env", "display_name": "mine"}
+    messy["cells"][2]["metadata"] = {"execution": {"iopub.execute_input": "2026-01-01"}, "papermill": {"status": "x"}}
+    text, found = check(json.dumps(messy))
+    assert text == notebook_format.dump(notebook)
+    assert found == ["not canonical: rewrite it with --fix"]
+
+
+def test_missing_and_repeated_ids_are_replaced_by_stable_ones(notebook):
+    del notebook["cells"][0]["id"]
+    notebook["cells"][2]["id"] = notebook["cells"][1]["id"]
+    first, second = check(json.dumps(notebook))[0], check(json.dumps(notebook))[0]
+    assert first == second == check(first)[0]
+    assert len({cell["id"] for cell in json.loads(first)["cells"]}) == 3
+
+
+def image(alt):
+    return shown(**{"text/html": f'<img alt="{alt}" src="data:image/png;base64,AAAA">'})
+
+
+FAULTS = {
+    "the title": lambda nb: nb["cells"][0].update(source="Adding"),
+    "metadata.lab is missing": lambda nb: nb["metadata"].pop("lab"),
+    "promise": lambda nb: nb["metadata"]["lab"].update(promise=" "),
+    "minutes": lambda nb: nb["metadata"]["lab"].update(minutes="12"),
+    "needs": lambda nb: nb["metadata"]["lab"].update(needs=["a telescope"]),
+    "names no backend": lambda nb: nb["metadata"]["lab"].update(backends=[]),
+    "articles": lambda nb: nb["metadata"]["lab"].update(articles=["E"]),
+    "exactly one code cell": lambda nb: nb["cells"][1].update(metadata={}),
+    "lacks ['clip']": lambda nb: nb["cells"][1].update(source=PARAMETERS.replace("clip", "klip")),
+    "fast = True": lambda nb: nb["cells"][1].update(source=PARAMETERS.replace("True", "False")),
+    "only lines like": lambda nb: nb["cells"][1].update(source=PARAMETERS + "\nimport os"),
+    "counts [1, 3]": lambda nb: nb["cells"][2].update(execution_count=3),
+    "stripped": lambda nb: nb["cells"][2].update(outputs=[]),
+    "16 lines": lambda nb: nb["cells"][2].update(source="\n".join(["x = 1"] * 16)),
+    "holds an error": lambda nb: nb["cells"][2]["outputs"].append(
+        {"output_type": "error", "ename": "ValueError", "evalue": "x", "traceback": []}
+    ),
+    "stderr": lambda nb: nb["cells"][2]["outputs"].append(stream("warning", "stderr")),
+    "a widget": lambda nb: nb["cells"][2]["outputs"].append(
+        shown(**{"application/vnd.jupyter.widget-view+json": {"model_id": "1"}})
+    ),
+    "names a path of one machine": lambda nb: nb["cells"][2]["outputs"].append(stream("read /home/ann/x.wav")),
+    "'C:": lambda nb: nb["cells"][2]["outputs"].append(stream("C:\\Users\\ann")),
+    "<img> without alt": lambda nb: nb["cells"][2]["outputs"].append(image("")),
+    "use plots.show": lambda nb: nb["cells"][2]["outputs"].append(shown(**{"image/png": "AAAA"})),
+    "['compare'] measured": lambda nb: nb["cells"][2].update(source="measure.compare({})"),
+    "skips on some machines": lambda nb: nb["cells"][2]["outputs"].append(
+        shown(**{notebook_format.SKIP_MIME: {"reason": "no CUDA"}})
+    ),
+    "the limit is 500 kB": lambda nb: nb["cells"][2]["outputs"].append(stream("x" * 500_000)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_planted_fault_is_found_and_nothing_else(notebook, fault):
+    assert problems(notebook) == []
+    FAULTS[fault](notebook)
+    found = problems(notebook)
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+def test_what_is_allowed_is_not_reported(notebook):
+    cell = notebook["cells"][2]
+    cell["metadata"] = {"tags": ["nbval-ignore-output"]}
+    cell["source"] = "measure.compare({})"
+    cell["outputs"] += [image("a bar of 2 ms"), shown(**{notebook_format.SKIP_MIME: {"reason": "no CUDA"}})]
+    cell["outputs"].append(stream("see https://example.org/home/page and either/or"))
+    assert problems(notebook) == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"nbformat": 3, "cells": []}'])
+def test_what_is_no_notebook_is_a_clear_error(text):
+    with pytest.raises(CourseError):
+        check(text)
+
+
+def test_the_command_fixes_what_it_can_and_fails_on_the_rest(notebook, tmp_path, capsys):
+    path = tmp_path / "01_a.ipynb"
+    path.write_text(json.dumps(notebook))
+    assert check_notebooks.main([str(path)]) == 1
+    assert check_notebooks.main([str(path), "--fix"]) == 0
+    assert path.read_text() == notebook_format.dump(notebook)
+    notebook["cells"][2]["outputs"] = []
+    path.write_text(json.dumps(notebook))
+    assert check_notebooks.main([str(path), "--fix"]) == 1
+    assert "stripped" in capsys.readouterr().out
+
+
+def test_a_shown_plot_has_alt_text_where_jupyterlab_keeps_it(notebook, monkeypatch):
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: outputs.append(shown(**data)))
+    plots.show(plots.bars({"a": 1.0}, "s", "Time"), alt='One bar, "a", of 1 s')
+    notebook["cells"][2]["outputs"] += outputs
+    assert problems(notebook) == []
+    assert 'alt="One bar, &quot;a&quot;, of 1 s"' in outputs[0]["data"]["text/html"]
+    with pytest.raises(ValueError, match="alt text"):
+        plots.show(plots.bars({"a": 1.0}, "s", "Time"), alt="")
+
+
+@pytest.mark.parametrize("path", NOTEBOOK_PATHS, ids=lambda path: path.stem)
+def test_the_committed_notebook_is_in_order(path):
+    text = path.read_text(encoding="utf-8")
+    assert check(text)[1] == []
