@@ -31,7 +31,7 @@ def open_session(
         graph: a file, or a model, serialised or not.
         threads: for one op; by default `OMP_NUM_THREADS`, as torch does, else the physical cores.
         optimise: let ONNX Runtime's optimiser rewrite the graph (all levels), or not at all.
-        prepack: keep a copy of the weights in the order in which matrix products read them fastest.
+        prepack: hold a copy of the weights in the order in which matrix products read them fastest.
         profile: the beginning of a file name for ONNX Runtime's profile; none is written without it.
 
     Raises:

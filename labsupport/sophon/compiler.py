@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from labsupport.base.cached_folder import cached_folder
 from labsupport.base.errors import SophonError
 from labsupport.base.paths import cache_dir
@@ -20,7 +22,6 @@ from labsupport.graphs.session import open_session
 from labsupport.sophon.toolchain import Toolchain
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
 NAME = "step"
@@ -80,8 +81,6 @@ class Compiled:
         Raises:
             SophonError: there are not as many, or their shapes differ.
         """
-        import numpy as np
-
         with np.load(self.origin / "reference.npz") as reference, np.load(self.folder / "outputs.npz") as got:
             pairs = list(zip(reference.files, got.files, strict=False))
             shapes = [(reference[a].shape, got[b].shape) for a, b in pairs]
@@ -94,8 +93,6 @@ class Compiled:
 
 def agree(name: str, expected: np.ndarray, got: np.ndarray) -> Agreement:
     """Both in float64; the cosine is between the arrays taken as vectors."""
-    import numpy as np
-
     a, b = expected.astype(np.float64).ravel(), got.astype(np.float64).ravel()
     return Agreement(name, float(np.abs(a - b).max()), float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
 
@@ -164,7 +161,6 @@ def transform(
     folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
 ) -> None:
     """ONNX -> the compiler's graph, which it checks against ONNX Runtime, and the reference outputs."""
-    import numpy as np
     import onnx
 
     onnx.save(model, folder / "graph.onnx")

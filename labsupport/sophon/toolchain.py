@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from labsupport.base.errors import NotAvailable, SophonError
 from labsupport.base.paths import ROOT, atomic_write, cache_dir, read_toml
 from labsupport.sophon.processes import run_tool
@@ -227,13 +229,15 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
         SophonError: a tool does not run, or writes no program; its last lines are quoted.
     """
     import onnx
-    from onnx import TensorProto, helper
+
+    from labsupport.graphs.builder import Graph
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4, 4)) for name in "abc"]
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "check", values[:2], values[2:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "c.onnx")
+    g = Graph("check", {})
+    a, b = (g.input(name, np.float32, (4, 4)) for name in "ab")
+    g.output(g.op("MatMul", a, b, name="product"), "c", np.float32, (4, 4))
+    onnx.save(g.finish(), folder / "c.onnx")
     transform = "--model_name check --model_def c.onnx --mlir check.mlir"
     deploy = "--mlir check.mlir --quantize F16 --processor bm1684x --gen_test_input --model check.bmodel"
     try:

@@ -39,7 +39,7 @@ def moves_data(shape, perm):
     return longer != sorted(longer)
 
 
-def moves_data_by_looking(shape, perm):
+def moves_data_by_comparing(shape, perm):
     numbers = np.arange(np.prod(shape)).reshape(shape)
     return bool((numbers.transpose(perm).ravel() != numbers.ravel()).any())
 
@@ -62,7 +62,7 @@ def example(beams, heads, length, dim):
 EXERCISES = [
     Exercise(
         id="7.1",
-        title="Tiles that a product makes needless",
+        title="Tiles that a product does not need",
         hint="Every repeated axis must be a batch axis, have had length 1, and be as long in the other operand.",
         solution=may_broadcast,
         variant=may_broadcast_axis_by_axis,
@@ -80,7 +80,7 @@ EXERCISES = [
                 lambda shape, repeats, other: all(
                     n == 1 or length == 1 for length, n in zip(shape, repeats, strict=True)
                 ),
-                "The result must be as long as before: look at the other operand, and at the last two axes.",
+                "The result must be as long as before: check the other operand, and the last two axes.",
             ),
             Mistake(
                 lambda shape, repeats, other: all(
@@ -119,11 +119,11 @@ EXERCISES = [
             ),
             Mistake(
                 lambda first, second: [first.index(axis) for axis in second],
-                "`first.index` goes back through the first permute; here it is gone through forwards.",
+                "`first.index` inverts the first permute; it must be applied as it is.",
             ),
             Mistake(
                 lambda first, second: list(second),
-                "The first permute has been forgotten: axis second[i] of the middle is another one of the beginning.",
+                "The first permute is missing: axis second[i] of the middle is another one of the beginning.",
             ),
         ],
     ),
@@ -132,7 +132,7 @@ EXERCISES = [
         title="Does a permute move anything?",
         hint="An axis of length 1 may stand anywhere. What must the others do?",
         solution=moves_data,
-        variant=moves_data_by_looking,
+        variant=moves_data_by_comparing,
         cases=[
             ((5, 1, 8, 64), (0, 2, 1, 3)),
             ((5, 1500, 8, 64), (0, 2, 1, 3)),
@@ -145,7 +145,7 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 lambda shape, perm: list(perm) != sorted(perm),
-                "Turning an axis of length 1 changes the shape, but no number's place in memory.",
+                "Permuting an axis of length 1 changes the shape, but no number's place in memory.",
             ),
             Mistake(
                 lambda shape, perm: 1 not in shape,
@@ -175,7 +175,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda q, k: (q[:, :, 0] @ k[0, 0].T)[:, :, None],
-                "Every head has keys of its own; these are the first head's.",
+                "Each head has its own keys; these are the first head's.",
             ),
         ],
     ),

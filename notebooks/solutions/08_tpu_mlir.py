@@ -28,10 +28,10 @@ WORK = [
 
 def bytes_per_cycle(commands):
     cycles, moved = defaultdict(int), defaultdict(int)
-    for op, engine, own_cycles, own_bytes in commands:
+    for op, engine, gdma_cycles, gdma_bytes in commands:
         if engine == "GDMA":
-            cycles[op] += own_cycles
-            moved[op] += own_bytes
+            cycles[op] += gdma_cycles
+            moved[op] += gdma_bytes
     return {op: moved[op] / cycles[op] for op in cycles}
 
 
@@ -39,8 +39,8 @@ def bytes_per_cycle_by_op(commands):
     transfers = [command for command in commands if command[1] == "GDMA"]
     rates = {}
     for op in {command[0] for command in transfers}:
-        own = [command[2:] for command in transfers if command[0] == op]
-        rates[op] = sum(moved for _, moved in own) / sum(cycles for cycles, _ in own)
+        of_op = [command[2:] for command in transfers if command[0] == op]
+        rates[op] = sum(moved for _, moved in of_op) / sum(cycles for cycles, _ in of_op)
     return rates
 
 
@@ -49,12 +49,12 @@ def mean_of_rates(commands):
     for op, engine, cycles, moved in commands:
         if engine == "GDMA":
             rates[op].append(moved / cycles)
-    return {op: sum(own) / len(own) for op, own in rates.items()}
+    return {op: sum(values) / len(values) for op, values in rates.items()}
 
 
 def longest_wait(commands):
-    own = sorted((start, cycles, op) for op, engine, start, cycles in commands if engine == "TIU")
-    waits = [(after[0] - before[0] - before[1], after[2]) for before, after in itertools.pairwise(own)]
+    tiu = sorted((start, cycles, op) for op, engine, start, cycles in commands if engine == "TIU")
+    waits = [(after[0] - before[0] - before[1], after[2]) for before, after in itertools.pairwise(tiu)]
     return max(waits)[1]
 
 
@@ -70,19 +70,19 @@ def longest_wait_step_by_step(commands):
 
 
 def before_the_wait(commands):
-    own = sorted((start, cycles, op) for op, engine, start, cycles in commands if engine == "TIU")
-    return max((after[0] - before[0] - before[1], before[2]) for before, after in itertools.pairwise(own))[1]
+    tiu = sorted((start, cycles, op) for op, engine, start, cycles in commands if engine == "TIU")
+    return max((after[0] - before[0] - before[1], before[2]) for before, after in itertools.pairwise(tiu))[1]
 
 
 def longest_between_starts(commands):
-    own = sorted((start, op) for op, engine, start, _ in commands if engine == "TIU")
-    return max((after[0] - before[0], after[1]) for before, after in itertools.pairwise(own))[1]
+    tiu = sorted((start, op) for op, engine, start, _ in commands if engine == "TIU")
+    return max((after[0] - before[0], after[1]) for before, after in itertools.pairwise(tiu))[1]
 
 
 def longest_with_the_beginning(commands):
-    own = sorted((start, cycles, op) for op, engine, start, cycles in commands if engine == "TIU")
-    own = [(0, 0, ""), *own]
-    return max((after[0] - before[0] - before[1], after[2]) for before, after in itertools.pairwise(own))[1]
+    tiu = sorted((start, cycles, op) for op, engine, start, cycles in commands if engine == "TIU")
+    tiu = [(0, 0, ""), *tiu]
+    return max((after[0] - before[0] - before[1], after[2]) for before, after in itertools.pairwise(tiu))[1]
 
 
 def cache_bytes(layers, beams, capacity, width, shifts):
@@ -126,7 +126,7 @@ EXERCISES = [
     ),
     Exercise(
         id="8.2",
-        title="For whom the TIU waits",
+        title="For which op the TIU waits",
         hint="Sort the TIU's commands by start. Each ends at start + cycles; the wait is until the next one's start.",
         solution=longest_wait,
         variant=longest_wait_step_by_step,
@@ -138,7 +138,7 @@ EXERCISES = [
         ],
         mistakes=[
             Mistake(before_the_wait, "That op ran before the wait; the one that had to wait comes after it."),
-            Mistake(longest_between_starts, "A command that works is no wait: count from its end."),
+            Mistake(longest_between_starts, "The time in which a command runs is no wait: count from its end."),
             Mistake(longest_with_the_beginning, "Only stretches between two of the TIU's own commands count."),
         ],
     ),
@@ -164,11 +164,11 @@ EXERCISES = [
                 lambda layers, beams, capacity, width, shifts: (
                     layers * 2 * beams * (capacity + (capacity if shifts else 1)) * width * 2
                 ),
-                "The oldest row is not loaded: it is about to go.",
+                "The oldest row is not loaded: it is dropped.",
             ),
             Mistake(
                 lambda layers, beams, capacity, width, shifts: cache_bytes(layers, 1, capacity, width, shifts),
-                "Every beam has caches of its own.",
+                "Each beam has its own caches.",
             ),
         ],
     ),

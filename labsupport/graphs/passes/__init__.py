@@ -3,9 +3,9 @@
     model = whisper_graphs.decoder_step(checkpoint)
     fast = run_all(model)                                  # all four
     half = run_all(model, ["tile_to_broadcast"])           # or one
-    after = read_interface(fast)                           # how its caches are to be kept now
+    read_interface(fast)                                   # the form of its caches now
 
-Names of inputs and outputs stay. What changes is what the caller owns: `loop_interface.read_interface` says it.
+Names of inputs and outputs stay. The form of the caches changes, which the caller reads with `read_interface`.
 """
 
 from __future__ import annotations

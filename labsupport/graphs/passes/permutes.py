@@ -33,7 +33,7 @@ def eliminate_permutes(model: ir.Model) -> bool:
     """Takes Transposes out in three steps, if that leaves fewer that move data.
 
     1. A @ permute(B) = permute(permute(B)' @ permute(A)): where A has one row, its permutes and the result's move
-       nothing, and B keeps the order that other uses of it want (article B: the input's permute behind the MatMul).
+       nothing, and B has the order that its other uses want (article B: the input's permute behind the MatMul).
     2. An input that is only ever read permuted (through Tile, Concat, Slice, ScatterND) comes in permuted, and its
        output goes out so: the caller stores it in that order, which `layouts` gives.
     3. Pairs cancel; a permute of axes of length 1 becomes a Reshape, which moves nothing.

@@ -99,7 +99,7 @@ def source(value: ir.Value | None, kind: str) -> ir.Node | None:
 
 
 def is_op(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
-    """Whether this is a node of ONNX's own set, of one of these kinds."""
+    """Whether this is a node of ONNX's standard ops, of one of these kinds."""
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in kinds
 
 
@@ -136,6 +136,6 @@ def axis_through_reshape(before: Dims, after: Dims, axis: int) -> int | None:
 
 
 def moves_only_ones(shape: Dims, perm: tuple[int, ...]) -> bool:
-    """Whether a permute leaves the order in memory as it is: the axes longer than 1 keep their order."""
+    """Whether a permute leaves the order in memory as it is: the axes longer than 1 stay in order."""
     longer = [axis for axis in perm if shape[axis] != 1]
     return longer == sorted(longer)
