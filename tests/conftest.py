@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from stand_ins import lab  # noqa: F401 (a fixture of two files)
 
-from labsupport.course.testing import marked_backends
+from labsupport.course.testing import backends_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests start other processes
@@ -19,11 +19,10 @@ if shutil.which("nvidia-smi") is None:
 
 
 def pytest_ignore_collect(collection_path) -> bool | None:
-    """A process has one backend: leaves out the files of tests that are marked for the other."""
-    if not collection_path.match("test_*.py"):
+    """A process has one backend: leaves out the files, and the folders with their conftest, of tests for the other."""
+    if not (collection_path.is_dir() or collection_path.match("test_*.py")):
         return None
-    backends = marked_backends(collection_path.read_text(encoding="utf-8"))
-    return os.environ.get("LAB_BACKEND", "torch") not in backends or None
+    return os.environ.get("LAB_BACKEND", "torch") not in backends_of(str(collection_path)) or None
 
 
 @pytest.fixture(autouse=True)
