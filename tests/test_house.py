@@ -28,7 +28,6 @@ PLUGIN = "course/nbval_kernels.py"
 CIRCLE = {"base/tables.py": "from labsupport.base import plots", "base/plots.py": "from labsupport.base import tables"}
 MINUTES = "runs for minutes on real weights; test_worker, test_recording and the rooms that it measures are tested"
 UNTESTED = {  # module -> why it has no test file of its own
-    "base/errors.py": "classes without code; the rooms' tests raise them",
     "benchmarks/bark_attention.py": MINUTES,
     "benchmarks/engines.py": MINUTES,
     "benchmarks/graph_rewrites.py": MINUTES,
