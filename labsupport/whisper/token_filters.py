@@ -83,9 +83,9 @@ def forbid_timestamps(row: np.ndarray, text: list[int], rules: TokenRules) -> No
 
 def prefer_timestamp(row: np.ndarray, rules: TokenRules) -> None:
     """If all timestamps together are likelier than any one word, a timestamp it must be: (vocab,) in place."""
-    words, stamps = row[: rules.timestamp_begin].max(), row[rules.timestamp_begin :]
+    text_max, stamps = row[: rules.timestamp_begin].max(), row[rules.timestamp_begin :]
     top = stamps.max()
-    if np.isfinite(top) and top + np.log(np.exp(stamps - top).sum()) > words:
+    if np.isfinite(top) and top + np.log(np.exp(stamps - top).sum()) > text_max:
         row[: rules.timestamp_begin] = -np.inf
 
 
