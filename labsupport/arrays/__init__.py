@@ -11,7 +11,11 @@ module `on_torch` or `on_mindspore`, chosen at import: a plain module, which Min
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from labsupport.machine.backend import choose_backend
 
-xp = import_module(f"{__name__}.on_{choose_backend()}")
+if TYPE_CHECKING:  # its twin has the same functions
+    from labsupport.arrays import on_torch as xp
+else:
+    xp = import_module(f"{__name__}.on_{choose_backend()}")

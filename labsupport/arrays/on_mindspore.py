@@ -17,7 +17,7 @@ name = "mindspore"
 
 
 def asarray(array: np.ndarray, like: Tensor | None = None) -> Tensor:
-    """A tensor of the same numbers; MindSpore has one device a process, so `like` says nothing new."""
+    """A tensor of the same numbers; MindSpore has one device a process, so `like` changes nothing."""
     return Tensor(np.ascontiguousarray(array))
 
 
@@ -31,7 +31,7 @@ def cast(x: Tensor, dtype: str) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """float16 and bfloat16 to float32; any other dtype stays: what sums are kept in."""
+    """float16 and bfloat16 to float32, for sums; any other dtype stays."""
     return x.astype(mstype.float32) if x.dtype in (mstype.float16, mstype.bfloat16) else x
 
 
@@ -46,7 +46,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def graphs_compiled() -> int:
-    """How many graphs `ms.jit` has made in this process, as MindSpore's own list of them says."""
+    """How many graphs `ms.jit` has made in this process, by MindSpore's own list."""
     return len(ms.common.api.ms_compile_cache)
 
 
@@ -84,12 +84,12 @@ def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
 
 
 def buffer(shape: tuple[int, ...], like: Tensor) -> Parameter:
-    """Zeros to be written in place: a graph can do so in a Parameter alone."""
+    """Zeros to be written in place: a graph can write to a Parameter alone."""
     return Parameter(ops.zeros(shape, like.dtype), requires_grad=False)
 
 
 def write(buffer: Parameter, new: Tensor, position: Tensor) -> Tensor:
-    """`buffer` itself, with `new` at the places `position` (int64) of its third axis."""
+    """`buffer` itself, with `new` at the indices `position` (int64) of its third axis."""
     rows, heads = new.shape[:2]
     index = ops.meshgrid(ops.arange(rows), ops.arange(heads), position, indexing="ij")
     return ops.scatter_nd_update(buffer, ops.stack(index, -1), new)
@@ -107,7 +107,7 @@ def move_rows(buffer: Tensor, source: np.ndarray, target: np.ndarray, stop: int 
 
 
 def fill_rows(buffer: Parameter, values: Tensor) -> None:
-    """Writes `values` to the first places of the third axis, in place."""
+    """Writes `values` at the beginning of the third axis, in place."""
     ops.assign(buffer, ops.cat([values, buffer[:, :, values.shape[2] :]], 2))
 
 
@@ -138,42 +138,37 @@ def conv1d_operator(x: Tensor, weight: Tensor, bias: Tensor, stride: int, paddin
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Ascend's fused kernel in BSND: float16 or bfloat16, head_dim a multiple of 16; TypeError for other dtypes."""
-    scale, heads, mode, hidden = 1 / math.sqrt(q.shape[-1]), q.shape[1], 0, None
+    hidden = later_keys() if causal else None
     if mask is not None:
-        mask = mask[None, None] if mask.ndim == 2 else mask
+        mask = mask[None, None] if mask.ndim == 2 else mask  # (batch, heads, queries, keys), or axes of length 1
         hidden = ~mask.broadcast_to((q.shape[0], mask.shape[1], q.shape[2], k.shape[2]))
-    elif causal:
-        hidden, mode = ops.ones((2048, 2048), mstype.bool_).triu(1), 3  # the kernel's own compressed form of causal
-    q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
-    out = ops.flash_attention_score(
-        q, k, v, heads, attn_mask=hidden, scalar_value=scale, input_layout="BSND", sparse_mode=mode
-    ).swapaxes(1, 2)
-    return out if mask is None else out.masked_fill(hidden.all(-1, keep_dims=True), 0.0)
+    q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # (batch, length, heads, head_dim)
+    settings = {"attn_mask": hidden, "sparse_mode": 3 if mask is None and causal else 0, "input_layout": "BSND"}
+    out = ops.flash_attention_score(q, k, v, q.shape[2], scalar_value=1 / math.sqrt(q.shape[-1]), **settings)
+    out = out.swapaxes(1, 2)  # (batch, heads, queries, head_dim)
+    return out if mask is None or hidden is None else out.masked_fill(hidden.all(-1, keep_dims=True), 0.0)
 
 
 def flash_packed(q: Tensor, k: Tensor, v: Tensor, ends: list[int], causal: bool) -> Tensor:
-    """Ascend's fused kernel in TND, (total, heads, head_dim): sequences in a row, the ith up to place `ends[i]`."""
-    hidden = ops.ones((2048, 2048), mstype.bool_).triu(1) if causal else None
+    """Ascend's fused kernel in TND, (total, heads, head_dim): sequences in a row, the ith up to `ends[i]`."""
+    settings = {"attn_mask": later_keys() if causal else None, "sparse_mode": 3 if causal else 0, "input_layout": "TND"}
+    lengths = {"actual_seq_qlen": ends, "actual_seq_kvlen": ends}
     return ops.flash_attention_score(
-        q,
-        k,
-        v,
-        q.shape[1],
-        attn_mask=hidden,
-        actual_seq_qlen=ends,
-        actual_seq_kvlen=ends,
-        scalar_value=1 / math.sqrt(q.shape[-1]),
-        input_layout="TND",
-        sparse_mode=3 if causal else 0,
-    )
+        q, k, v, q.shape[1], scalar_value=1 / math.sqrt(q.shape[-1]), **settings, **lengths
+    )  # (total, heads, head_dim)
+
+
+def later_keys() -> Tensor:
+    """(2048, 2048) bool: the causal mask in the compressed form that the kernel takes in sparse mode 3."""
+    return ops.ones((2048, 2048), mstype.bool_).triu(1)
 
 
 class Group(nn.Cell):
-    """Layers as one cell, as `ms.recompute` asks; their weights keep their names."""
+    """Layers one after the other as one cell, as `ms.recompute` requires; their weights keep their names."""
 
     def __init__(self, layers: Sequence[nn.Cell]):
         super().__init__(auto_prefix=False)
-        self.layers = layers
+        self.layers = nn.CellList(layers, auto_prefix=False)
 
     def construct(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -182,12 +177,12 @@ class Group(nn.Cell):
 
 
 def recompute(layers: Sequence[nn.Cell], x: Tensor) -> Tensor:
-    """Layers one after the other; backward gets nothing kept but `x`, and computes the rest again. Op by op only."""
-    return ms.recompute(Group(nn.CellList(layers, auto_prefix=False)), x)
+    """The layers one after the other; for backward only `x` is saved, and the rest is computed again. Op by op only."""
+    return ms.recompute(Group(layers), x)
 
 
 def gradients(loss: Callable[[], Tensor], model: nn.Cell) -> dict[str, np.ndarray]:
-    """What a pass forward and back gives each of the model's weights, by name."""
+    """The gradient of the loss for each of the model's weights, by name."""
     weights = model.trainable_params()
     _, found = ms.value_and_grad(loss, None, weights)()
     return {weight.name: to_numpy(gradient) for weight, gradient in zip(weights, found, strict=True)}

@@ -34,7 +34,7 @@ def cast(x: Tensor, dtype: str) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """float16 and bfloat16 to float32; any other dtype stays: what sums are kept in."""
+    """float16 and bfloat16 to float32, for sums; any other dtype stays."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -87,25 +87,25 @@ def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
 
 
 def buffer(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros to be written in place, now in inference mode and now not."""
+    """Zeros to be written in place, in inference mode and outside of it."""
     with torch.inference_mode(False):
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
 def write(buffer: Tensor, new: Tensor, position: Tensor) -> Tensor:
-    """`buffer` itself, with `new` at the places `position` (int64) of its third axis."""
+    """`buffer` itself, with `new` at the indices `position` (int64) of its third axis."""
     return buffer.index_copy_(2, position, new)
 
 
 def move_rows(buffer: Tensor, source: np.ndarray, target: np.ndarray, stop: int | None) -> Tensor:
-    """Row `target[i]` becomes what row `source[i]` was, in place, in the first `stop` places of the third axis."""
+    """Row `target[i]` becomes what row `source[i]` was, in place, up to `stop` on the third axis."""
     filled = buffer[:, :, :stop]
     filled.index_copy_(0, asarray(target, buffer), filled.index_select(0, asarray(source, buffer)))
     return buffer
 
 
 def fill_rows(buffer: Tensor, values: Tensor) -> None:
-    """Writes `values` to the first places of the third axis, in place."""
+    """Writes `values` at the beginning of the third axis, in place."""
     buffer[:, :, : values.shape[2]] = values
 
 
@@ -146,19 +146,19 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
         except RuntimeError as error:
             if "No available kernel" not in str(error):
                 raise
-    said = " ".join(str(reason.message).partition(" (Triggered")[0] for reason in reasons)
-    raise NotAvailable("torch's flash kernel cannot take this input.", where=said, hint='Use "sdpa" or "tiled".')
+    why = " ".join(str(reason.message).partition(" (Triggered")[0] for reason in reasons)
+    raise NotAvailable("torch's flash kernel cannot take this input.", where=why, hint='Use "sdpa" or "tiled".')
 
 
-def go_through(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Each layer takes what the one before gave."""
+def apply_layers(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """The layers one after the other."""
     for layer in layers:
         x = layer(x)
     return x
 
 
-class Recomputed(torch.autograd.Function):
-    """Keeps the layers' input; backward runs them once more, and then goes back through them.
+class Recompute(torch.autograd.Function):
+    """Saves the layers' input; backward runs them once more, and then goes back through them.
 
     Layers must give the same numbers both times: none with dropout. `weights` are the layers' own, handed in because
     only what comes in gets gradients.
@@ -170,26 +170,26 @@ class Recomputed(torch.autograd.Function):
         ctx.layers = layers
         ctx.precision = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         ctx.save_for_backward(x, *weights)
-        return go_through(layers, x)
+        return apply_layers(layers, x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        entry, *weights = ctx.saved_tensors
-        entry = entry.detach().requires_grad_(ctx.needs_input_grad[1])
+        x, *weights = ctx.saved_tensors
+        x = x.detach().requires_grad_(ctx.needs_input_grad[1])
         with torch.enable_grad(), torch.autocast(*ctx.precision):  # as in forward, or it would be another number
-            out = go_through(ctx.layers, entry)
-        learning = [tensor for tensor in (entry, *weights) if tensor.requires_grad]
-        found = iter(torch.autograd.grad(out, learning, gradient))
-        return None, *(next(found) if tensor.requires_grad else None for tensor in (entry, *weights))
+            out = apply_layers(ctx.layers, x)
+        trained = [tensor for tensor in (x, *weights) if tensor.requires_grad]
+        found = iter(torch.autograd.grad(out, trained, gradient))
+        return None, *(next(found) if tensor.requires_grad else None for tensor in (x, *weights))
 
 
-def recompute(layers: Sequence[Callable], x: Tensor) -> Tensor:
-    """As `go_through`; backward gets nothing kept but `x`, and computes the rest again."""
-    return Recomputed.apply(layers, x, *(weight for layer in layers for weight in layer.parameters()))
+def recompute(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """The layers one after the other; for backward only `x` is saved, and the rest is computed again."""
+    return Recompute.apply(layers, x, *(weight for layer in layers for weight in layer.parameters()))
 
 
-def gradients(loss: Callable[[], Tensor], model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """What a pass forward and back gives each of the model's weights, by name."""
+def gradients(loss: Callable[[], Tensor], model: nn.Module) -> dict[str, np.ndarray]:
+    """The gradient of the loss for each of the model's weights, by name."""
     model.zero_grad()
     loss().backward()
     return {name: to_numpy(weight.grad) for name, weight in model.named_parameters() if weight.grad is not None}

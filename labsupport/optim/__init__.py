@@ -1,1 +1,1 @@
-"""One file per optimisation, named as its notebook: the finished, tested version of what the notebook builds."""
+"""One file per optimisation: the finished, tested version of what a notebook builds."""

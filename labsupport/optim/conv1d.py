@@ -13,36 +13,37 @@ from labsupport.machine.backend import on_ascend
 
 def native(x, weight, bias, stride=1, padding=0):
     """The framework's operator for one dimension: torch's, or MindSpore's `Conv1DExt`, which only Ascend has."""
-    return xp.conv1d_operator(x, weight, bias, stride, padding)
+    return xp.conv1d_operator(x, weight, bias, stride, padding)  # (batch, out, frames out)
 
 
 def framework(x, weight, bias, stride=1, padding=0):
     """The framework's function that runs everywhere: in torch `native`; in MindSpore 2.7 itself `via_conv2d`."""
-    return xp.conv1d(x, weight, bias, stride, padding)
+    return xp.conv1d(x, weight, bias, stride, padding)  # (batch, out, frames out)
 
 
 def via_conv2d(x, weight, bias, stride=1, padding=0):
-    """A picture one row high, Conv2D, the bias, and back: step by step what MindSpore's `nn.Conv1d` does.
+    """An image one row high, Conv2D, the bias, and back: step by step what MindSpore's `nn.Conv1d` does.
 
     Source: MindSpore 2.7.0, mindspore/nn/layer/conv.py; MindNLP 0.4, mindnlp/core/nn/modules/conv.py.
     """
-    picture = xp.conv2d(x[:, :, None], weight[:, :, None], (1, stride), (0, padding))
-    return (picture + bias[:, None, None])[:, :, 0]
+    image = xp.conv2d(x[:, :, None], weight[:, :, None], (1, stride), (0, padding))  # (batch, out, 1, frames out)
+    return (image + bias[:, None, None])[:, :, 0]  # (batch, out, frames out)
 
 
 def via_conv2d_transposed(x, weight, bias, stride=1, padding=0):
-    """The detour where Conv2D wants another layout, as on Ascend: copies with the channels last, and back."""
-    pixels = x.swapaxes(1, 2).contiguous()
-    return via_conv2d(pixels.swapaxes(1, 2), weight, bias, stride, padding).contiguous()
+    """`via_conv2d` where Conv2D needs another layout, as on Ascend: a copy with the channels last, and one back."""
+    channels_last = x.swapaxes(1, 2).contiguous()  # (batch, frames, channels)
+    return via_conv2d(channels_last.swapaxes(1, 2), weight, bias, stride, padding).contiguous()
 
 
 def im2col(x, weight, bias, stride=1, padding=0):
-    """Each output frame's inputs, `kernel * channels` numbers, in a column: one matrix product does the rest."""
+    """Each output frame's inputs, `kernel * channels` numbers, in a column; then one matrix product."""
     out, channels, kernel = weight.shape
-    x = xp.pad(x, padding, padding)
-    reach = (x.shape[2] - kernel) // stride * stride + 1
-    columns = xp.concat([x[:, :, tap : tap + reach : stride] for tap in range(kernel)], axis=1)
-    return weight.swapaxes(1, 2).reshape(out, kernel * channels) @ columns + bias[:, None]
+    x = xp.pad(x, padding, padding)  # (batch, channels, frames + 2 * padding)
+    span = (x.shape[2] - kernel) // stride * stride + 1  # from the first frame of a tap to its last
+    columns = xp.concat([x[:, :, tap : tap + span : stride] for tap in range(kernel)], axis=1)
+    matrix = weight.swapaxes(1, 2).reshape(out, kernel * channels)  # columns: (batch, kernel * channels, frames out)
+    return matrix @ columns + bias[:, None]  # (batch, out, frames out)
 
 
 FORMS = {form.__name__: form for form in (via_conv2d_transposed, via_conv2d, im2col, framework, native)}

@@ -20,29 +20,29 @@ def flash_triton(q: Tensor, k: Tensor, v: Tensor, mask: None = None, causal: boo
     """softmax(q k^T / sqrt(head_dim)) v, and no matrix of scores in memory.
 
     q, k, v: (batch, heads, length, head_dim) on CUDA, all three float16, bfloat16 or float32; k and v may have another
-    length than q. causal: the last query sees all keys; a query that may see none gets zeros. The first call for a new
-    kind of shape tunes the kernel, which takes some seconds.
+    length than q. causal: the last query attends to all keys; a query without any key gets zeros. The first call for a
+    new kind of shape tunes the kernel, which takes some seconds.
 
     Raises:
         NotAvailable: no CUDA, no triton, or an input that the kernel does not take; the message says which.
     """
-    for what, hint in find_obstacles(q, k, v, mask):
+    for what, hint in find_unsupported(q, k, v, mask):
         raise NotAvailable(what, hint=hint)
     from labsupport.optim.flash_triton_kernel import launch
 
     return launch(q, k, v, causal)
 
 
-def find_obstacles(q: Tensor, k: Tensor, v: Tensor, mask: object) -> Iterator[tuple[str, str]]:
-    """What stands against the kernel, and what to do instead."""
+def find_unsupported(q: Tensor, k: Tensor, v: Tensor, mask: object) -> Iterator[tuple[str, str]]:
+    """What the kernel cannot take, and what to use instead."""
     import torch
 
     if mask is not None:
         yield "Our Triton kernel takes no mask.", 'Use "sdpa", or causal=True if the mask is the causal one.'
-    if not (q.is_cuda or interpreted()):
+    if not (q.is_cuda or is_interpreted()):
         yield "Our Triton kernel needs an NVIDIA GPU, and its tensors there.", 'Use "sdpa" on this machine.'
     if not is_installed("triton"):
-        yield "Our Triton kernel needs the package triton.", 'torch for CUDA brings it along; "sdpa" runs without.'
+        yield "Our Triton kernel needs the package triton.", 'torch for CUDA installs it; "sdpa" runs without.'
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         yield "Our Triton kernel has no backward pass.", 'Call it in torch.no_grad(), or train with "sdpa".'
     if q.shape[-1] not in HEAD_DIMS:
@@ -52,6 +52,6 @@ def find_obstacles(q: Tensor, k: Tensor, v: Tensor, mask: object) -> Iterator[tu
         yield f"Our Triton kernel cannot take {' with '.join(sorted(dtypes))}.", f"Give all three as one of {DTYPES}."
 
 
-def interpreted() -> bool:
+def is_interpreted() -> bool:
     """Whether Triton interprets kernels, on CPU tensors: slow, and meant for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"

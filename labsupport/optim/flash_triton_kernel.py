@@ -1,6 +1,6 @@
 """FlashAttention-2's forward pass as a Triton kernel, for `flash_triton`, which checks what comes in.
 
-One program computes one block of queries of one head: it walks over the blocks of keys and keeps, for each query, the
+One program computes one block of queries of one head: it loops over the blocks of keys and holds, for each query, the
 largest score so far, the sum of the exponentials relative to it, and the output relative to it (Dao 2023, algorithm 1).
 The scores never leave the chip.
 """
@@ -23,38 +23,39 @@ FEW_QUERIES = [(16, 64, 4, 2), (16, 128, 4, 2)]  # decode steps; a matrix produc
 
 @triton.jit
 def attend_keys(
-    out, total, best, q, k_block, v_block, k_step, v_step, first, start, stop, keys, scale,
+    out, row_sum, row_max, q, k_block, v_block, k_step, v_step, first, start, stop, keys, scale,
     CAUSAL: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries over the keys start .. stop; EDGE says that not every query sees every key there.
+    """One block of queries over the keys start .. stop; EDGE: not every query attends to every key there.
 
-    first: the place of the block's first query among the keys. scale: to base-2 exponents.
+    q: (QUERIES, DIM); out: (QUERIES, DIM), row_sum, row_max: (QUERIES,), all three float32. first: the position of the
+    block's first query among the keys. scale: to base-2 exponents.
     """
     rows, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
-    for place in range(start, stop, KEYS):
-        far = tl.cast(place, tl.int64)
+    for block in range(start, stop, KEYS):
+        offset = tl.cast(block, tl.int64)
         if EDGE:
-            real = place + columns < keys
-            k = tl.load(k_block + far * k_step, mask=real[None, :], other=0.0)
-            v = tl.load(v_block + far * v_step, mask=real[:, None], other=0.0)
+            inside = block + columns < keys
+            k = tl.load(k_block + offset * k_step, mask=inside[None, :], other=0.0)  # (DIM, KEYS)
+            v = tl.load(v_block + offset * v_step, mask=inside[:, None], other=0.0)  # (KEYS, DIM)
         else:
-            k = tl.load(k_block + far * k_step)
-            v = tl.load(v_block + far * v_step)
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale
+            k = tl.load(k_block + offset * k_step)
+            v = tl.load(v_block + offset * v_step)
+        scores = tl.dot(q, k, input_precision=PRECISION) * scale  # (QUERIES, KEYS)
         if EDGE:
-            seen = real[None, :]
+            visible = inside[None, :]
             if CAUSAL:
-                seen = seen & (place + columns[None, :] <= first + rows[:, None])
-            scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(best, tl.max(scores, 1))
+                visible = visible & (block + columns[None, :] <= first + rows[:, None])
+            scores = tl.where(visible, scores, float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, 1))  # (QUERIES,)
         if EDGE:
-            higher = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen so far: -inf - -inf is no number
-        weights = tl.exp2(scores - higher[:, None])
-        rescale = tl.exp2(best - higher)
-        total = total * rescale + tl.sum(weights, 1)
-        out = tl.dot(weights.to(v.dtype), v, out * rescale[:, None], input_precision=PRECISION)
-        best = higher
-    return out, total, best
+            new_max = tl.where(new_max == float("-inf"), 0.0, new_max)  # no key so far: -inf - -inf is no number
+        weights = tl.exp2(scores - new_max[:, None])
+        rescale = tl.exp2(row_max - new_max)
+        row_sum = row_sum * rescale + tl.sum(weights, 1)  # (QUERIES,)
+        out = tl.dot(weights.to(v.dtype), v, out * rescale[:, None], input_precision=PRECISION)  # (QUERIES, DIM)
+        row_max = new_max
+    return out, row_sum, row_max
 
 
 def flash_forward(
@@ -78,9 +79,9 @@ def flash_forward(
     v_block = v + batch * v_batch + head * v_head + columns[:, None] * v_step + dims[None, :] * v_dim
     o_block = o + batch * o_batch + head * o_head + rows.to(tl.int64)[:, None] * o_step + dims[None, :] * o_dim
 
-    mine = tl.load(q_block, mask=inside, other=0.0)
-    best = tl.full([QUERIES], float("-inf"), tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
+    q_tile = tl.load(q_block, mask=inside, other=0.0)  # (QUERIES, DIM)
+    row_max = tl.full([QUERIES], float("-inf"), tl.float32)
+    row_sum = tl.zeros([QUERIES], tl.float32)
     out = tl.zeros([QUERIES, DIM], tl.float32)
     first = block * QUERIES + keys - queries
     last = keys
@@ -88,19 +89,19 @@ def flash_forward(
     if CAUSAL:
         last = tl.maximum(0, tl.minimum(keys, first + QUERIES))
         full = tl.minimum(full, tl.maximum(0, first + 1) // KEYS * KEYS)
-    out, total, best = attend_keys(
-        out, total, best, mine, k_block, v_block, k_step, v_step, first, 0, full, keys, scale,
+    out, row_sum, row_max = attend_keys(
+        out, row_sum, row_max, q_tile, k_block, v_block, k_step, v_step, first, 0, full, keys, scale,
         CAUSAL, False, PRECISION, QUERIES, KEYS,
     )  # fmt: skip
-    out, total, best = attend_keys(
-        out, total, best, mine, k_block, v_block, k_step, v_step, first, full, last, keys, scale,
+    out, row_sum, row_max = attend_keys(
+        out, row_sum, row_max, q_tile, k_block, v_block, k_step, v_step, first, full, last, keys, scale,
         CAUSAL, True, PRECISION, QUERIES, KEYS,
     )  # fmt: skip
-    out = out / tl.where(total == 0.0, 1.0, total)[:, None]  # a query that sees no key gets zeros
+    out = out / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]  # a query without any key gets zeros
     tl.store(o_block, out.to(o.dtype.element_ty), mask=inside)
 
 
-def fitting(configs: list, arguments: dict, **_) -> list:
+def prune_configs(configs: list, arguments: dict, **_) -> list:
     """The configurations worth trying: few queries waste a large block, many are too many for a small one."""
     few = arguments["QUERY_BUCKET"] <= 16
     return [config for config in configs if (config.kwargs["QUERIES"] == 16) == few]
@@ -114,12 +115,12 @@ def make_configs(shapes: list[tuple[int, int, int, int]]) -> list[triton.Config]
 tuned = triton.autotune(
     make_configs(SMALL[:1] if INTERPRETED else LARGE + SMALL + FEW_QUERIES),  # the interpreter has no clock to ask
     key=["QUERY_BUCKET", "KEY_BUCKET", "DIM", "CAUSAL"],
-    prune_configs_by=None if INTERPRETED else {"early_config_prune": fitting},
+    prune_configs_by=None if INTERPRETED else {"early_config_prune": prune_configs},
 )(triton.jit(flash_forward, do_not_specialize=["queries", "keys", "QUERY_BUCKET", "KEY_BUCKET"]))
 
 
 def launch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-    """Runs the kernel; the first call for a kind of shape tries the configurations and keeps the quickest."""
+    """Runs the kernel; the first call for a kind of shape tries the configurations and takes the fastest."""
     batch, heads, queries, dim = q.shape
     keys = k.shape[2]
     o = torch.empty((batch, heads, queries, dim), dtype=q.dtype, device=q.device)

@@ -1,4 +1,4 @@
-"""Padding taken out and put back: sequences of unequal length packed one after another, so that padding costs nothing.
+"""Padding taken out and put back: sequences of unequal length packed one after another, so that none is computed.
 
 Names and meanings are those of flash-attn's `bert_padding` and of transformers' `modeling_flash_attention_utils`.
 "Packed" is (total, ...): the real tokens of all sequences, in order. `cu_seqlens`, (batch + 1,) int32, says where each
@@ -37,25 +37,24 @@ def get_unpad_data(attention_mask):
         cu_seqlens: (batch + 1,) int32.
         max_seqlen: the length of the longest sequence.
     """
-    real = xp.to_numpy(attention_mask).astype(bool)
-    lengths = real.sum(axis=1)
+    real = xp.to_numpy(attention_mask).astype(bool)  # (batch, length)
+    lengths = real.sum(axis=1)  # (batch,)
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    indices = np.flatnonzero(real)
+    indices = np.flatnonzero(real)  # (total,)
     return xp.asarray(indices, attention_mask), xp.asarray(cu_seqlens, attention_mask), int(lengths.max())
 
 
 def unpad_input(hidden_states, attention_mask):
     """(batch, length, ...) -> packed (total, ...), and then what `get_unpad_data` gives."""
     indices, cu_seqlens, max_seqlen = get_unpad_data(attention_mask)
-    flat = hidden_states.reshape((-1, *hidden_states.shape[2:]))
+    flat = hidden_states.reshape((-1, *hidden_states.shape[2:]))  # (batch * length, ...)
     return index_first_axis(flat, indices), indices, cu_seqlens, max_seqlen
 
 
 def pad_input(hidden_states, indices, batch: int, seqlen: int):
     """Packed (total, ...) -> (batch, seqlen, ...), zeros where there was padding."""
-    return index_put_first_axis(hidden_states, indices, batch * seqlen).reshape(
-        (batch, seqlen, *hidden_states.shape[1:])
-    )
+    flat = index_put_first_axis(hidden_states, indices, batch * seqlen)  # (batch * seqlen, ...)
+    return flat.reshape((batch, seqlen, *hidden_states.shape[1:]))  # (batch, seqlen, ...)
 
 
 def varlen_attention(q, k, v, cu_seqlens, causal=False, attention=eager):
@@ -69,13 +68,15 @@ def varlen_attention(q, k, v, cu_seqlens, causal=False, attention=eager):
     Returns:
         packed, (total, heads, head_dim).
     """
-    places = xp.to_numpy(cu_seqlens).tolist()
+    bounds = xp.to_numpy(cu_seqlens).tolist()
     if attention is flash and on_ascend():
-        return xp.flash_packed(q, k, v, places[1:], causal)
-    heads_first = [x.swapaxes(0, 1)[None] for x in (q, k, v)]
+        from labsupport.arrays.on_mindspore import flash_packed
+
+        return flash_packed(q, k, v, bounds[1:], causal)
+    heads_first = [x.swapaxes(0, 1)[None] for x in (q, k, v)]  # (1, heads, total, head_dim)
     parts = [
         attention(*(x[:, :, start:stop] for x in heads_first), causal=causal)
-        for start, stop in itertools.pairwise(places)
+        for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
-    return xp.concat(parts, axis=2)[0].swapaxes(0, 1)
+    return xp.concat(parts, axis=2)[0].swapaxes(0, 1)  # (total, heads, head_dim)

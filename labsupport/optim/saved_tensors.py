@@ -1,4 +1,4 @@
-"""What autograd keeps for the backward pass, counted. For torch alone."""
+"""What autograd saves for the backward pass, counted. For torch alone."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 
-def kept_bytes(run: Callable[[], object], weights: Sequence[Tensor] = ()) -> int:
-    """Bytes that autograd keeps for backward when `run` has gone forward; each piece of memory counts once.
+def saved_bytes(forward: Callable[[], object], weights: Sequence[Tensor] = ()) -> int:
+    """Bytes that autograd saves for backward in `forward`; each storage counts once.
 
     Args:
-        weights: tensors that are there anyway, and do not count.
+        weights: tensors that exist anyway, and do not count.
     """
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
-    def look(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        result = run()  # held, so that no address is freed and used again
-    there = {weight.untyped_storage().data_ptr() for weight in weights}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()  # held, so that no address is freed and used again
+    existing = {weight.untyped_storage().data_ptr() for weight in weights}
     del result
-    return sum(size for address, size in seen.items() if address not in there)
+    return sum(size for address, size in sizes.items() if address not in existing)

@@ -20,7 +20,7 @@ from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.machine.backend import require_compiler
 from labsupport.optim.attention import sdpa
-from labsupport.optim.checkpointing import in_order
+from labsupport.optim.checkpointing import uncheckpointed
 from labsupport.optim.conv1d import native
 from labsupport.optim.kv_cache import DynamicCache
 
@@ -41,7 +41,7 @@ class Components:
     attention: Callable = sdpa
     conv1d: Callable = native
     cache: Callable = DynamicCache
-    run: Callable = in_order
+    run: Callable = uncheckpointed
     compiled: bool = False
 
 

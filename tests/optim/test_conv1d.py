@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate
+from small_whisper import SMALL
 
 from labsupport import whisper
 from labsupport.arrays import xp
 from labsupport.base.errors import NotAvailable, OptimError
 from labsupport.optim import conv1d
-from labsupport.speech import audio, features
 
 pytestmark = pytest.mark.both_backends
 
 
-def is_here(name: str) -> bool:
+def is_available(name: str) -> bool:
     try:
         conv1d.get_conv1d(name)
     except NotAvailable:
@@ -25,7 +25,7 @@ def is_here(name: str) -> bool:
     return True
 
 
-HERE = [name for name in conv1d.FORMS if is_here(name)]  # which ones must be: test_conv1d_mindspore.py says
+AVAILABLE = [name for name in conv1d.FORMS if is_available(name)]  # test_conv1d_mindspore.py holds which ones must be
 
 
 def reference(x, weight, bias, stride, padding):
@@ -60,24 +60,23 @@ def cases(draw):
     return inputs, draw(st.integers(1, 4)), padding
 
 
-@pytest.mark.parametrize("name", HERE)
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", AVAILABLE)
+@settings(max_examples=40 if xp.name == "torch" else 15, deadline=None)
 @given(case=cases())
 def test_every_form_is_the_correlation(name, case):
     assert_right(conv1d.get_conv1d(name), *case)
 
 
-@pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize(("channels", "stride"), [(80, 1), (384, 2)])
-def test_whispers_own_shapes(name, channels, stride):
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_whispers_own_shapes(name):
     # as many terms in a sum as Whisper has; weights as small as its own, so that the sums stay as small
-    x, weight, bias = make_inputs(1, channels, 4, 3000, 3)
-    assert_right(conv1d.get_conv1d(name), (x, weight / np.float32(channels**0.5), bias), stride, 1)
+    x, weight, bias = make_inputs(1, 384, 4, 3000, 3)
+    assert_right(conv1d.get_conv1d(name), (x, weight / np.float32(384**0.5), bias), 2, 1)
 
 
 def test_stride_and_padding_have_defaults():
     inputs = make_inputs(1, 2, 3, 9, 3)
-    for name in HERE:
+    for name in AVAILABLE:
         got = xp.to_numpy(conv1d.get_conv1d(name)(*map(xp.asarray, inputs)))
         np.testing.assert_allclose(got, reference(*inputs, 1, 0), atol=1e-5)
 
@@ -108,7 +107,7 @@ FAULTS = [forget_the_last_channel, mix_taps_with_channels, pad_one_side, drop_th
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_check_sees_planted_faults(fault):
+def test_planted_faults_show(fault):
     inputs = make_inputs(2, 3, 4, 16, 3)
     assert_right(conv1d.framework, inputs, 2, 1)
     with pytest.raises(AssertionError):
@@ -122,22 +121,19 @@ def test_changes_of_shape_copy_nothing():
     assert x.swapaxes(1, 2).contiguous().data_ptr() != x.data_ptr()  # what the transposed form adds is a copy
 
 
-@pytest.fixture(scope="module")
-def mel():
-    log_mel = features.log_mel(audio.read(audio.clip("jfk").path)[: 5 * audio.SAMPLE_RATE])
-    return features.window(log_mel, 0)[None]
+def encode(**components) -> np.ndarray:
+    mel = np.random.default_rng(0).normal(size=(1, SMALL.config.mels, 2 * SMALL.config.audio_positions))
+    return xp.to_numpy(whisper.load_model(SMALL, **components).encode(mel.astype(np.float32)))
 
 
 @pytest.fixture(scope="module")
-def default_encoded(mel):
-    return xp.to_numpy(whisper.load("tiny.en").model.encode(mel))
+def expected():
+    return encode()
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_the_encoder_gives_the_same_with_each_form(name, mel, default_encoded):
-    encoded = xp.to_numpy(whisper.load("tiny.en", conv1d=conv1d.get_conv1d(name)).model.encode(mel))
-    # a few of the encoder's values are a hundred times the others, so the whole counts and not each value
-    assert np.linalg.norm(encoded - default_encoded) < 1e-5 * np.linalg.norm(default_encoded)
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_the_encoder_gives_the_same_with_each_form(name, expected):
+    assert np.abs(encode(conv1d=conv1d.get_conv1d(name)) - expected).max() < 1e-4
 
 
 def test_an_unknown_form_names_those_there_are():
@@ -145,5 +141,5 @@ def test_an_unknown_form_names_those_there_are():
         conv1d.get_conv1d("winograd")
 
 
-def test_forms_that_run_everywhere_are_here():
-    assert {"framework", "via_conv2d", "via_conv2d_transposed", "im2col"} <= set(HERE)
+def test_forms_that_run_everywhere_are_available():
+    assert {"framework", "via_conv2d", "via_conv2d_transposed", "im2col"} <= set(AVAILABLE)

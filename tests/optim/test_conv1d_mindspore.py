@@ -1,4 +1,4 @@
-"""What MindSpore has of its own, and where: the reasons that the course gives must stay true."""
+"""What MindSpore has of its own, and where: what the course says about it must stay true."""
 
 from __future__ import annotations
 
