@@ -11,7 +11,7 @@ from labsupport.checkpoints.config import SIZES
 from labsupport.optim import memory_model
 from labsupport.optim.memory_model import Setting
 from labsupport.profiling.recording import Profile
-from labsupport.profiling.table import table_of
+from labsupport.profiling.table import op_table
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -122,7 +122,7 @@ def card_table(needed: float, read: float) -> str:
 
 def describe(profile: Profile, phase: str | None = None, kind: str | None = None, op: str = "") -> str:
     """Alt text for the timeline: the kinds of op in it and how long each takes."""
-    kinds = table_of(profile.select(phase, kind, op)).by_kind()
+    kinds = op_table(profile.select(phase, kind, op)).by_kind()
     if not kinds:
         return "A timeline without ops: none fits the choice."
     return "Timeline of " + ", ".join(f"{row.name} {row.total_ms:.0f} ms" for row in kinds) + "."

@@ -15,7 +15,7 @@ from labsupport.graphs.loop_cache import LoopCache
 from labsupport.graphs.loop_interface import read_interface
 from labsupport.graphs.session import as_value, open_session
 from labsupport.profiling.on_onnxruntime import read_onnxruntime, record_session
-from labsupport.profiling.table import Table, table_of
+from labsupport.profiling.table import Table, op_table
 
 if TYPE_CHECKING:
     import onnx
@@ -95,4 +95,4 @@ def profile_step(
     record_session(loop.session, lambda: loop.run(tokens), runs + 1, folder / "trace.json")
     ops, steps = read_onnxruntime(folder / "trace.json")
     typical = sorted(steps[1:], key=lambda step: step.ms)[runs // 2]
-    return table_of(op for op in ops if op.phase == typical.name)
+    return op_table(op for op in ops if op.phase == typical.name)

@@ -4,12 +4,11 @@ profile = profiling.profile(lambda: transcriber.transcribe(samples))
 profile.table()
 """
 
-from labsupport.profiling.ascend import read_cpu_op_types, read_kernel_details, read_op_statistic, read_output
-from labsupport.profiling.kinds import KINDS, kind_of
+from labsupport.profiling.ascend import read_kernel_details, read_op_statistic, read_output
+from labsupport.profiling.kinds import KINDS, op_kind
 from labsupport.profiling.on_onnxruntime import read_onnxruntime
-from labsupport.profiling.quiet import quiet
 from labsupport.profiling.recording import LabelledModel, Profile, phase, profile
-from labsupport.profiling.table import Event, Row, Table, table_of
+from labsupport.profiling.table import Event, Row, Table, op_table
 from labsupport.profiling.trace import read_trace
 
 __all__ = [
@@ -19,15 +18,13 @@ __all__ = [
     "Profile",
     "Row",
     "Table",
-    "kind_of",
+    "op_kind",
+    "op_table",
     "phase",
     "profile",
-    "quiet",
-    "read_cpu_op_types",
     "read_kernel_details",
     "read_onnxruntime",
     "read_op_statistic",
     "read_output",
     "read_trace",
-    "table_of",
 ]

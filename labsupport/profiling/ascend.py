@@ -11,54 +11,33 @@ import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from labsupport.base.errors import TraceError
-from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.kinds import op_kind
 from labsupport.profiling.table import Event, Table, make_table
 from labsupport.profiling.trace import read_text, read_trace
 
 OUTPUT = "ASCEND_PROFILER_OUTPUT"
 UNKNOWN = {"", "N/A", "-"}
 
+T = TypeVar("T")
+
 
 def read_op_statistic(path: Path) -> Table:
     """`op_statistic.csv`: each op type's calls and time on the NPU's cores. Its own Ratio(%) is computed anew.
 
     Raises:
-        TraceError: one of its subclasses: the file is missing, empty, damaged, or another one.
+        TraceError: the file is missing, empty, damaged, or another one.
     """
-    return make_table(
-        read_rows(
-            path,
-            ("OP Type", "Core Type", "Count", "Total Time(us)"),
-            lambda line: (
-                line["OP Type"],
-                kind_of(line["OP Type"]),
-                int(line["Count"]),
-                float(line["Total Time(us)"]) / 1e3,
-                float(line["Max Time(us)"]) / 1e3 if "Max Time(us)" in line else None,
-                core_device(line["Core Type"]),
-            ),
-        )
-    )
+    return make_table(read_rows(path, ("OP Type", "Core Type", "Count", "Total Time(us)"), to_totals))
 
 
-def read_cpu_op_types(path: Path) -> Table:
-    """`cpu_op_type_info_0.csv`, which MindSpore's CPU backend writes; it gives no longest call. Raises as above."""
-    return make_table(
-        read_rows(
-            path,
-            ("op_type", "type_occurrences", "total_compute_time"),
-            lambda line: (
-                line["op_type"],
-                kind_of(line["op_type"]),
-                int(line["type_occurrences"]),
-                float(line["total_compute_time"]),
-                None,
-                "cpu",
-            ),
-        )
-    )
+def to_totals(line: dict[str, str]) -> tuple[str, str, int, float, float | None, str]:
+    """A row of `op_statistic.csv` as `make_table` takes it."""
+    longest = float(line["Max Time(us)"]) / 1e3 if "Max Time(us)" in line else None
+    calls, total = int(line["Count"]), float(line["Total Time(us)"]) / 1e3
+    return line["OP Type"], op_kind(line["OP Type"]), calls, total, longest, core_device(line["Core Type"])
 
 
 def read_kernel_details(path: Path) -> list[Event]:
@@ -73,10 +52,9 @@ def read_kernel_details(path: Path) -> list[Event]:
 
 def to_kernel(line: dict[str, str]) -> Event:
     name = line["Name"] if line["Type"] in UNKNOWN else line["Type"]
-    milliseconds = float(line["Duration(us)"]) / 1e3
+    start, milliseconds = float(line["Start Time(us)"]) / 1e3, float(line["Duration(us)"]) / 1e3
     device, stream = core_device(line["Accelerator Core"]), line.get("Stream ID", "0")
-    start = float(line["Start Time(us)"]) / 1e3
-    return Event(name, kind_of(name), start, milliseconds, milliseconds, device, stream)
+    return Event(name, op_kind(name), start, milliseconds, milliseconds, device, stream)
 
 
 def core_device(core: str) -> str:
@@ -89,8 +67,7 @@ def read_output(folder: Path) -> list[Event]:
     else its timeline.
 
     Raises:
-        TraceError: this is no such folder.
-        TraceError: as the readers of the single files.
+        TraceError: this is no such folder, or a file in it cannot be read.
     """
     output = Path(folder) / OUTPUT
     if (output / "kernel_details.csv").exists():
@@ -100,9 +77,12 @@ def read_output(folder: Path) -> list[Event]:
     return read_trace(output / "trace_view.json")[0]
 
 
-def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, str]], object]) -> list:
+def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, str]], T]) -> list[T]:
     """Each line of a CSV, as a dictionary by column, through `convert`; raises as `read_op_statistic`."""
-    lines = list(csv.reader(read_table_text(Path(path)).splitlines()))
+    text = read_text(Path(path), "table", encoding="utf-8-sig")
+    if not text.endswith("\n"):  # every profiler ends its last line; a number cut in two would still be a number
+        raise TraceError("This table breaks off in its last line.", where=path, hint="Copy the file anew.")
+    lines = list(csv.reader(text.splitlines()))
     heading = [name.strip() for name in lines[0]]
     if lacking := [name for name in needed if name not in heading]:
         hint = f"Its columns are {', '.join(heading[:12])}."
@@ -117,11 +97,3 @@ def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, 
             hint = "Profile again, or copy the file anew."
             raise TraceError(f"Line {number} is damaged: {error}.", where=path, hint=hint) from error
     return rows
-
-
-def read_table_text(path: Path) -> str:
-    """The whole text of a CSV; raises as `read_op_statistic`."""
-    text = read_text(path, "table", encoding="utf-8-sig")
-    if not text.endswith("\n"):  # every profiler ends its last line; a number cut in two would still be a number
-        raise TraceError("This table breaks off in its last line.", where=path, hint="Copy the file anew.")
-    return text

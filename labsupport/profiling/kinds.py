@@ -23,7 +23,7 @@ KINDS = (*PATTERNS, OTHER)
 COMPILED = {kind: re.compile(pattern) for kind, pattern in PATTERNS.items()}
 
 
-def kind_of(name: str) -> str:
+def op_kind(name: str) -> str:
     """The kind of the op called `name`, one of `KINDS`: "aten::addmm", "BatchMatMulV2", "softmax_warp_forward"."""
     lowered = re.sub(r"(?<=[a-z\d])(?=[A-Z])", " ", name).lower()
     joined = lowered.replace(" ", "")

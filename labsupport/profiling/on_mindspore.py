@@ -22,25 +22,25 @@ from mindspore.profiler import (
 
 from labsupport.base.errors import TraceError
 from labsupport.profiling.ascend import OUTPUT
-from labsupport.profiling.quiet import quiet, time_between
+from labsupport.profiling.redirect import redirect_output, time_profiled
 from labsupport.profiling.trace import load_events
 
 PHASES_PID = 10**6  # no process of the trace has this number
 
-marks: list[tuple[str, int, int]] = []  # name, begin and end of each phase; nanoseconds since 1970, as MindSpore counts
+phases: list[tuple[str, int, int]] = []  # name, begin and end; nanoseconds since 1970, as MindSpore counts
 
 
 @contextlib.contextmanager
-def mark(name: str) -> Iterator[None]:
+def label(name: str) -> Iterator[None]:
     """Notes when what runs inside it began and ended. MindSpore's own marks (mstx) exist on Ascend alone."""
     begin = time.time_ns()
     try:
         yield
     finally:
-        marks.append((name, begin, time.time_ns()))
+        phases.append((name, begin, time.time_ns()))
 
 
-def make_recorder(folder: Path) -> mindspore.profiler.profile:
+def make_profiler(folder: Path) -> mindspore.profiler.profile:
     """Article A's profiler, its missing imports added; it writes `*_ascend_ms` into `folder`."""
     return mindspore.profiler.profile(
         activities=[ProfilerActivity.CPU, ProfilerActivity.NPU],
@@ -65,32 +65,33 @@ def record(work: Callable[[], object], trace: Path) -> float:
     """
     folder, log = trace.parent / "mindspore", trace.with_suffix(".log")
     shutil.rmtree(folder, ignore_errors=True)
-    marks.clear()
-    with quiet(log):
-        recorder = make_recorder(folder)
+    phases.clear()
+    with redirect_output(log):
+        profiler = make_profiler(folder)
 
     def stop() -> None:
-        recorder.step()
-        recorder.stop()
+        profiler.step()
+        profiler.stop()
 
-    seconds = time_between(recorder.start, work, stop, log)
+    seconds = time_profiled(profiler.start, work, stop, log)
     outputs = list(folder.glob(f"*/{OUTPUT}/trace_view.json"))
     if not outputs:
-        raise TraceError("MindSpore's profiler wrote no timeline.", where=folder, hint=f"Its words are in {log}.")
-    trace.write_text(json.dumps(with_phases(load_events(outputs[0]))), encoding="utf-8")
+        raise TraceError("MindSpore's profiler wrote no timeline.", where=folder, hint=f"Its messages are in {log}.")
+    trace.write_text(json.dumps(add_phases(load_events(outputs[0]))), encoding="utf-8")
     return seconds
 
 
-def with_phases(events: list[dict]) -> list[dict]:
+def add_phases(events: list[dict]) -> list[dict]:
     """The events, and the phases as a process of their own. Times stay decimal strings: a float cannot hold them."""
-    place = {"pid": PHASES_PID, "tid": 0}
-    phases = [
-        {"ph": "X", "name": name, "cat": "phase", **place, "ts": decimal(begin), "dur": decimal(end - begin)}
-        for name, begin, end in marks
+    process = {"pid": PHASES_PID, "tid": 0}
+    span = {"ph": "X", "cat": "phase", **process}
+    spans = [
+        {"name": name, "ts": microseconds(start), "dur": microseconds(end - start), **span}
+        for name, start, end in phases
     ]
-    return [{"ph": "M", "name": "process_name", **place, "args": {"name": "Phases"}}, *phases, *events]
+    return [{"ph": "M", "name": "process_name", **process, "args": {"name": "Phases"}}, *spans, *events]
 
 
-def decimal(nanoseconds: int) -> str:
-    """Microseconds with their nanoseconds."""
+def microseconds(nanoseconds: int) -> str:
+    """With three decimals, which are the nanoseconds."""
     return f"{nanoseconds // 1000}.{nanoseconds % 1000:03d}"

@@ -1,8 +1,8 @@
 """Reads the profile that ONNX Runtime writes, and runs a session under it.
 
 Format: a list in Chrome's trace format. An event of category "Node" is one call of a kernel, with the op's type and
-the execution provider in its arguments; "Session" events are the stretches around them, of which `model_run` is one
-whole run. Times are whole microseconds. Source: onnxruntime/core/common/profiler.cc.
+the execution provider in its arguments; "Session" events enclose them, of which `model_run` is one whole run. Times are
+whole microseconds. Source: onnxruntime/core/common/profiler.cc.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labsupport.base.errors import TraceError
-from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.kinds import op_kind
 from labsupport.profiling.table import PHASE, Event
 from labsupport.profiling.trace import label_phases, load_events
 
@@ -30,39 +30,34 @@ def read_onnxruntime(path: Path) -> tuple[list[Event], list[Event]]:
     """The kernels that ran, each with its run as its phase; and the runs, "run 1", "run 2" and so on.
 
     Raises:
-        TraceError: there is no file.
-        TraceError: the session ran no kernel.
-        TraceError: it breaks off, or an event lacks its op or its times.
-        TraceError: ONNX Runtime did not write it.
+        TraceError: the file is missing or damaged, another program's, or of a session that ran no kernel.
     """
     raw = load_events(Path(path))
     if raw and not any(isinstance(entry, dict) and entry.get("cat") in ("Node", "Session") for entry in raw):
         raise TraceError("This trace is not ONNX Runtime's: it has neither nodes nor a session.", where=path)
     try:
-        runs = [to_run(entry) for entry in raw if entry["name"] == RUN]
+        runs = [to_event(entry, RUN, PHASE, "") for entry in raw if entry["name"] == RUN]
         ops = [to_op(entry) for entry in raw if entry["cat"] == "Node" and entry["name"].endswith(KERNEL)]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TraceError("An event of this profile lacks its op, or a time that is a number.", where=path) from error
     if not ops:
         raise TraceError("This profile holds no kernel.", where=path, hint="Run the session before it ends profiling.")
-    return from_the_first(ops, sorted(runs, key=lambda run: run.start_ms))
+    return label_runs(ops, sorted(runs, key=lambda run: run.start_ms))
 
 
 def to_op(entry: dict) -> Event:
     """A kernel's call: named by its op's type, as the other profilers name theirs."""
     name, provider = entry["args"]["op_name"], entry["args"]["provider"]
     device = DEVICES.get(provider, provider.removesuffix("ExecutionProvider").lower())
+    return to_event(entry, name, op_kind(name), device)
+
+
+def to_event(entry: dict, name: str, kind: str, device: str) -> Event:
     start, length = int(entry["ts"]) / 1e3, int(entry["dur"]) / 1e3
-    return Event(name, kind_of(name), start, length, length, device, f"{entry['pid']}:{entry['tid']}")
+    return Event(name, kind, start, length, length, device, f"{entry['pid']}:{entry['tid']}")
 
 
-def to_run(entry: dict) -> Event:
-    """One run of the whole graph."""
-    start, length = int(entry["ts"]) / 1e3, int(entry["dur"]) / 1e3
-    return Event(RUN, PHASE, start, length, length, "", f"{entry['pid']}:{entry['tid']}")
-
-
-def from_the_first(ops: list[Event], runs: list[Event]) -> tuple[list[Event], list[Event]]:
+def label_runs(ops: list[Event], runs: list[Event]) -> tuple[list[Event], list[Event]]:
     """Times counted from the first event on; runs numbered; each op labelled with its run."""
     first = min(event.start_ms for event in [*ops, *runs])
     ops = [replace(op, start_ms=op.start_ms - first) for op in ops]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import ProfilerActivity
+from torch.profiler import record_function as label  # names what runs inside it in the trace
 
-from labsupport.profiling.quiet import time_between
+from labsupport.profiling.redirect import time_profiled
 
-
-def mark(name: str) -> AbstractContextManager:
-    """Names what runs inside it in the trace."""
-    return record_function(name)
+__all__ = ["label", "record"]
 
 
 def record(work: Callable[[], object], trace: Path) -> float:
     """Runs the work under the profiler; writes the timeline to `trace` in Chrome's format; returns wall seconds."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    recorder = torch.profiler.profile(activities=activities)
-    seconds = time_between(recorder.start, work, recorder.stop, trace.with_suffix(".log"))
-    recorder.export_chrome_trace(str(trace))
+    profiler = torch.profiler.profile(activities=activities)
+    seconds = time_profiled(profiler.start, work, profiler.stop, trace.with_suffix(".log"))
+    profiler.export_chrome_trace(str(trace))
     return seconds

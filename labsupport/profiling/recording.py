@@ -1,10 +1,4 @@
-"""Where the time goes: one op table and one timeline, from torch's, MindSpore's, Ascend's and ONNX Runtime's profilers.
-
-    profile = profiling.profile(lambda: transcriber.transcribe(samples))
-    profile.table()
-
-A trace in Chrome's format is where every profile passes through: it is written, then read.
-"""
+"""Profiles a piece of work on this process's backend: the profiler writes a trace in Chrome's format, which is read."""
 
 from __future__ import annotations
 
@@ -18,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from labsupport.base.paths import lab_dir
 from labsupport.machine.backend import choose_backend, synchronise
-from labsupport.profiling.table import PHASE, Event, Table, make_table, table_of
+from labsupport.profiling.table import Event, Table, op_table
 from labsupport.profiling.trace import read_trace
 
 if TYPE_CHECKING:
@@ -29,8 +23,8 @@ if TYPE_CHECKING:
 class Profile:
     """What one run of some work did.
 
-    events: the calls of ops; phases: the named stretches; wall_ms: the run's time with the profiler on, which costs
-    time itself; trace: the file in Chrome's format.
+    events: the calls of ops; phases: the named parts of the work; wall_ms: the run's time with the profiler on, which
+    costs time itself; trace: the file in Chrome's format.
     """
 
     events: tuple[Event, ...]
@@ -40,7 +34,7 @@ class Profile:
 
     def table(self, phase: str | None = None) -> Table:
         """The op table, of one phase or of all."""
-        return table_of(self.select(phase))
+        return op_table(self.select(phase))
 
     def select(self, phase: str | None = None, kind: str | None = None, op: str = "") -> list[Event]:
         """The events that began in this phase, are of this kind, and whose name holds `op`, in any case."""
@@ -51,13 +45,11 @@ class Profile:
         ]
 
     def by_phase(self) -> Table:
-        """The phases as a table; what lies inside another phase is not counted twice."""
-        names = list(dict.fromkeys(phase.name for phase in self.phases))
-        own = {name: [phase.self_ms for phase in self.phases if phase.name == name] for name in names}
-        return make_table((name, PHASE, len(times), sum(times), max(times), "") for name, times in own.items())
+        """The phases as a table; the time of a phase inside another counts for the inner one alone."""
+        return op_table(self.phases)
 
-    def busy(self) -> float:
-        """The part of the wall time, 0 to 1, in which any op ran: the rest went to what stands around the ops."""
+    def busy_fraction(self) -> float:
+        """The part of the wall time, 0 to 1, in which any op ran; Python and the queue took the rest."""
         covered, reached = 0.0, 0.0
         for event in sorted(self.events, key=lambda event: event.start_ms):
             covered += max(0.0, event.end_ms - max(reached, event.start_ms))
@@ -78,8 +70,8 @@ def profile(work: Callable[[], object], folder: Path | None = None, warmup: int 
 
     Args:
         work: a function of no arguments.
-        folder: where to keep the trace and what else the profiler writes; by default `traces/latest` in the learner's
-            own folder, which the next profile writes over.
+        folder: for the trace and what else the profiler writes; by default `traces/latest` in the learner's folder,
+            which the next profile overwrites.
 
     Raises:
         TraceError: the work ran no op of the framework.
@@ -89,7 +81,7 @@ def profile(work: Callable[[], object], folder: Path | None = None, warmup: int 
     for _ in range(warmup):
         work()
     synchronise()
-    seconds = recorder().record(work, trace)
+    seconds = backend_profiler().record(work, trace)
     events, phases = read_trace(trace)
     return Profile(tuple(events), tuple(phases), 1e3 * seconds, trace)
 
@@ -100,18 +92,18 @@ def phase(name: str) -> Iterator[None]:
     that it started lie within it.
     """
     synchronise()
-    with recorder().mark(name):
+    with backend_profiler().label(name):
         yield
         synchronise()
 
 
-def recorder() -> ModuleType:
+def backend_profiler() -> ModuleType:
     """The module that records on this process's backend."""
     return import_module(f"labsupport.profiling.on_{choose_backend()}")
 
 
 class LabelledModel:
-    """A Whisper whose encoder, prefill (the first step on an empty cache) and decode steps are phases."""
+    """A Whisper whose encoder, cross-attention's keys and values, prefill and decode steps are phases."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -123,6 +115,14 @@ class LabelledModel:
         with phase("encoder"):
             return self.model.encode(mel)
 
-    def step(self, tokens, audio, cache):
-        with phase("decode step" if cache.length else "prefill"):
-            return self.model.step(tokens, audio, cache)
+    def project_cross_kv(self, encoder_out, cache):
+        with phase("cross kv"):
+            return self.model.project_cross_kv(encoder_out, cache)
+
+    def prefill(self, tokens, cache):
+        with phase("prefill"):
+            return self.model.prefill(tokens, cache)
+
+    def decode_step(self, tokens, cache):
+        with phase("decode step"):
+            return self.model.decode_step(tokens, cache)

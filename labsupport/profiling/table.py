@@ -6,18 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from labsupport.base import tables
 from labsupport.results import rows as results
 
-PHASE = "phase"  # the kind of a named stretch of the work
-NUMBERS = {"calls", "total ms", "mean ms", "max ms", "share"}
+PHASE = "phase"  # the kind of an event that is a named part of the work
 SHOWN = 15  # rows of a table on a page; the rest goes into one line
 
 
 @dataclass(frozen=True)
 class Event:
-    """One call of an op, or (kind "phase") one named stretch of the work. Times in milliseconds.
+    """One call of an op, or (kind "phase") one named part of the work. Times in milliseconds.
 
-    start_ms: since the first event of the trace; ms: from its begin to its end; self_ms: without the ops that it calls.
+    start_ms: since the first event of the trace; ms: from begin to end; self_ms: without the ops that it calls.
     lane: the process and thread, or the stream, on which it ran; phase: the innermost phase that it began in, or "".
     """
 
@@ -94,19 +94,19 @@ class Table:
         groups = defaultdict(list)
         for row in self.rows:
             groups[row.kind, row.device].append(row)
-        return Table(in_order(merge(rows, kind, kind) for (kind, _), rows in groups.items()))
+        return Table(sort_rows(merge_rows(rows, kind, kind) for (kind, _), rows in groups.items()))
 
     def record(self, topic: str, **details) -> list[results.Row]:
-        """Writes a row for each op (total milliseconds), which the report shows as a table; see `rows.record_ops`."""
-        told = ((row.name, row.total_ms, f"calls: {row.calls}, on {row.device}") for row in self.rows)
-        return results.record_ops(topic, told, "ms", **details)
+        """Writes a row for each op (total milliseconds), which the report shows as a table: see `rows.record_ops`."""
+        ops = ((row.name, row.total_ms, f"calls: {row.calls}, on {row.device}") for row in self.rows)
+        return results.record_ops(topic, ops, "ms", **details)
 
     def cells(self) -> list[list[str]]:
         """The heading and one line of texts a row; the rows past the first `SHOWN` in one line; no empty column."""
         shown, rest = list(self.rows[:SHOWN]), self.rows[SHOWN:]
         for device in dict.fromkeys(row.device for row in rest):
             same = [row for row in rest if row.device == device]
-            shown.append(merge(same, f"{len(same)} more", ""))
+            shown.append(merge_rows(same, f"{len(same)} more", ""))
         columns = {
             "name": [row.name for row in shown],
             "kind": [row.kind if row.kind not in (row.name, PHASE) else "" for row in shown],
@@ -117,52 +117,52 @@ class Table:
             "share": [f"{100 * row.share:.1f} %" for row in shown],
             "device": [row.device for row in shown],
         }
-        filled = {heading: cells for heading, cells in columns.items() if any(cells)}
-        return [list(filled), *map(list, zip(*filled.values(), strict=True))]
+        return tables.drop_empty_columns(columns)
 
     def _repr_markdown_(self) -> str:
         heading, *lines = self.cells()
-        rule = ["---:" if name in NUMBERS else "---" for name in heading]
-        marked = [[f"`{name}`", *cells] for name, *cells in lines]  # an op's underscores are no emphasis
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [heading, rule, *marked])
+        code = [[f"`{name}`", *cells] for name, *cells in lines]  # an op's underscores are no emphasis
+        return tables.markdown_table([heading, *code], left=1 + ("kind" in heading))
 
     def __repr__(self) -> str:
-        return "\n".join("  ".join(cells) for cells in self.cells())
+        heading, *lines = self.cells()
+        return tables.text_table([heading, *lines], left=1 + ("kind" in heading))
 
 
-def table_of(events: Iterable[Event]) -> Table:
-    """One row for each name and device, from each call's own time."""
+def op_table(events: Iterable[Event]) -> Table:
+    """One row for each name and device, from each call's self time."""
     groups = defaultdict(list)
     for event in events:
         groups[event.name, event.device].append(event)
     return make_table(
-        (name, calls[0].kind, len(calls), sum(own), max(own), device)
+        (name, calls[0].kind, len(calls), sum(times), max(times), device)
         for (name, device), calls in groups.items()
-        for own in [[call.self_ms for call in calls]]
+        for times in [[call.self_ms for call in calls]]
     )
 
 
 def make_table(ops: Iterable[tuple[str, str, int, float, float | None, str]]) -> Table:
     """(name, kind, calls, total ms, max ms, device) of each op -> the table."""
     ops = list(ops)
-    whole = defaultdict(float)
+    whole: dict[str, float] = defaultdict(float)
     for *_, total, _, device in ops:
         whole[device] += total
     return Table(
-        in_order(
+        sort_rows(
             Row(name, kind, calls, total, total / calls, most, total / whole[device] if whole[device] else 0.0, device)
             for name, kind, calls, total, most, device in ops
         )
     )
 
 
-def in_order(rows: Iterable[Row]) -> tuple[Row, ...]:
+def sort_rows(rows: Iterable[Row]) -> tuple[Row, ...]:
     """An accelerator's rows before the host's, then by total."""
     return tuple(sorted(rows, key=lambda row: (row.device == "cpu", row.device, -row.total_ms)))
 
 
-def merge(rows: list[Row], name: str, kind: str) -> Row:
+def merge_rows(rows: list[Row], name: str, kind: str) -> Row:
     """The rows of one device as one."""
     calls, total = sum(row.calls for row in rows), sum(row.total_ms for row in rows)
-    longest = None if any(row.max_ms is None for row in rows) else max(row.max_ms for row in rows)
-    return Row(name, kind, calls, total, total / calls, longest, sum(row.share for row in rows), rows[0].device)
+    longest = [row.max_ms for row in rows if row.max_ms is not None]
+    most = max(longest) if len(longest) == len(rows) else None
+    return Row(name, kind, calls, total, total / calls, most, sum(row.share for row in rows), rows[0].device)

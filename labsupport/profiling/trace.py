@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from labsupport.base.errors import TraceError
-from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.kinds import op_kind
 from labsupport.profiling.table import PHASE, Event
 
 TORCH_DEVICES = {"cpu_op": "cpu", "kernel": "cuda", "gpu_memcpy": "cuda", "gpu_memset": "cuda"}
@@ -24,7 +24,7 @@ PROCESS_DEVICES = {"CPU OP": "cpu", "Ascend Hardware": "npu", "Phases": PHASE}
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a trace in whole nanoseconds, so that nested ops add up exactly.
+    """A call of an op or a phase, in whole nanoseconds, so that nested ops add up exactly.
 
     device: "phase" for phases; nests: whether what lies inside it on its lane was called by it. Kernels of an
     accelerator and of MindSpore call nothing, and may overlap.
@@ -39,18 +39,16 @@ class Span:
 
 
 def read_trace(path: Path) -> tuple[list[Event], list[Event]]:
-    """The ops, each with its own time and its phase; and the phases.
+    """The ops, each with its self time and its phase; and the phases.
 
     Raises:
-        TraceError: there is no file.
-        TraceError: it holds no op of torch, MindSpore or Ascend.
-        TraceError: it breaks off, or an event lacks its name or its times.
-        TraceError: it is no trace.
+        TraceError: the file is missing or damaged, no trace, or without an op of torch, MindSpore or Ascend.
     """
     spans = read_spans(Path(path))
     first = min(span.start for span in spans)
-    phases = [to_event(span, PHASE, first, own) for span, own in own_times(s for s in spans if s.device == PHASE)]
-    ops = [to_event(s, kind_of(s.name), first, own) for s, own in own_times(s for s in spans if s.device != PHASE)]
+    of_phases, of_ops = (self_times(s for s in spans if (s.device == PHASE) is wanted) for wanted in (True, False))
+    phases = [to_event(span, PHASE, first, self_time) for span, self_time in of_phases]
+    ops = [to_event(span, op_kind(span.name), first, self_time) for span, self_time in of_ops]
     return label_phases(ops, phases), phases
 
 
@@ -83,10 +81,10 @@ def load_events(path: Path) -> list[dict]:
 
 
 def read_text(path: Path, thing: str, encoding: str) -> str:
-    """The text of a profiler's file, which is not empty; `thing` is what a reader calls it.
+    """The text of a profiler's file; `thing` is what an error calls it.
 
     Raises:
-        TraceError, TraceError, TraceError: there is none, it is no text, or it holds none.
+        TraceError: there is none, it is no text, or it is empty.
     """
     try:
         text = path.read_text(encoding=encoding)
@@ -108,13 +106,14 @@ def to_span(entry: dict, processes: dict) -> Span | None:
     """An op or a phase; None for anything else that a trace holds."""
     if entry.get("ph") != "X":
         return None
-    device = TORCH_DEVICES.get(entry.get("cat")) or PROCESS_DEVICES.get(processes.get(entry["pid"]))
-    if entry.get("cat") == "user_annotation" and "#" not in entry["name"]:  # with it, torch marks its own doings
+    category = entry.get("cat", "")
+    device = TORCH_DEVICES.get(category) or PROCESS_DEVICES.get(processes.get(entry["pid"], ""))
+    if category == "user_annotation" and "#" not in entry["name"]:  # torch's own annotations have a "#"
         device = PHASE
     if device is None:
         return None
     start, length = (round(1000 * Decimal(str(entry[key]))) for key in ("ts", "dur"))
-    nests = device == PHASE or entry.get("cat") == "cpu_op"
+    nests = device == PHASE or category == "cpu_op"
     return Span(short_name(entry["name"]), start, length, device, f"{entry['pid']}:{entry.get('tid', 0)}", nests)
 
 
@@ -132,41 +131,42 @@ def short_name(name: str) -> str:
     return re.sub(r"-op\d+$", "", name.rpartition("/")[2])
 
 
-def own_times(spans: Iterable[Span]) -> list[tuple[Span, int]]:
+def self_times(spans: Iterable[Span]) -> list[tuple[Span, int]]:
     """Each span with its nanoseconds outside the spans that it calls itself."""
-    lanes, own = defaultdict(list), []
+    lanes, timed = defaultdict(list), []
     for span in spans:
         if span.nests:
             lanes[span.device, span.lane].append(span)
         else:
-            own.append((span, span.length))
-    return own + [pair for lane in lanes.values() for pair in own_times_of_lane(lane)]
+            timed.append((span, span.length))
+    return timed + [pair for lane in lanes.values() for pair in self_times_of_lane(lane)]
 
 
-def own_times_of_lane(spans: list[Span]) -> list[tuple[Span, int]]:
+def self_times_of_lane(spans: list[Span]) -> list[tuple[Span, int]]:
     ordered = sorted(spans, key=lambda span: (span.start, -span.length))
-    own, open_spans = [span.length for span in ordered], []
+    times = [span.length for span in ordered]
+    callers: list[int] = []  # the calls that enclose the current one, innermost last
     for number, span in enumerate(ordered):
-        while open_spans and ordered[open_spans[-1]].start + ordered[open_spans[-1]].length <= span.start:
-            open_spans.pop()
-        if open_spans:
-            own[open_spans[-1]] -= span.length
-        open_spans.append(number)
-    return [(span, max(0, nanoseconds)) for span, nanoseconds in zip(ordered, own, strict=True)]
+        while callers and ordered[callers[-1]].start + ordered[callers[-1]].length <= span.start:
+            callers.pop()
+        if callers:
+            times[callers[-1]] -= span.length
+        callers.append(number)
+    return [(span, max(0, nanoseconds)) for span, nanoseconds in zip(ordered, times, strict=True)]
 
 
-def to_event(span: Span, kind: str, first: int, own: int) -> Event:
+def to_event(span: Span, kind: str, first: int, self_time: int) -> Event:
     """Nanoseconds on the profiler's clock -> milliseconds since the first event."""
     device = "" if kind == PHASE else span.device
-    return Event(span.name, kind, (span.start - first) / 1e6, span.length / 1e6, own / 1e6, device, span.lane)
+    return Event(span.name, kind, (span.start - first) / 1e6, span.length / 1e6, self_time / 1e6, device, span.lane)
 
 
 def label_phases(ops: list[Event], phases: list[Event]) -> list[Event]:
     """The ops in the order of their start, each with the innermost phase in which it began."""
-    waiting, open_phases, labelled = sorted(phases, key=lambda p: (p.start_ms, -p.ms)), [], []
+    later, current, labelled = sorted(phases, key=lambda p: (p.start_ms, -p.ms)), [], []
     for op in sorted(ops, key=lambda op: op.start_ms):
-        while waiting and waiting[0].start_ms <= op.start_ms:
-            open_phases.append(waiting.pop(0))
-        open_phases = [phase for phase in open_phases if op.start_ms < phase.end_ms]
-        labelled.append(replace(op, phase=open_phases[-1].name) if open_phases else op)
+        while later and later[0].start_ms <= op.start_ms:
+            current.append(later.pop(0))
+        current = [phase for phase in current if op.start_ms < phase.end_ms]
+        labelled.append(replace(op, phase=current[-1].name) if current else op)
     return labelled

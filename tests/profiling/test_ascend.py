@@ -30,10 +30,10 @@ def test_op_statistic_gives_each_op_types_calls_and_time():
     assert table["Cast"].device == "npu ai_cpu"
 
 
-def test_kernel_details_and_the_timeline_tell_the_same_as_op_statistic():
+def test_kernel_details_and_the_timeline_agree_with_op_statistic():
     expected = profiling.read_op_statistic(OUTPUT / "op_statistic.csv")
     kernels = profiling.read_kernel_details(OUTPUT / "kernel_details.csv")
-    table = profiling.table_of(kernels)
+    table = profiling.op_table(kernels)
     assert {row.name for row in table} == {row.name for row in expected}
     for row in expected:
         assert table[row.name].calls == row.calls
@@ -61,7 +61,7 @@ def test_level_0_without_types_falls_back_to_the_kernels_name(tmp_path):
     assert "Default/Gelu-op1" in names
 
 
-def test_columns_are_found_by_name_in_any_order_and_superfluous_ones_may_lack(tmp_path):
+def test_columns_are_found_by_name_in_any_order_and_others_may_be_missing(tmp_path):
     text = "Type,Name,Duration(us),Start Time(us),Accelerator Core\nGelu,g,2.5,10.0\t,AI_VECTOR_CORE\n"
     (tmp_path / "kernel_details.csv").write_text(text)
     (kernel,) = profiling.read_kernel_details(tmp_path / "kernel_details.csv")
@@ -69,21 +69,19 @@ def test_columns_are_found_by_name_in_any_order_and_superfluous_ones_may_lack(tm
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_missing_an_empty_and_a_foreign_file_have_errors_of_their_own(name, tmp_path):
-    path, read = tmp_path / name, READERS[name]
-    with pytest.raises(TraceError):
-        read(path)
-    with pytest.raises(TraceError):
-        read(tmp_path)
-    path.write_text(" \n")
-    with pytest.raises(TraceError):
-        read(path)
-    path.write_text('{"name": "no trace",\n "cells": 3}\n')
-    with pytest.raises(TraceError):
-        read(path)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(TraceError):
-        read(path)
+def test_missing_empty_and_foreign_files_are_refused(name, tmp_path):
+    path, read, thing = tmp_path / name, READERS[name], "trace" if name.endswith("json") else "table"
+    for folder_or_nothing in (path, tmp_path):
+        with pytest.raises(TraceError, match=f"no such {thing}"):
+            read(folder_or_nothing)
+    for content, what in [
+        (b" \n", f"This {thing} is empty"),
+        (b'{"name": "no trace",\n "cells": 3}\n', "no column|no list of events"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", f"no text, so no {thing}"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(TraceError, match=what):
+            read(path)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -93,7 +91,7 @@ def test_a_file_cut_anywhere_but_after_a_line_of_a_table_is_refused(name, tmp_pa
     for cut in range(len(whole.rstrip())):
         path.write_bytes(whole[:cut])
         if name.endswith(".csv") and whole[:cut].count(b"\n") > 1 and whole[:cut].endswith(b"\n"):
-            continue  # a shorter table, and nothing tells it from a whole one
+            continue  # a shorter table, which looks like a whole one
         with pytest.raises(TraceError):
             READERS[name](path)
 
@@ -119,17 +117,17 @@ def test_a_damaged_number_is_named_with_its_file(name, whole, damaged, tmp_path)
 
 def test_a_heading_alone_is_an_empty_table(tmp_path):
     (tmp_path / "op_statistic.csv").write_text("OP Type,Core Type,Count,Total Time(us)\n")
-    with pytest.raises(TraceError):
+    with pytest.raises(TraceError, match="no rows"):
         profiling.read_op_statistic(tmp_path / "op_statistic.csv")
 
 
 def test_a_trace_of_something_else_holds_no_op(tmp_path):
     browser = [{"ph": "X", "name": "Paint", "cat": "blink", "pid": 1, "tid": 1, "ts": 1, "dur": 2}]
     (tmp_path / "trace.json").write_text(json.dumps(browser))
-    with pytest.raises(TraceError):
+    with pytest.raises(TraceError, match="no op of torch"):
         profiling.read_trace(tmp_path / "trace.json")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    with pytest.raises(TraceError):
+    with pytest.raises(TraceError, match="holds no ASCEND"):
         profiling.read_output(tmp_path)

@@ -1,4 +1,4 @@
-"""Work under a profiler: timed, and without the profiler's talk, which goes past Python and comes from its children."""
+"""Times work under a profiler, without the profiler's messages, which come from native code and child processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from labsupport.machine.backend import synchronise
 
 
 @contextlib.contextmanager
-def quiet(log: Path) -> Iterator[None]:
+def redirect_output(log: Path) -> Iterator[None]:
     """Within it, what this process and its children write to the terminal is appended to the file `log`; Python's
     loggers are silent up to warnings. Errors are raised as ever.
     """
-    saved = [os.dup(1), os.dup(2)]
+    terminal = [os.dup(1), os.dup(2)]
     level = logging.root.manager.disable
     with open(log, "a", encoding="utf-8") as file:
         try:
@@ -27,21 +27,20 @@ def quiet(log: Path) -> Iterator[None]:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 yield
         finally:
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
             logging.disable(level)
-            for number in saved:
-                os.close(number)
+            for number, saved in enumerate(terminal, 1):
+                os.dup2(saved, number)
+                os.close(saved)
 
 
-def time_between(
+def time_profiled(
     start: Callable[[], object], work: Callable[[], object], stop: Callable[[], object], log: Path
 ) -> float:
-    """Wall seconds of the work, to its end on the device; `start` and `stop` are not counted, and talk into `log`.
+    """Wall seconds of the work, to its end on the device; `start` and `stop` are not counted, and write to `log`.
 
     An error in the work stops the profiler and is passed on.
     """
-    with quiet(log):
+    with redirect_output(log):
         start()
     started = time.perf_counter()
     try:
@@ -49,5 +48,5 @@ def time_between(
         synchronise()
         return time.perf_counter() - started
     finally:
-        with quiet(log):
+        with redirect_output(log):
             stop()
