@@ -1,14 +1,10 @@
-"""Bark on MindSpore: transformers' own model through MindNLP, a stage at a time.
+"""transformers' own Bark on MindSpore, through MindNLP, a stage at a time, in a process of its own (see `process`).
 
-`import mindnlp` takes torch's place in a whole process, so the trip is made in one of its own, which `run_bark` starts,
-as `mindnlp_road.travel` does for Whisper. The weights come from torch, so that both must say the same.
+The weights come from torch, so that both must give the same codes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 import time
@@ -16,89 +12,84 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from labsupport.base.paths import atomic_write
-from labsupport.via_mindnlp.process import import_mindnlp, require_mindnlp, run_to_end, try_out
+from labsupport.via_mindnlp.process import import_mindnlp, measure_apart, require_mindnlp, try_call, write_result
 
 TEXT = "And so, my fellow Americans"
 
 
 @dataclass(frozen=True)
 class BarkRun:
-    """What was seen.
+    """What was measured.
 
     failure: the first error of the model as it is, and the stage that it came in, or None twice. seconds: of each
-    stage, with `hstack` supplied. codes: the fine codes, (8, frames); torchs: those of torch, for the same text.
+    stage, with `hstack` supplied. codes: the fine codes, (8, frames); torch_codes: those of torch, for the same text.
     """
 
     failure: str | None
     failed_at: str | None
     seconds: dict[str, float]
     codes: list[list[int]]
-    torchs: list[list[int]]
+    torch_codes: list[list[int]]
 
 
 def run_bark(name: str = "bark-lesson", tokens: int = 3, timeout: float = 600) -> BarkRun:
-    """Says so many semantic tokens with the shape `name` in torch, here, and through MindNLP, in a process of its own.
+    """Generates from so many semantic tokens with the shape `name`: in torch, here, and through MindNLP.
 
     Raises:
-        NotAvailable, MindnlpError, MindnlpError: as `mindnlp_road.travel`.
+        NotAvailable: MindNLP is not installed.
+        MindnlpError: its process failed, or did not end in time.
         BarkError: there is no such shape.
     """
     from labsupport.bark import models
 
     require_mindnlp()
     model = models.load(name)
-    with tempfile.TemporaryDirectory() as folder:  # MindSpore leaves files in its working directory
-        weights, result = Path(folder) / "weights", Path(folder) / "trip.json"
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "weights")
         model.save_pretrained(weights)
-        run_to_end([sys.executable, "-m", __name__, str(weights), str(tokens), str(result)], folder, timeout)
-        found = json.loads(result.read_text(encoding="utf-8"))
-    return BarkRun(**found, torchs=say(model, tokens, lambda stage: clocked(stage, {})))
+        found = measure_apart(__name__, [weights, str(tokens)], folder, timeout)
+    return BarkRun(**found, torch_codes=generate_codes(model, tokens, {}))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=run_bark.__doc__)
-    parser.add_argument("weights", help="a folder that transformers saved")
-    parser.add_argument("tokens", type=int)
-    parser.add_argument("result", type=Path, help="where to write the JSON")
-    arguments = parser.parse_args()
-    found = explore(arguments.weights, arguments.tokens)
-    with atomic_write(arguments.result) as part:
-        part.write_text(json.dumps(found), encoding="utf-8")
-    os._exit(0)  # MindSpore can hang in its own clean-up, after an op has failed
+def main(weights: str, tokens: str, result: str) -> None:
+    write_result(measure(weights, int(tokens)), result)
 
 
-def explore(weights: str, tokens: int) -> dict:
-    """The fields of `BarkRun` but torch's."""
+def measure(weights: str, tokens: int) -> dict:
+    """The fields of `BarkRun` but torch's; `weights` is a folder that transformers saved."""
     import_mindnlp()
     from transformers import BarkModel
 
-    model, tried, seconds = BarkModel.from_pretrained(weights).eval(), {}, {}
-    failure = try_out(lambda: say(model, tokens, lambda stage: clocked(stage, tried)))
+    model = BarkModel.from_pretrained(weights).eval()
+    tried: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    failure = try_call(lambda: generate_codes(model, tokens, tried))
     failed_at = list(tried)[-1] if failure else None
-    supply_hstack()
-    codes = say(model, tokens, lambda stage: clocked(stage, seconds))
+    add_hstack()
+    codes = generate_codes(model, tokens, seconds)
     return {"failure": failure, "failed_at": failed_at, "seconds": seconds, "codes": codes}
 
 
-def say(model, tokens: int, watch) -> list[list[int]]:
-    """The fine codes (8, frames) of the text, greedily."""
-    from labsupport.bark.generator import Speaker
+def generate_codes(model: Any, tokens: int, seconds: dict[str, float]) -> list[list[int]]:
+    """The fine codes (8, frames) of the text, greedily; each stage's seconds go to `seconds`."""
+    from labsupport.bark.generator import BarkGenerator
     from labsupport.bark.tokens import encode_text
 
-    return Speaker(model, watch=watch).speak(*encode_text([TEXT], "bark-lesson"), tokens).fine[0].tolist()
+    generator = BarkGenerator(model, watch=lambda stage: timed_stage(stage, seconds))
+    return generator.generate(*encode_text([TEXT], "bark-lesson"), tokens).fine[0].tolist()
 
 
 @contextmanager
-def clocked(stage: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Keeps the stage's seconds; 0 while it runs, and if it fails."""
+def timed_stage(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Notes the stage's seconds; 0 while it runs, and if it fails."""
     seconds[stage], start = 0.0, time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start
 
 
-def supply_hstack() -> None:
+def add_hstack() -> None:
     """mindtorch 0.5 lacks the one function of torch that the coarse stage needs beyond what is there."""
     import mindtorch
 
@@ -106,4 +97,4 @@ def supply_hstack() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

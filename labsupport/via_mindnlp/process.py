@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from labsupport.base.errors import MindnlpError, NotAvailable
-from labsupport.base.paths import ROOT
+from labsupport.base.paths import ROOT, atomic_write
 from labsupport.machine.backend import is_installed
 
-# transformers and diffusers would see these, and ask mindtorch for what it has not: the import would fail.
+# transformers and diffusers would detect these, and ask mindtorch for what it lacks: the import would fail.
 HIDDEN = ("torchao", "onnx", "onnxruntime", "onnxscript", "optimum")
 ENVIRONMENT = {"GLOG_v": "3", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(ROOT)}  # errors only, no warnings
 KNOWN_FAILURES = (AttributeError, ImportError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -25,7 +28,11 @@ def require_mindnlp() -> None:
 
 
 def run_to_end(command: list[str], folder: str, timeout: float) -> None:
-    """Runs the trip's process; `folder` is its working directory."""
+    """Runs the command in `folder`.
+
+    Raises:
+        MindnlpError: it failed, with its last lines, or did not end in `timeout` seconds.
+    """
     environment = os.environ | ENVIRONMENT
     try:
         done = subprocess.run(
@@ -33,20 +40,37 @@ def run_to_end(command: list[str], folder: str, timeout: float) -> None:
         )
     except subprocess.TimeoutExpired as error:
         hint = "A busy machine makes it many times slower: try again on a quiet one, or with more time."
-        raise MindnlpError(f"The trip through MindNLP took more than {timeout:g} s.", hint=hint) from error
+        raise MindnlpError(f"The run through MindNLP took more than {timeout:g} s.", hint=hint) from error
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise MindnlpError("The trip through MindNLP failed.", where=last, hint="Are the pinned versions installed?")
+        raise MindnlpError("The run through MindNLP failed.", where=last, hint="Are the pinned versions installed?")
 
 
 def import_mindnlp() -> None:
     """From here on `import torch` gives mindtorch."""
-    for name in HIDDEN:
-        sys.modules[name] = None
+    sys.modules |= dict.fromkeys(HIDDEN)  # type: ignore[arg-type]  # None: Python's mark of a module not to import
     import mindnlp  # noqa: F401
 
 
-def try_out(work: Callable[[], object]) -> str | None:
+def measure_apart(module: str, arguments: Sequence[str], folder: str, timeout: float) -> dict:
+    """What `python -m MODULE ARGUMENTS... RESULT` writes to the file RESULT as JSON; raises as `run_to_end`.
+
+    Args:
+        folder: its working directory; MindSpore leaves files there.
+    """
+    result = Path(folder) / "result.json"
+    run_to_end([sys.executable, "-m", module, *arguments, str(result)], folder, timeout)
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def write_result(found: dict, path: str) -> NoReturn:
+    """In that process: writes the result and ends at once, for MindSpore can hang in its own clean-up."""
+    with atomic_write(Path(path)) as part:
+        part.write_text(json.dumps(found), encoding="utf-8")
+    os._exit(0)
+
+
+def try_call(work: Callable[[], object]) -> str | None:
     """The error's kind and first sentence, or None if there is none."""
     try:
         work()

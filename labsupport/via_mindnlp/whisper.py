@@ -1,17 +1,13 @@
-"""The road of article A's readers: transformers' own Whisper on MindSpore, through MindNLP, seen token by token.
+"""transformers' own Whisper on MindSpore, through MindNLP, as article A's readers run it: measured token by token.
 
 `import mindnlp` puts a torch of its own (mindtorch, written on MindSpore) in the place of torch, for the whole process.
-So the trip is made in a process of its own, `python -m labsupport.via_mindnlp.whisper`, which `run_whisper`
-starts and waits for.
-Its last tokens are looked at with one instrument each; what fails on the way is told with its error.
+So it runs in a process of its own, `python -m labsupport.via_mindnlp.whisper`, which `run_whisper` starts. Each of the
+last tokens is measured in another way; what fails is reported with its error.
 """
 
 from __future__ import annotations
 
-import argparse
 import cProfile
-import json
-import os
 import pstats
 import re
 import sys
@@ -22,23 +18,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
-from labsupport.base.paths import atomic_write
 from labsupport.checkpoints.resolve import find_checkpoint
 from labsupport.machine.backend import synchronise
-from labsupport.profiling.kinds import kind_of
+from labsupport.profiling.kinds import op_kind
 from labsupport.profiling.table import Table, make_table
 from labsupport.results.timing import Ratio, paired_ratio
 from labsupport.speech import audio
-from labsupport.via_mindnlp.process import import_mindnlp, require_mindnlp, run_to_end, try_out
+from labsupport.via_mindnlp.process import import_mindnlp, measure_apart, require_mindnlp, try_call, write_result
 
 
 @dataclass(frozen=True)
 class WhisperRun:
-    """What was seen on the road. Times in seconds.
+    """What was measured. Times in seconds.
 
-    tokens: what the model wrote, without the prompt; text: the first of them, by way of transformers' pipeline.
+    tokens: the model's, without the prompt; text: the first of them, through transformers' pipeline.
     first_token: encoder and prompt included. steps: decode steps "as it is" and "mended" (see `mended_linear`), timed
     in turns. threads: CPU time of a step by the thread's name; python: Python's own profile of a step; ops: a step's
     ops, each waited for. failures: what was tried, and its error, None where it worked.
@@ -57,7 +53,7 @@ class WhisperRun:
     @property
     def gain(self) -> Ratio:
         """How many times faster a mended step is."""
-        return paired_ratio(self.steps["as it is"], self.steps["mended"])
+        return paired_ratio(tuple(self.steps["as it is"]), tuple(self.steps["mended"]))
 
 
 # --- in the caller's process ------------------------------------------------------------------------------------------
@@ -66,46 +62,36 @@ class WhisperRun:
 def run_whisper(
     model: str = "tiny.en", clip: str = "jfk", attention: str = "sdpa", pairs: int = 3, timeout: float = 600
 ) -> WhisperRun:
-    """Makes the trip in a process of its own: the first tokens of a clip, on MindSpore's backend of this machine.
+    """The first tokens of a clip, on MindSpore's backend of this machine, in a process of its own.
 
-    pairs: decode steps timed as they are, and as many mended; each pair takes seconds.
+    Args:
+        pairs: decode steps timed as they are, and as many mended; each pair takes seconds.
+        timeout: seconds.
 
     Raises:
-        NotAvailable, MindnlpError, MindnlpError: says what happened, and where the process stopped.
+        NotAvailable: MindNLP is not installed.
+        MindnlpError: the process failed, or did not end in time.
     """
     require_mindnlp()
-    with tempfile.TemporaryDirectory() as folder:  # MindSpore leaves files in its working directory
-        result = Path(folder) / "trip.json"
-        command = [sys.executable, "-m", __name__, model, clip, attention, str(pairs), str(result)]
-        run_to_end(command, folder, timeout)
-        return read_trip(json.loads(result.read_text(encoding="utf-8")))
+    with tempfile.TemporaryDirectory() as folder:
+        return parse_result(measure_apart(__name__, [model, clip, attention, str(pairs)], folder, timeout))
 
 
-def read_trip(found: dict) -> WhisperRun:
+def parse_result(found: dict) -> WhisperRun:
     """The process's JSON as a WhisperRun."""
     tables = {name: make_table([(*row, "cpu") for row in found[name]]) for name in ("python", "ops")}
     return WhisperRun(**found | tables)
 
 
-# --- in the trip's own process ----------------------------------------------------------------------------------------
+# --- in the process of its own ----------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m labsupport.via_mindnlp.whisper", description=run_whisper.__doc__)
-    parser.add_argument("model")
-    parser.add_argument("clip")
-    parser.add_argument("attention")
-    parser.add_argument("pairs", type=int)
-    parser.add_argument("result", type=Path, help="where to write the JSON")
-    arguments = parser.parse_args()
-    found = explore(arguments.model, arguments.clip, arguments.attention, arguments.pairs)
-    with atomic_write(arguments.result) as part:
-        part.write_text(json.dumps(found), encoding="utf-8")
-    os._exit(0)  # MindSpore can hang in its own clean-up, after an op has failed
+def main(model: str, clip: str, attention: str, pairs: str, result: str) -> None:
+    write_result(measure(model, clip, attention, int(pairs)), result)
 
 
-def explore(model: str, clip: str, attention: str, pairs: int) -> dict:
-    """The whole trip; the fields of `WhisperRun`, with tables as rows."""
+def measure(model: str, clip: str, attention: str, pairs: int) -> dict:
+    """All measurements: the fields of `WhisperRun`, with tables as rows."""
     start = time.perf_counter()
     import_mindnlp()
     from transformers import WhisperForConditionalGeneration, pipeline
@@ -114,17 +100,17 @@ def explore(model: str, clip: str, attention: str, pairs: int) -> dict:
     folder = str(find_checkpoint(model).folder)
     network = WhisperForConditionalGeneration.from_pretrained(folder, attn_implementation=attention)
     samples = audio.read(audio.clip(clip).path)
-    failures = {"the feature extractor, on mindtorch": try_out(lambda: extract(folder, samples))}
-    take_numpy_path()
+    failures = {"the feature extractor, on mindtorch": try_call(lambda: extract(folder, samples))}
+    use_numpy_features()
     return {
         "import_seconds": import_seconds,
-        **write_tokens(network, extract(folder, samples), pairs),
-        "text": read_aloud(pipeline, folder, network, samples),
+        **generate_tokens(network, extract(folder, samples), pairs),
+        "text": transcribe_first_token(pipeline, folder, network, samples),
         "failures": failures | try_article(WhisperForConditionalGeneration, network, folder),
     }
 
 
-def take_numpy_path() -> None:
+def use_numpy_features() -> None:
     """mindtorch has no hann_window, which the feature extractor would take; it has a second path, in NumPy."""
     from transformers.models.whisper import feature_extraction_whisper
 
@@ -139,20 +125,20 @@ def extract(folder: str, samples):
     return extractor(samples, sampling_rate=audio.SAMPLE_RATE, return_tensors="np").input_features
 
 
-def read_aloud(pipeline: Callable, folder: str, network, samples) -> str:
+def transcribe_first_token(pipeline: Callable, folder: str, network, samples) -> str:
     """The first token again, as the article runs it: through transformers' pipeline."""
     asr = pipeline("automatic-speech-recognition", model=network, tokenizer=folder, feature_extractor=folder)
     sound = {"raw": samples.copy(), "sampling_rate": audio.SAMPLE_RATE}
     return asr(sound, generate_kwargs={"max_new_tokens": 1, "num_beams": 1})["text"]
 
 
-def try_article(whisper: type, network, folder: str) -> dict[str, str | None]:
+def try_article(whisper: Any, network, folder: str) -> dict[str, str | None]:
     """What else the article's code asks for."""
     return {
-        'attn_implementation="flash_attention_2"': try_out(
+        'attn_implementation="flash_attention_2"': try_call(
             lambda: whisper.from_pretrained(folder, attn_implementation="flash_attention_2")
         ),
-        'model.to("npu")': try_out(lambda: network.to("npu")),
+        'model.to("npu")': try_call(lambda: network.to("npu")),
     }
 
 
@@ -172,21 +158,26 @@ class TokenByToken:
         return scores
 
 
-def write_tokens(network, features, pairs: int) -> dict:
-    """One token for each instrument; the tokens and what the instruments saw, by `WhisperRun`'s names."""
+def generate_tokens(network, features, pairs: int) -> dict:
+    """One token for each instrument; the tokens and what the instruments measured, by `WhisperRun`'s names."""
     import mindtorch
 
-    seen, first, plain, mended = {}, [], [], []
-    in_turns = [step for _ in range(pairs) for step in (stopwatch(plain), stopwatch(mended, mended_linear()))]
-    to_warm_up = [nullcontext(), mended_linear()]
+    seen: dict[str, Any] = {}
+    first: list[float] = []
+    plain: list[float] = []
+    mended: list[float] = []
+    in_turns: list[AbstractContextManager] = [
+        step for _ in range(pairs) for step in (stopwatch(plain), stopwatch(mended, mended_linear()))
+    ]
+    warm_up: list[AbstractContextManager] = [nullcontext(), mended_linear()]
     views = [threads_clock(seen), python_profile(seen), op_by_op(seen)]
-    instruments = [stopwatch(first), *to_warm_up, *in_turns, *views]
+    instruments: list[AbstractContextManager] = [stopwatch(first), *warm_up, *in_turns, *views]
     watched = TokenByToken(instruments)
     watched()
     wanted = len(instruments)
     tokens = network.generate(mindtorch.tensor(features), max_new_tokens=wanted, logits_processor=[watched])
-    written = [int(token) for token in tokens[0]][-wanted:]
-    return seen | {"tokens": written, "first_token": first[0], "steps": {"as it is": plain, "mended": mended}}
+    newest = [int(token) for token in tokens[0]][-wanted:]
+    return seen | {"tokens": newest, "first_token": first[0], "steps": {"as it is": plain, "mended": mended}}
 
 
 @contextmanager
@@ -210,7 +201,7 @@ def threads_clock(seen: dict) -> Iterator[None]:
 def read_threads() -> dict[str, float]:
     import psutil
 
-    seconds = defaultdict(float)
+    seconds: defaultdict[str, float] = defaultdict(float)
     for thread in psutil.Process().threads():
         comm = Path(f"/proc/self/task/{thread.id}/comm")
         seconds[comm.read_text().strip() if comm.exists() else "all"] += thread.user_time + thread.system_time
@@ -224,7 +215,7 @@ def python_profile(seen: dict) -> Iterator[None]:
     profile.enable()
     yield
     profile.disable()
-    functions = pstats.Stats(profile).stats.items()
+    functions = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]  # its stub lacks it
     seen["python"] = [
         (*name_function(file, name), calls, 1e3 * own, None) for (file, _, name), (_, calls, own, *_) in functions
     ]
@@ -257,7 +248,7 @@ def op_by_op(seen: dict) -> Iterator[None]:
 
     with patch.object(Dispatcher, "dispatch", timed):
         yield
-    seen["ops"] = [(name, kind_of(name), len(times), sum(times), max(times)) for name, times in calls.items()]
+    seen["ops"] = [(name, op_kind(name), len(times), sum(times), max(times)) for name, times in calls.items()]
 
 
 @contextmanager
@@ -278,4 +269,4 @@ def mended_linear() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
