@@ -301,7 +301,7 @@ def bench_bark(
     from labsupport.benchmarks import bark
     from labsupport.course import console
 
-    plan = bark.Plan(model, bark.read_variants(variants), bark.read_sizes(batch), samples, tokens, rounds)
+    plan = bark.Plan(model, bark.parse_variants(variants), bark.parse_batch_sizes(batch), samples, tokens, rounds)
     with console.BatchProgress(out) as progress:
         summaries = bark.run(plan, progress.report_batch, fresh)
     bark.record(plan, summaries)

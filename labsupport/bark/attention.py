@@ -17,7 +17,7 @@ from transformers.models.encodec.modeling_encodec import EncodecPreTrainedModel
 
 
 class BarkSdpaAttention(BarkSelfAttention):
-    """Bark's attention, causal or not, as one call; no scores are ever written down."""
+    """Bark's attention, causal or not, as one call; no table of scores in memory."""
 
     def _attn(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, head_mask=None):
         """(rows, heads, queries, head_dim), keys and values alike -> the same as the queries; no weights (None).
@@ -26,12 +26,12 @@ class BarkSdpaAttention(BarkSelfAttention):
             attention_mask: None, or what broadcasts to (rows, heads, queries, keys): bool, or numbers to add.
 
         Raises:
-            NotImplementedError: with a head mask, which a fused kernel cannot apply to weights that it never shows.
+            NotImplementedError: with a head mask, which a fused kernel cannot apply to weights that it does not return.
         """
         if head_mask is not None:
             raise NotImplementedError('A fused attention has no weights to mask: take attn_implementation="eager".')
         queries, keys = query.shape[-2], key.shape[-2]
-        causal = self.is_causal and queries > 1  # a single query is the newest, and sees every key
+        causal = self.is_causal and queries > 1  # a single query is the newest, and attends to every key
         if causal and (attention_mask is not None or queries < keys):
             attention_mask, causal = self.merge(attention_mask, queries, keys), False
         dropped = self.dropout if self.training else 0.0
@@ -39,12 +39,13 @@ class BarkSdpaAttention(BarkSelfAttention):
 
     def merge(self, attention_mask: Tensor | None, queries: int, keys: int) -> Tensor:
         """The causal rule and a mask as one: what neither forbids."""
-        seen = self.bias[:, :, keys - queries : keys, :keys]
+        bias: Tensor = self.bias  # type: ignore[assignment]  # a buffer, (1, 1, longest, longest) bool
+        allowed = bias[:, :, keys - queries : keys, :keys]  # (1, 1, queries, keys)
         if attention_mask is None:
-            return seen
+            return allowed
         if attention_mask.dtype == torch.bool:
-            return seen & attention_mask
-        return attention_mask.masked_fill(~seen, torch.finfo(attention_mask.dtype).min)
+            return allowed & attention_mask
+        return attention_mask.masked_fill(~allowed, torch.finfo(attention_mask.dtype).min)
 
 
 def register() -> None:

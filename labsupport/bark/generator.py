@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from labsupport.bark.voices import Voice
 from labsupport.optim.offload import Stage
 
 GREEDY = {"do_sample": False}
-DRAWN = {"do_sample": True, "temperature": 0.7, "top_k": 0}
+SAMPLED = {"do_sample": True, "temperature": 0.7, "top_k": 0}
 Watch = Callable[[str], AbstractContextManager]  # a stage's name -> what surrounds the stage
 
 
@@ -36,7 +37,7 @@ def unwatched(stage: str) -> AbstractContextManager:
 
 
 @dataclass(frozen=True)
-class Speech:
+class BarkOutput:
     """What each stage gave: int64 semantic (rows, tokens), coarse (rows, 2 * frames) and fine (rows, 8, frames), and
     float32 audio (rows, samples) at 24 kHz.
     """
@@ -48,23 +49,23 @@ class Speech:
 
 
 @dataclass
-class Speaker:
+class BarkGenerator:
     """Bark with its settings.
 
     Args:
         model: transformers' Bark.
         voice: whose voice to go on in; None leaves it to chance.
-        choice: how tokens are chosen: `GREEDY`, or `DRAWN` at another temperature.
+        sampling: how tokens are chosen: `GREEDY`, or `SAMPLED` at another temperature.
         watch: surrounds each stage: a clock, `profiling.phase`, an offloader.
     """
 
     model: BarkModel
     voice: Voice | None = None
-    choice: dict = field(default_factory=lambda: dict(GREEDY))
+    sampling: dict = field(default_factory=lambda: dict(GREEDY))
     watch: Watch = unwatched
 
     def __post_init__(self) -> None:
-        given = self.model.generation_config
+        given: Any = self.model.generation_config  # BarkGenerationConfig, with the parts' settings as dicts
         self.codebook_size = given.codebook_size
         self.semantic_settings = BarkSemanticGenerationConfig(**given.semantic_config)
         self.coarse_settings = BarkCoarseGenerationConfig(**given.coarse_acoustics_config)
@@ -73,10 +74,10 @@ class Speaker:
     @property
     def history(self) -> dict[str, Tensor] | None:
         """The voice as transformers wants it, on the model's device."""
-        return self.voice and self.voice.tensors(self.model.device)
+        return self.voice.tensors(self.model.device) if self.voice else None
 
     def stages(self) -> dict[str, Stage]:
-        """As an offloader takes them, in the order of their turns; a turn begins with this speaker's own method."""
+        """As an offloader takes them, in the order of their turns; a turn begins with this generator's own method."""
         return {name: replace(stage, owner=self, method=name) for name, stage in models.stages(self.model).items()}
 
     def semantic(self, tokens: Tensor, mask: Tensor, length: int) -> Tensor:
@@ -88,7 +89,7 @@ class Speaker:
             semantic_generation_config=self.semantic_settings,
             min_new_tokens=length,
             max_new_tokens=length,
-            **self.choice,
+            **self.sampling,
         )
 
     def coarse(self, semantic: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class Speaker:
             semantic_generation_config=self.semantic_settings,
             coarse_generation_config=self.coarse_settings,
             codebook_size=self.codebook_size,
-            **self.choice,
+            **self.sampling,
         )
 
     def fine(self, coarse: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class Speaker:
             coarse_generation_config=self.coarse_settings,
             fine_generation_config=self.fine_settings,
             codebook_size=self.codebook_size,
-            temperature=None if not self.choice["do_sample"] else self.fine_settings.temperature,
+            temperature=None if not self.sampling["do_sample"] else self.fine_settings.temperature,
         )
 
     @torch.no_grad()
@@ -119,7 +120,7 @@ class Speaker:
         """(rows, 8, frames) -> (rows, 320 * frames) samples"""
         return self.model.codec_decode(fine).float()
 
-    def speak(self, tokens: Tensor, mask: Tensor, length: int) -> Speech:
+    def generate(self, tokens: Tensor, mask: Tensor, length: int) -> BarkOutput:
         """All four stages; arguments as `semantic`'s."""
         with self.watch("semantic"):
             semantic = self.semantic(tokens, mask, length)
@@ -129,4 +130,4 @@ class Speaker:
             fine = self.fine(coarse)
         with self.watch("codec"):
             audio = self.codec(fine)
-        return Speech(semantic, coarse, fine, audio)
+        return BarkOutput(semantic, coarse, fine, audio)

@@ -63,7 +63,8 @@ def load(
     """
     register()
     if name in SHAPES:
-        return make_random(make_config(name), attention, seed).to(device, dtype).eval()
+        model = make_random(make_config(name), attention, seed)
+        return nn.Module.to(model, device, dtype).eval()
     try:
         return BarkModel.from_pretrained(name, attn_implementation=attention, dtype=dtype).to(device).eval()
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A speaker's voice: three arrays of tokens that Bark takes for what was said before.
+"""A generator's voice: three arrays of tokens that Bark takes for what was said before.
 
 A file is NumPy's npz with `semantic_prompt` (tokens,), `coarse_prompt` (2, frames) and `fine_prompt` (8, frames). It is
 read without pickle: an array of objects can run any code when it is unpickled, and voices are files from strangers.

@@ -2,7 +2,7 @@
 
 Every batch's numbers are appended to a file at once, so a run that was stopped goes on where it was. Variants come in
 rounds, one after the other with a part of the samples each, so that a slow hour slows them all. A variant has the model
-to itself: its weights are there before a batch, or on their shelf. Its peak, weights and all, is that of one batch
+to itself: its weights are loaded before a batch, or in their store. Its peak, weights included, is that of one batch
 more, in a process of its own, whose memory is what its tensors take.
 """
 
@@ -20,15 +20,15 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import logging
 
 from labsupport.bark import models
-from labsupport.bark.generator import DRAWN, Speaker, Speech
-from labsupport.bark.static_cache import StaticSpeaker
+from labsupport.bark.generator import SAMPLED, BarkGenerator, BarkOutput
+from labsupport.bark.static_cache import StaticBarkGenerator
 from labsupport.bark.tokens import encode_text
 from labsupport.base import plots
 from labsupport.base.errors import BenchError
@@ -36,7 +36,7 @@ from labsupport.base.paths import atomic_write, lab_dir
 from labsupport.machine.backend import on_cuda, synchronise
 from labsupport.machine.description import describe_machine
 from labsupport.optim.kv_cache import BUFFER_POOL
-from labsupport.optim.offload import DiskShelf, MemoryShelf, Offloader
+from labsupport.optim.offload import DiskStore, MemoryStore, Offloader
 from labsupport.results import memory, rows
 from labsupport.speech import corpus
 
@@ -84,7 +84,7 @@ DEFAULT = (*ARTICLES, *STATIC)
 @dataclass(frozen=True)
 class Batch:
     """What one batch of samples took: seconds in all and by stage; and the most bytes at once, weights and all, as
-    `weigh` found them for this variant and size.
+    `measure_peak` found them for this variant and size.
 
     first: the first sample's number, which is the seed, too; codes: a checksum of what was said.
     """
@@ -118,7 +118,7 @@ class Summary:
     same: float | None
 
 
-def read_variants(names: str | None) -> tuple[Variant, ...]:
+def parse_variants(names: str | None) -> tuple[Variant, ...]:
     """Names with commas between them; the default ones where there are none.
 
     Raises:
@@ -127,7 +127,7 @@ def read_variants(names: str | None) -> tuple[Variant, ...]:
     return tuple(map(Variant.parse, names.split(","))) if names else DEFAULT
 
 
-def read_sizes(sizes: str) -> tuple[int, ...]:
+def parse_batch_sizes(sizes: str) -> tuple[int, ...]:
     """Batch sizes with commas between them.
 
     Raises:
@@ -176,12 +176,12 @@ class Plan:
 
 
 def run(
-    plan: Plan, tell: Callable[[int, int, str], None] = lambda done, total, at: None, fresh: bool = False
+    plan: Plan, on_progress: Callable[[int, int, str], None] = lambda done, total, at: None, fresh: bool = False
 ) -> list[Summary]:
     """Runs what is not yet in the plan's file, and summarises all of it.
 
     Args:
-        tell: is told how many batches are done, of how many, and what is at work.
+        on_progress: is told how many batches are done, of how many, and what is at work.
         fresh: forget what an earlier run left, with other code perhaps.
 
     Raises:
@@ -201,32 +201,36 @@ def run(
     todo, total = [block for block in todo if block[2]], sum(len(firsts) for _, _, firsts in todo)
     peaks = {(b.variant, b.batch): b.peak_bytes for b in batches}
     done = 0
-    with scales() as process:
+    with measuring_process() as process:
         for variant, size, firsts in todo:
             at = f"{variant.name}, {size} at a time"
             if (variant.name, size) not in peaks:
-                tell(done, total, f"{at}: weighing")
-                peaks[variant.name, size] = process.submit(weigh, plan, variant, size).result()
-            tell(done, total, at)
-            with opened(plan.checkpoint, variant) as (speaker, _):
-                warm_up(speaker, plan, variant, size)
+                on_progress(done, total, f"{at}: measuring memory")
+                peaks[variant.name, size] = process.submit(measure_peak, plan, variant, size).result()
+            on_progress(done, total, at)
+            with open_variant(plan.checkpoint, variant) as (generator, _):
+                warm_up(generator, plan, variant, size)
                 for first in firsts:
-                    append(plan.path(), take(speaker, plan, variant, size, first, peaks[variant.name, size]))
+                    append(plan.path(), time_batch(generator, plan, variant, size, first, peaks[variant.name, size]))
                     done += 1
-                    tell(done, total, at)
+                    on_progress(done, total, at)
     wanted = {(variant.name, size, first) for variant, size, firsts in plan.blocks() for first in firsts}
     return summarise(batch for batch in read(plan.path()) if (batch.variant, batch.batch, batch.first) in wanted)
 
 
 @contextmanager
-def opened(checkpoint: str, variant: Variant) -> Iterator[tuple[Speaker, Offloader | None]]:
-    """A variant's speaker, and its offloader if it has one; both gone afterwards."""
+def open_variant(checkpoint: str, variant: Variant) -> Iterator[tuple[BarkGenerator, Offloader | None]]:
+    """A variant's generator, and its offloader if it has one; both gone afterwards."""
     dtype = half_type(device_name()) if variant.half else torch.float32
     model = models.load(checkpoint, "sdpa" if variant.fused else "eager", dtype, device_name())
-    speaker = StaticSpeaker(model, choice=DRAWN, compiled=True) if variant.static else Speaker(model, choice=DRAWN)
+    generator = (
+        StaticBarkGenerator(model, sampling=SAMPLED, compiled=True)
+        if variant.static
+        else BarkGenerator(model, sampling=SAMPLED)
+    )
     with tempfile.TemporaryDirectory() as folder, quiet_library():
-        shelf = MemoryShelf("cuda") if on_cuda() else DiskShelf(Path(folder), cold=True)
-        yield speaker, Offloader(speaker.stages(), shelf) if variant.offload else None
+        store = MemoryStore("cuda") if on_cuda() else DiskStore(Path(folder), cold=True)
+        yield generator, Offloader(generator.stages(), store) if variant.offload else None
     BUFFER_POOL.free.clear()
 
 
@@ -260,46 +264,46 @@ def half_type(device: str) -> torch.dtype:
     raise BenchError("This CPU has no instructions for half precision.", hint="Leave out the variants with half.")
 
 
-def scales() -> ProcessPoolExecutor:
-    """A process for `weigh`, whose memory is what its tensors take. It starts with the first weighing."""
+def measuring_process() -> ProcessPoolExecutor:
+    """A process for `measure_peak`, whose memory is what its tensors take. It starts with the first measurement."""
     return ProcessPoolExecutor(1, get_context("spawn"), initializer=memory.take_fresh_blocks)
 
 
-def weigh(plan: Plan, variant: Variant, size: int) -> int:
+def measure_peak(plan: Plan, variant: Variant, size: int) -> int:
     """The most bytes that the first batch needs at once, weights and all."""
-    with opened(plan.checkpoint, variant) as (speaker, offloader):
-        warm_up(speaker, plan, variant, size)
+    with open_variant(plan.checkpoint, variant) as (generator, offloader):
+        warm_up(generator, plan, variant, size)
         if offloader:
-            offloader.leave()
-        weights = {*speaker.model.parameters(), *speaker.model.buffers()}
-        held = BUFFER_POOL.idle_bytes + sum(part.nbytes for part in weights)
-        return held + memory.peak_memory(lambda: speak(speaker, plan.tokens, plan, size, 0))[1]
+            offloader.deactivate()
+        weights = {*generator.model.parameters(), *generator.model.buffers()}
+        static = BUFFER_POOL.idle_bytes + sum(part.nbytes for part in weights)
+        return static + memory.peak_memory(lambda: generate_batch(generator, plan.tokens, plan, size, 0))[1]
 
 
-def warm_up(speaker: Speaker, plan: Plan, variant: Variant, size: int) -> None:
+def warm_up(generator: BarkGenerator, plan: Plan, variant: Variant, size: int) -> None:
     """Speaks a little, or at full length where a length has steps of its own to compile. Nothing of it is kept."""
-    speak(speaker, plan.tokens if variant.static else min(plan.tokens, WARM_UP), plan, size, 0)
+    generate_batch(generator, plan.tokens if variant.static else min(plan.tokens, WARM_UP), plan, size, 0)
 
 
-def take(speaker: Speaker, plan: Plan, variant: Variant, size: int, first: int, peak: int) -> Batch:
+def time_batch(generator: BarkGenerator, plan: Plan, variant: Variant, size: int, first: int, peak: int) -> Batch:
     """Speaks one batch and times it."""
-    speaker.watch = clock = StageClock()
-    speech = speak(speaker, plan.tokens, plan, size, first)
-    codes = zlib.crc32(speech.fine.cpu().numpy().tobytes())
+    generator.watch = clock = StageClock()
+    output = generate_batch(generator, plan.tokens, plan, size, first)
+    codes = zlib.crc32(output.fine.cpu().numpy().tobytes())
     return Batch(variant.name, size, first, sum(clock.seconds.values()), clock.seconds, peak, codes)
 
 
-def speak(speaker: Speaker, length: int, plan: Plan, size: int, first: int) -> Speech:
+def generate_batch(generator: BarkGenerator, length: int, plan: Plan, size: int, first: int) -> BarkOutput:
     """The samples from `first` on, `length` tokens each, with their seed."""
     sentences = corpus.load("train")
     texts = [sentences[(first + place) % len(sentences)].text for place in range(size)]
-    tokens, mask = (part.to(speaker.model.device) for part in encode_text(texts, plan.checkpoint))
+    tokens, mask = (part.to(generator.model.device) for part in encode_text(texts, plan.checkpoint))
     torch.manual_seed(first)
-    return speaker.speak(tokens, mask, length)
+    return generator.generate(tokens, mask, length)
 
 
 class StageClock:
-    """For `Speaker.watch`: the seconds of each stage, the device's work included."""
+    """For `BarkGenerator.watch`: the seconds of each stage, the device's work included."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -410,15 +414,14 @@ def table(summaries: Iterable[Summary]) -> list[list[str]]:
 
 def record(plan: Plan, summaries: Iterable[Summary]) -> None:
     """Writes rows: latency with its peak memory, throughput, and each stage's seconds."""
-    details = {"model": plan.checkpoint, "group": "bark"}
+    details: dict[str, Any] = {"model": plan.checkpoint, "group": "bark"}
     for s in summaries:
-        told = "95 % interval {:.4g} to {:.4g} s".format(*s.interval) if s.interval else "one run, so no interval"
-        note = f"{plan.tokens} semantic tokens a sample; {told}"
+        interval = "95 % interval {:.4g} to {:.4g} s".format(*s.interval) if s.interval else "one run, so no interval"
+        note = f"{plan.tokens} semantic tokens a sample; {interval}"
         spread = s.interval and s.interval[1] - s.interval[0]
-        latency = {"runs": s.runs, "spread": spread, "peak_bytes": round(s.peak_bytes), "note": note}
-        rows.record(f"Bark, {s.batch} at a time: {s.variant}", s.latency, "s", **latency, **details)
-        name, peak = f"Bark's throughput: {s.variant}, {s.batch} at a time", {"peak_bytes": round(s.peak_bytes)}
-        rows.record(name, s.throughput, "samples/s", runs=s.runs, **peak, **details)
+        common = {"runs": s.runs, "peak_bytes": round(s.peak_bytes), **details}
+        rows.record(f"Bark, {s.batch} at a time: {s.variant}", s.latency, "s", spread=spread, note=note, **common)
+        rows.record(f"Bark's throughput: {s.variant}, {s.batch} at a time", s.throughput, "samples/s", **common)
         for stage, seconds in s.stages.items():
             rows.record(f"Bark's {stage}, {s.batch} at a time: {s.variant}", seconds, "s", runs=s.runs, **details)
 

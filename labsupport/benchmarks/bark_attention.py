@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from labsupport.bark import models
-from labsupport.bark.generator import Speaker
+from labsupport.bark.generator import BarkGenerator
 from labsupport.bark.tokens import encode_text
 from labsupport.base import tables
 from labsupport.benchmarks import bark
@@ -20,22 +20,22 @@ from labsupport.results import timing
 from labsupport.speech import audio
 
 
-def race(speakers: dict[str, Speaker], stage: str, given: tuple, runs: int) -> timing.Comparison:
-    ways = {name: lambda one=one: getattr(one, stage)(*given) for name, one in speakers.items()}
+def race(generators: dict[str, BarkGenerator], stage: str, given: tuple, runs: int) -> timing.Comparison:
+    ways = {name: lambda one=one: getattr(one, stage)(*given) for name, one in generators.items()}
     return timing.compare(ways, runs, check=torch.equal)
 
 
 @bark.quiet_library()
 def run(checkpoint: str, runs: int, stages: str, tokens: int, clip: str) -> None:
     device = bark.device_name()
-    speakers = {name: Speaker(models.load(checkpoint, name, device=device)) for name in ("eager", "sdpa")}
+    generators = {name: BarkGenerator(models.load(checkpoint, name, device=device)) for name in ("eager", "sdpa")}
     text, mask = (part.to(device) for part in encode_text([audio.clip(clip).text], checkpoint))
-    semantic = speakers["sdpa"].semantic(text, mask, tokens)
+    semantic = generators["sdpa"].semantic(text, mask, tokens)
     inputs = {"semantic": (text, mask, tokens), "coarse": (semantic,)}
     if "fine" in stages:
-        inputs["fine"] = (speakers["sdpa"].coarse(semantic),)
+        inputs["fine"] = (generators["sdpa"].coarse(semantic),)
     for stage in stages.split(","):
-        timed = race(speakers, stage, inputs[stage], runs)
+        timed = race(generators, stage, inputs[stage], runs)
         timed.record(f"Bark's {stage} by attention, {tokens} tokens", model=checkpoint, group="bark_attention")
         print(f"{stage}: fused {timed.speedup('eager', 'sdpa')}")
         print(tables.text_table(timed.table()), flush=True)

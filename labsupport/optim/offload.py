@@ -1,9 +1,9 @@
-"""One stage of a model at a time where it computes, the others where memory is cheap.
+"""Offload: one stage of a model at a time on the device, the others where memory is cheap.
 
 A model of stages that run one after the other needs one stage's weights at a time. Between its turns a stage's tensors
-are empty, and its weights lie on a **shelf**: CPU memory for a GPU, files for a CPU. Weights do not change, so a stage
-that leaves is dropped, not copied back. With **prefetch** the next stage comes while this one computes: no waiting, for
-the memory of two stages.
+are empty, and its weights are in a **store**: CPU memory for a GPU, files for a CPU. Weights do not change, so a stage's
+are dropped when its turn ends, not copied back. With **prefetch** the next stage is fetched while this one computes: no
+waiting, for the memory of two stages.
 
 Source: article D, section 3; accelerate's `cpu_offload_with_hook`, which copies back, moves stages on their first
 `forward`, and needs an accelerator.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -32,8 +32,8 @@ from labsupport.base.paths import atomic_write
 PAGE = 4096  # bytes
 
 
-class Shelf(Protocol):
-    """Where stages rest."""
+class WeightStore(Protocol):
+    """Where the weights are of stages that have no turn."""
 
     def put(self, stage: str, tensors: dict[str, Tensor]) -> None: ...
 
@@ -42,28 +42,29 @@ class Shelf(Protocol):
         ...
 
 
-class MemoryShelf:
+class MemoryStore:
     """CPU memory, page-locked where there is CUDA, so that copies run beside computation."""
 
     def __init__(self, device: torch.device | str) -> None:
-        self.device, self.held = torch.device(device), {}
+        self.device = torch.device(device)
+        self.stored: dict[str, dict[str, Tensor]] = {}
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def put(self, stage: str, tensors: dict[str, Tensor]) -> None:
-        self.held[stage] = {name: self.lock(tensor.detach().cpu()) for name, tensor in tensors.items()}
+        self.stored[stage] = {name: self.lock(tensor.detach().cpu()) for name, tensor in tensors.items()}
 
     def lock(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self.stream else tensor
 
     def fetch(self, stage: str) -> dict[str, Tensor]:
         with torch.cuda.stream(self.stream):  # does nothing where there is none
-            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in self.held[stage].items()}
+            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in self.stored[stage].items()}
         if self.stream:
             self.stream.synchronize()
         return moved
 
 
-class DiskShelf:
+class DiskStore:
     """A safetensors file for each stage, mapped into memory: a page is read when it is first touched, and the system
     may drop it at any time.
 
@@ -110,7 +111,7 @@ class Stage:
     """A part of a model with weights of its own, and the method whose call begins its turn: `owner.method`."""
 
     module: nn.Module
-    owner: nn.Module
+    owner: Any
     method: str
 
 
@@ -132,11 +133,11 @@ class Span:
 
 
 class Offloader:
-    """Keeps one stage's weights at a time on the device; two while the next is fetched ahead.
+    """One stage's weights at a time on the device; two while the next is fetched ahead.
 
     Args:
         stages: in the order of their turns.
-        shelf: where those rest that have no turn.
+        store: where the weights are of stages that have no turn.
         prefetch: fetch the next stage while this one computes.
 
     Attributes:
@@ -147,8 +148,8 @@ class Offloader:
         OptimError: two stages share weights.
     """
 
-    def __init__(self, stages: Mapping[str, Stage], shelf: Shelf, prefetch: bool = False) -> None:
-        self.stages, self.shelf, self.prefetch = dict(stages), shelf, prefetch
+    def __init__(self, stages: Mapping[str, Stage], store: WeightStore, prefetch: bool = False) -> None:
+        self.stages, self.store, self.prefetch = dict(stages), store, prefetch
         self.tensors = {name: named_tensors(stage.module) for name, stage in self.stages.items()}
         check_apart(self.tensors)
         self.current: str | None = None
@@ -157,7 +158,7 @@ class Offloader:
         self.sizes = {}
         for name, tensors in self.tensors.items():
             self.sizes[name] = sum(tensor.nbytes for tensor in tensors.values())
-            shelf.put(name, tensors)
+            store.put(name, tensors)
             empty(tensors)
         self.originals = {name: self.hook(name, stage) for name, stage in self.stages.items()}
         self.reset()
@@ -167,51 +168,51 @@ class Offloader:
         original = getattr(stage.owner, stage.method)
 
         @wraps(original)
-        def entering(*args, **kwargs):
-            self.enter(name)
+        def activating(*args, **kwargs):
+            self.activate(name)
             return original(*args, **kwargs)
 
-        setattr(stage.owner, stage.method, entering)
+        setattr(stage.owner, stage.method, activating)
         return original
 
     def reset(self) -> None:
         """Begins the account anew."""
         self.spans: list[Span] = []
         self.began, self.turn = time.perf_counter(), 0.0
-        self.resident = [(0.0, self.held())]
+        self.resident = [(0.0, self.resident_bytes())]
 
     def now(self) -> float:
         return time.perf_counter() - self.began
 
-    def held(self) -> int:
+    def resident_bytes(self) -> int:
         """Bytes of the stage that is here, and of the one that comes."""
-        coming = self.coming[0] if self.coming else None
-        return sum(self.sizes[name] for name in {self.current, coming} - {None})
+        names = {self.current, self.coming[0] if self.coming else None}
+        return sum(self.sizes[name] for name in names if name is not None)
 
-    def enter(self, name: str) -> None:
+    def activate(self, name: str) -> None:
         """Begins a stage's turn: the stage before goes, this one comes. Its own turn goes on if it has it already."""
         if name == self.current:
             return
-        self.leave()
+        self.deactivate()
         start = self.now()
-        fill(self.tensors[name], self.take(name))
+        fill(self.tensors[name], self.await_weights(name))
         self.current, self.turn = name, self.now()
         self.spans.append(Span(name, "wait", start, self.turn))
-        following = self.after(name)
+        following = self.next_stage(name)
         if self.prefetch and following:
             self.coming = following, self.worker.submit(self.fetch, following)
-        self.resident.append((self.now(), self.held()))
+        self.resident.append((self.now(), self.resident_bytes()))
 
-    def leave(self) -> None:
+    def deactivate(self) -> None:
         """Ends the turn of the stage that has it: its weights go."""
         if self.current is None:
             return
         self.spans.append(Span(self.current, "compute", self.turn, self.now()))
         empty(self.tensors[self.current])
         self.current = None
-        self.resident.append((self.now(), self.held()))
+        self.resident.append((self.now(), self.resident_bytes()))
 
-    def take(self, name: str) -> dict[str, Tensor]:
+    def await_weights(self, name: str) -> dict[str, Tensor]:
         """The stage's tensors, from the fetch that is under way if it is this stage's."""
         coming, self.coming = self.coming, None
         if coming and coming[0] == name:
@@ -222,11 +223,11 @@ class Offloader:
 
     def fetch(self, name: str) -> dict[str, Tensor]:
         start = self.now()
-        tensors = self.shelf.fetch(name)
+        tensors = self.store.fetch(name)
         self.spans.append(Span(name, "fetch", start, self.now()))
         return tensors
 
-    def after(self, name: str) -> str | None:
+    def next_stage(self, name: str) -> str | None:
         return dict(pairwise(self.stages)).get(name)
 
     def seconds(self, kind: str) -> float:
@@ -235,9 +236,9 @@ class Offloader:
 
     def remove(self) -> None:
         """Gives the model back as it was: all its weights on the device, its methods its own."""
-        self.leave()
+        self.deactivate()
         for name, stage in self.stages.items():
-            fill(self.tensors[name], self.take(name))
+            fill(self.tensors[name], self.await_weights(name))
             setattr(stage.owner, stage.method, self.originals[name])
         self.worker.shutdown()
 
