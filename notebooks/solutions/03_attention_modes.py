@@ -1,4 +1,4 @@
-"""Solutions of 03_attention_modes. They spoil the fun: try first."""
+"""Solutions of the exercises in 03_attention_modes."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ import numpy as np
 from labsupport.course.exercises import Exercise, Mistake
 
 
-def add_block(best, total, scores):
-    new_best = max(best, scores.max())
-    return float(new_best), float(total * np.exp(best - new_best) + np.exp(scores - new_best).sum())
+def add_block(row_max, row_sum, scores):
+    new_max = max(row_max, scores.max())
+    return float(new_max), float(row_sum * np.exp(row_max - new_max) + np.exp(scores - new_max).sum())
 
 
-def add_block_one_by_one(best, total, scores):
+def add_block_one_by_one(row_max, row_sum, scores):
     for score in scores:
-        new_best = max(best, score)
-        total = total * np.exp(best - new_best) + np.exp(score - new_best)
-        best = new_best
-    return float(best), float(total)
+        new_max = max(row_max, score)
+        row_sum = row_sum * np.exp(row_max - new_max) + np.exp(score - new_max)
+        row_max = new_max
+    return float(row_max), float(row_sum)
 
 
-def add_block_without_rescaling(best, total, scores):
-    new_best = max(best, scores.max())
-    return float(new_best), float(total + np.exp(scores - new_best).sum())
+def add_block_without_rescaling(row_max, row_sum, scores):
+    new_max = max(row_max, scores.max())
+    return float(new_max), float(row_sum + np.exp(scores - new_max).sum())
 
 
-def add_block_the_wrong_way_round(best, total, scores):
-    new_best = max(best, scores.max())
-    return float(new_best), float(total * np.exp(new_best - best) + np.exp(scores - new_best).sum())
+def add_block_the_wrong_way_round(row_max, row_sum, scores):
+    new_max = max(row_max, scores.max())
+    return float(new_max), float(row_sum * np.exp(new_max - row_max) + np.exp(scores - new_max).sum())
 
 
-def add_block_starting_anew(best, total, scores):
-    new_best = scores.max()
-    return float(new_best), float(np.exp(scores - new_best).sum())
+def add_block_starting_anew(row_max, row_sum, scores):
+    new_max = scores.max()
+    return float(new_max), float(np.exp(scores - new_max).sum())
 
 
-def add_block_against_the_old_best(best, total, scores):
-    return float(max(best, scores.max())), float(total + np.exp(scores - best).sum())
+def add_block_against_the_old_max(row_max, row_sum, scores):
+    return float(max(row_max, scores.max())), float(row_sum + np.exp(scores - row_max).sum())
 
 
-def seen_in_window(query, length, window):
+def window_bounds(query, length, window):
     return max(0, query - window), min(length, query + window + 1)
 
 
-def seen_by_looking_at_each(query, length, window):
-    seen = [key for key in range(length) if abs(key - query) <= window]
-    return seen[0], seen[-1] + 1
+def window_bounds_by_distance(query, length, window):
+    inside = [key for key in range(length) if abs(key - query) <= window]
+    return inside[0], inside[-1] + 1
 
 
 def cumulative_lengths(lengths):
@@ -73,7 +73,7 @@ EXERCISES = [
     Exercise(
         id="3.1",
         title="One block of an online softmax",
-        hint="First the new maximum; then bring the old total down to it, and add the block's own exponentials.",
+        hint="First the new maximum; then scale the old sum down to it, and add the block's own exponentials.",
         solution=add_block,
         variant=add_block_one_by_one,
         cases=[
@@ -84,33 +84,33 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 add_block_without_rescaling,
-                "The old total was added up relative to the old maximum: scale it by exp(best - new_best).",
+                "The old sum is relative to the old maximum: scale it by exp(row_max - new maximum).",
             ),
             Mistake(
                 add_block_the_wrong_way_round,
-                "The factor must make the old total smaller: exp(best - new_best), not the other way round.",
+                "The factor must make the old sum smaller: exp(row_max - new maximum), not the other way round.",
             ),
             Mistake(
                 add_block_starting_anew,
-                "That is the softmax of this block alone: what came before counts, too.",
+                "That is the sum of this block alone: the blocks before it count, too.",
             ),
             Mistake(
-                add_block_against_the_old_best,
-                "Both sums must stand relative to the same, new maximum; exp(score - old best) may overflow.",
+                add_block_against_the_old_max,
+                "Both sums must be relative to the same, new maximum; exp(score - row_max) may overflow.",
             ),
         ],
     ),
     Exercise(
         id="3.2",
-        title="What a sliding window sees",
-        hint="From query - window to query + window, both seen, cut off at the ends of the sequence.",
-        solution=seen_in_window,
-        variant=seen_by_looking_at_each,
+        title="The keys in a sliding window",
+        hint="From query - window to query + window, both included, cut off at the ends of the sequence.",
+        solution=window_bounds,
+        variant=window_bounds_by_distance,
         cases=[(5, 20, 3), (1, 20, 3), (18, 20, 3), (0, 2, 5), (7, 20, 0)],
         mistakes=[
             Mistake(
                 lambda query, length, window: (max(0, query - window), min(length, query + window)),
-                "The key `window` places ahead is still seen, and the second number is the first key after it.",
+                "The key `window` positions ahead is still inside, and the second number is the first key after it.",
             ),
             Mistake(
                 lambda query, length, window: (query - window, query + window + 1),
@@ -122,7 +122,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda query, length, window: (max(0, query - window), query + 1),
-                "That window looks back only, as in a decoder; the encoder's looks ahead as well.",
+                "That window ends at the query, as in a decoder; the encoder's holds the keys after it as well.",
             ),
         ],
     ),
@@ -140,7 +140,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda lengths: [0, *itertools.accumulate(lengths)][:-1],
-                "The total belongs at the end: it says where the last clip stops.",
+                "The total belongs at the end: it is where the last clip stops.",
             ),
             Mistake(
                 lambda lengths: [i * max(lengths) for i in range(len(lengths) + 1)],
@@ -173,7 +173,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda heads, queries, keys, itemsize, tile: scores_alive(1, queries, keys, itemsize, tile),
-                "Each head compares on its own, and has its own scores.",
+                "Each head has scores of its own.",
             ),
             Mistake(
                 lambda heads, queries, keys, itemsize, tile: scores_alive(heads, queries, keys, 1, tile),
