@@ -185,15 +185,11 @@ def transcribe(
 
 
 @app.command()
-def report(
-    readme: Annotated[bool, typer.Option("--readme", help="rewrite the generated parts of README.md")] = False,
-) -> None:
+def report() -> None:
     """Write the report of what was run and measured so far, one HTML file."""
-    from labsupport.course import papers
     from labsupport.course import report as pages
 
-    for path in papers.update() if readme else [pages.write()]:
-        out.print(f"{'rewrote' if readme else 'report'}: {path}", highlight=False)
+    out.print(f"report: {pages.write()}", highlight=False)
 
 
 @app.command()

@@ -6,20 +6,20 @@ import importlib
 import re
 from dataclasses import replace
 
+import papers
 import pytest
+from papers import HEADLINES, Headline, fill, find_gain
 
 from labsupport import cli
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import ROOT
-from labsupport.course import papers
-from labsupport.course.papers import HEADLINES, Headline, fill, find_gain
 from labsupport.course.report import Lesson
 from labsupport.results.claims import Claim
 from labsupport.results.rows import Row
 
 PAPERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")]
-SOURCES = sorted((ROOT / "labsupport").rglob("*.py"))
-FOLDERS = ("labsupport", "notebooks", "data", "tests")
+SOURCES = [*sorted((ROOT / "labsupport").rglob("*.py")), *sorted((ROOT / "tools").glob("*.py"))]
+FOLDERS = ("labsupport", "notebooks", "data", "tests", "tools")
 TEXT = "# A\n<!-- generated: map -->\nold\n<!-- /generated -->\nkept\n<!-- generated: other -->\n<!-- /generated -->\n"
 STEP = Headline("01_a", "a step", "as fast", "base", "step", "old", "new")
 DATE = "2026-01-02T03:{:02d}:00+00:00"
@@ -89,7 +89,7 @@ def test_the_papers_are_up_to_date(monkeypatch, tmp_path):
         monkeypatch.setattr(papers, name, tmp_path / path.relative_to(ROOT))
     written = dict(zip(before, papers.update(), strict=True))
     for name, text in before.items():
-        assert written[name].read_text(encoding="utf-8") == text, "run `./lab report --readme`"
+        assert written[name].read_text(encoding="utf-8") == text, "run `.venv/bin/python tools/papers.py`"
 
 
 def test_the_readme_is_as_long_as_a_reader_bears_and_shows_eight_optimisations():
@@ -162,7 +162,7 @@ def test_every_name_in_a_docstring_or_comment_exists():
     "text",
     [
         "`./lab fly`", "`./lab bench fly`", "`labsupport.fly`", "`labsupport.base.errors.Fly`", "`data/fly.toml`",
-        "```\n./lab fly\n```",
+        "`.venv/bin/python tools/fly.py`", "```\n./lab fly\n```",
     ],
 )  # fmt: skip
 def test_a_planted_name_is_found(text):

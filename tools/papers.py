@@ -1,4 +1,7 @@
-"""The generated parts of README.md and ARCHITECTURE.md: made of the notebooks, ledger, rows and import contract."""
+"""Rewrites the generated parts of README.md and ARCHITECTURE.md from notebooks, claims, rows and import contract.
+
+.venv/bin/python tools/papers.py
+"""
 
 from __future__ import annotations
 
@@ -210,3 +213,8 @@ def read_purpose(name: str) -> str:
     place = ROOT / "labsupport" / name
     source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+if __name__ == "__main__":
+    for written in update():
+        print(f"rewrote {written.relative_to(ROOT)}")
