@@ -1,4 +1,4 @@
-"""Solutions of 04_find_the_bottleneck. They spoil the fun: try first."""
+"""Solutions of the exercises in 04_find_the_bottleneck."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from labsupport.course.exercises import Exercise, Mistake
 
 
-def own_times(calls):
+def self_times(calls):
     totals, open_calls = Counter(), []
     for name, start, end in sorted(calls, key=lambda call: (call[1], -call[2])):
         while open_calls and open_calls[-1][1] <= start:
@@ -20,7 +20,7 @@ def own_times(calls):
     return dict(totals)
 
 
-def own_times_by_millisecond(calls):
+def self_times_by_millisecond(calls):
     totals = {name: 0 for name, _, _ in calls}
     for moment in range(max(end for _, _, end in calls)):
         running = [(end - start, name) for name, start, end in calls if start <= moment < end]
@@ -29,7 +29,7 @@ def own_times_by_millisecond(calls):
     return totals
 
 
-def own_times_without_siblings(calls):
+def self_times_without_siblings(calls):
     """Takes only the longest child off, not all of them."""
     totals = Counter()
     for name, start, end in calls:
@@ -38,7 +38,7 @@ def own_times_without_siblings(calls):
     return dict(totals)
 
 
-def own_times_without_all_inside(calls):
+def self_times_without_all_inside(calls):
     """Takes the children off, and the children's children once more."""
     totals = Counter()
     for name, start, end in calls:
@@ -68,9 +68,9 @@ def seconds_a_call(saved, audio_seconds):
 
 
 def seconds_a_call_counted(saved, audio_seconds):
-    calls, heard = 0, 0
-    while heard < audio_seconds:
-        calls, heard = calls + 2, heard + 30
+    calls, covered = 0, 0
+    while covered < audio_seconds:
+        calls, covered = calls + 2, covered + 30
     return saved / calls
 
 
@@ -122,16 +122,16 @@ def totals(calls):
 EXERCISES = [
     Exercise(
         id="4.1",
-        title="An op's own time",
+        title="An op's self time",
         hint="Take from each call the time of the calls directly inside it; a stack of the open calls finds those.",
-        solution=own_times,
-        variant=own_times_by_millisecond,
+        solution=self_times,
+        variant=self_times_by_millisecond,
         cases=[(LEAVES,), (NESTED,), (DEEP,), (NESTED[::-1],)],
         mistakes=[
             Mistake(whole_times, "A call's time holds that of the calls inside it: they would count twice."),
-            Mistake(own_times_without_siblings, "A call may have several calls inside it: take them all off."),
+            Mistake(self_times_without_siblings, "A call may have several calls inside it: take them all off."),
             Mistake(
-                own_times_without_all_inside,
+                self_times_without_all_inside,
                 "Only the calls directly inside count: what lies deeper is taken off from those.",
             ),
         ],
@@ -139,7 +139,7 @@ EXERCISES = [
     Exercise(
         id="4.2",
         title="What is out of proportion",
-        hint="Subtract the predicted time of each kind from the measured one: the largest rest is what could be won.",
+        hint="Subtract the predicted time of each kind from the measured one: the largest excess could be saved.",
         solution=out_of_proportion,
         variant=out_of_proportion_sorted,
         cases=[
@@ -153,7 +153,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda measured, predicted: max(measured, key=lambda kind: measured[kind] / predicted.get(kind, 1e-9)),
-                "A ratio makes giants of trifles: ten times too slow is nothing if it takes a millisecond.",
+                "A ratio overrates small times: ten times too slow matters little if it takes a millisecond.",
             ),
             Mistake(
                 lambda measured, predicted: min(measured, key=lambda kind: measured[kind] - predicted.get(kind, 0.0)),
@@ -194,17 +194,17 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 lambda before, after: max(totals(after), key=totals(after).get),
-                "The longest op may have been that long before: compare with the model that nobody touched.",
+                "The longest op may have been that long before: compare with the model without the fault.",
             ),
             Mistake(
                 lambda before, after: max(
                     totals(after), key=lambda op: totals(after)[op] / max(totals(before)[op], 1e-9)
                 ),
-                "A ratio makes giants of trifles: take the difference.",
+                "A ratio overrates small times: take the difference.",
             ),
             Mistake(
                 lambda before, after: max(after, key=lambda call: call[1])[0],
-                "One long call is not the question: many short ones may take longer together.",
+                "The longest call is not the answer: many short ones may take longer together.",
             ),
         ],
     ),
