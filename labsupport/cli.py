@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import enum
+import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,30 +21,7 @@ app = typer.Typer(
 )
 out = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
-
-
-class Backend(str, enum.Enum):
-    """The two frameworks of the course."""
-
-    torch = "torch"
-    mindspore = "mindspore"
-
-
-class Engine(str, enum.Enum):
-    """What can run Whisper: a framework, or ONNX Runtime without any."""
-
-    torch = "torch"
-    mindspore = "mindspore"
-    onnx = "onnx"
-
-
-class Form(str, enum.Enum):
-    """How a transcript is written."""
-
-    text = "text"
-    json = "json"
-    srt = "srt"
-    vtt = "vtt"
+Backend = Annotated[Literal["torch", "mindspore"] | None, typer.Option(help="the framework to compute with")]
 
 
 def main() -> None:
@@ -86,7 +63,7 @@ def lab(
 @app.command()
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="names or numbers; all when none is given")] = None,
-    backend: Annotated[Backend | None, typer.Option(help="the framework to compute with")] = None,
+    backend: Backend = None,
     fast: Annotated[bool, typer.Option("--fast/--full", help="a short run, or the one whose numbers count")] = True,
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
     clip: Annotated[str | None, typer.Option(help="a clip's name")] = None,
@@ -102,11 +79,13 @@ def run(
     if save:
         if backend or named != {"fast": True, "model": None, "clip": None}:
             raise typer.BadParameter("--save takes a notebook's own parameters: the committed page shows the defaults")
-        runner.save_in_place(notebooks or (), print_line, cell_timeout=cell_timeout)
+        for path in runner.find_notebooks(notebooks or ()):
+            runner.execute_in_place(path, cell_timeout=cell_timeout)
+            print_line(f"saved {path.name}")
         raise typer.Exit
     summary = runner.run(
         notebooks or (),
-        backend=backend and backend.value,
+        backend=backend,
         parameters={name: value for name, value in named.items() if value is not None},
         timeout=timeout,
         cell_timeout=cell_timeout,
@@ -161,27 +140,26 @@ def doctor(
 def transcribe(
     files: Annotated[list[Path], typer.Argument(help="wav, flac, mp3 or ogg")],
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
-    backend: Annotated[Backend | None, typer.Option(help="the framework to compute with")] = None,
-    engine: Annotated[Engine | None, typer.Option(help="onnx: article B's graphs, with no framework loaded")] = None,
+    backend: Backend = None,
+    engine: Annotated[
+        Literal["torch", "mindspore", "onnx"] | None,
+        typer.Option(help="onnx: article B's graphs, with no framework loaded"),
+    ] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", help="print each segment's time")] = False,
-    form: Annotated[Form, typer.Option("--format")] = Form.text,
+    form: Annotated[Literal["text", "json", "srt", "vtt"], typer.Option("--format")] = "text",
     language: Annotated[str | None, typer.Option(help="such as en; detected when it is not given")] = None,
     beams: Annotated[int, typer.Option(min=1, help="1 is greedy")] = 1,
 ) -> None:
     """Write down what is said in audio files. A file that cannot be read does not stop the others."""
     from labsupport import whisper
+    from labsupport.speech.text import Transcript
     from labsupport.whisper.files import format_transcript, transcribe_files
 
-    loaded = whisper.load(model, backend=backend and backend.value, engine=engine and engine.value)
-    failures = transcribe_files(
-        files,
-        loaded,
-        lambda transcript: print(format_transcript(transcript, form.value, timestamps)),
-        print_error,
-        language=language,
-        beams=beams,
-    )
-    end(failures == 0)
+    def show(transcript: Transcript) -> None:
+        print(format_transcript(transcript, form, timestamps))
+
+    loaded = whisper.load(model, backend=backend, engine=engine)
+    end(transcribe_files(files, loaded, show, print_error, language=language, beams=beams) == 0)
 
 
 @app.command()
@@ -215,52 +193,34 @@ def sophon() -> None:
 # --- benchmarks -------------------------------------------------------------------------------------------------------
 
 bench = typer.Typer(
-    help="Long measurements, whose rows go to `LAB_RESULTS`, else `.lab/results`.", no_args_is_help=True
+    no_args_is_help=True, help="Long measurements, whose rows go to `LAB_RESULTS`, else `.lab/results`."
 )
 app.add_typer(bench, name="bench")
 Model = Annotated[str, typer.Option(help="a packaged name, a folder or a hub id")]
 Runs = Annotated[int, typer.Option(min=1, help="of each variant, in turns")]
 Clip = Annotated[str, typer.Option(help="a clip's name")]
+BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip; its help
+    ("kv_caches", "base", 15, "narration",
+     "KV caches: a decode step at several positions, texts side by side, and a beam search; torch or MindSpore."),
+    ("graph_rewrites", "base", 30, "narration",
+     "Article B's four graph rewrites: a step of beam 5 with the whole loop decoder, form by form."),
+    ("engines", "tiny.en", 7, "jfk",
+     "torch and ONNX Runtime: encoder, decode steps and whole transcriptions, in a process each."),
+    ("twins", "tiny.en", 7, "jfk",
+     "torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."),
+    ("quantization", "base", 7, "jfk",
+     "Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."),
+)  # fmt: skip
 
 
-@bench.command(name="kv_caches")
-def bench_kv_caches(model: Model = "base", runs: Runs = 15, clip: Clip = "narration") -> None:
-    """KV caches: a decode step at several positions, texts side by side, and a beam search; torch or MindSpore."""
-    from labsupport.benchmarks import kv_caches
-
-    kv_caches.run(model, runs, clip)
+def add_benchmark(name: str, default_model: str, default_runs: int, default_clip: str, text: str) -> None:
+    @bench.command(name=name, help=text)
+    def command(model: Model = default_model, runs: Runs = default_runs, clip: Clip = default_clip) -> None:
+        importlib.import_module(f"labsupport.benchmarks.{name}").run(model, runs, clip)
 
 
-@bench.command(name="graph_rewrites")
-def bench_graph_rewrites(model: Model = "base", runs: Runs = 30, clip: Clip = "narration") -> None:
-    """Article B's four graph rewrites: a step of beam 5 with the whole loop decoder, form by form."""
-    from labsupport.benchmarks import graph_rewrites
-
-    graph_rewrites.run(model, runs, clip)
-
-
-@bench.command(name="engines")
-def bench_engines(model: Model = "tiny.en", runs: Runs = 7, clip: Clip = "jfk") -> None:
-    """torch and ONNX Runtime: encoder, decode steps and whole transcriptions, in a process each."""
-    from labsupport.benchmarks import engines
-
-    engines.run(model, runs, clip)
-
-
-@bench.command(name="twins")
-def bench_twins(model: Model = "tiny.en", runs: Runs = 7, clip: Clip = "jfk") -> None:
-    """torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."""
-    from labsupport.benchmarks import twins
-
-    twins.run(model, runs, clip)
-
-
-@bench.command(name="quantization")
-def bench_quantization(model: Model = "base", runs: Runs = 7, clip: Clip = "jfk") -> None:
-    """Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."""
-    from labsupport.benchmarks import quantization
-
-    quantization.run(model, runs, clip)
+for benchmark in BENCHMARKS:
+    add_benchmark(*benchmark)
 
 
 @bench.command(name="bark_attention")

@@ -3,102 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import ProgressColumn
-    from rich.table import Table
-    from typing_extensions import Self
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-    from labsupport.course.exercises import Exercise
-    from labsupport.course.outcomes import NotebookResult, Summary
-    from labsupport.machine.doctor import Check
+from labsupport.course.exercises import Exercise
+from labsupport.course.outcomes import NotebookResult, Summary
+from labsupport.machine.doctor import Check
 
 COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
-class _Bars:
-    """Bars that stand on the terminal inside a `with` block."""
-
-    def __init__(self, *columns: ProgressColumn | str, console: Console | None):
-        from rich.progress import Progress
-
-        self._bars = Progress(*columns, console=console, transient=True)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-
-class RunProgress(_Bars):
+class RunProgress(Progress):
     """A bar for the notebooks, a bar for the cells of the one at work, and a line for each that is done.
 
     The lines stay where there is no terminal (a log); the bars do not.
     """
 
     def __init__(self, console: Console | None = None):
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-
         at = TextColumn("{task.fields[at]}", markup=False)
         columns = ("{task.description}", BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), at)
-        super().__init__(*columns, console=console)
-        self._notebooks = self._bars.add_task("notebooks", at="")
-        self._cells = self._bars.add_task("cells", at="", visible=False)
-
-    def track(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """The same paths, with the bar of notebooks one step on after each."""
-        paths = list(paths)
-        self._bars.update(self._notebooks, total=len(paths))
-        for path in paths:
-            yield path
-            self._bars.update(self._notebooks, advance=1)
+        super().__init__(*columns, console=console, transient=True)
+        self.notebooks = self.add_task("notebooks", at="")
+        self.cells = self.add_task("cells", at="", visible=False)
 
     def start_notebook(self, name: str, cells: int) -> None:
         """A new notebook of this many cells begins."""
-        self._bars.reset(self._cells, total=cells, description=name, at="", visible=True)
+        self.reset(self.cells, total=cells, description=name, at="", visible=True)
 
     def start_cell(self, cell: dict, cell_index: int) -> None:
         """Cell number `cell_index` begins; its first line is shown beside the bar."""
         first = (cell["source"].splitlines() or [""])[0][:60]
-        self._bars.update(self._cells, completed=cell_index, at=first)
+        self.update(self.cells, completed=cell_index, at=first)
 
     def report_result(self, result: NotebookResult, reused: bool) -> None:
         """A notebook is done: lines that stay."""
-        self._bars.update(self._cells, visible=False)
+        self.update(self.cells, visible=False)
         for line in result_lines(result, reused):
-            self._bars.console.print(line, highlight=False)
+            self.console.print(line, highlight=False)
+
+
+class BatchProgress(Progress):
+    """A bar for a long measurement: how much is done, and an estimate of the time left."""
+
+    def __init__(self, console: Console | None = None):
+        columns = ("{task.description}", BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+        super().__init__(*columns, console=console, transient=True)
+        self.batches = self.add_task("batches")
+
+    def report_batch(self, done: int, total: int, at: str) -> None:
+        """`done` of `total` batches are finished; `at` is at work."""
+        self.update(self.batches, completed=done, total=total, description=escape(at))
 
 
 def result_lines(result: NotebookResult, reused: bool) -> Iterator[str]:
     """One line on how the notebook went, then a line for each part it skipped and for its failure."""
     detail = "taken over from the interrupted run" if reused else result.reason or f"{result.seconds:.1f} s"
     status = f"[{COLOURS[result.status]}]{result.status:>7}[/]"
-    yield f"{status}  {result.notebook} ({result.backend}): {_plain(detail)}"
+    yield f"{status}  {result.notebook} ({result.backend}): {escape(detail)}"
     for reason in result.skips:
-        yield f"         skipped inside: {_plain(reason)}"
+        yield f"         skipped inside: {escape(reason)}"
     if failure := result.failure:
         place = f"cell {failure.cell}: " if failure.cell else ""
-        yield f"         {_plain(f'{place}{failure.kind}: {failure.message}')}"
-
-
-class BatchProgress(_Bars):
-    """A bar for a long measurement: how much is done, and an estimate of the time left."""
-
-    def __init__(self, console: Console | None = None):
-        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-
-        columns = ("{task.description}", BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-        super().__init__(*columns, console=console)
-        self._batches = self._bars.add_task("batches")
-
-    def report_batch(self, done: int, total: int, at: str) -> None:
-        """`done` of `total` batches are finished; `at` is at work."""
-        self._bars.update(self._batches, completed=done, total=total, description=_plain(at))
+        yield f"         {escape(f'{place}{failure.kind}: {failure.message}')}"
 
 
 def summarise(summary: Summary) -> str:
@@ -114,25 +83,16 @@ def check_lines(checks: Iterable[Check]) -> Iterator[str]:
     """The doctor's findings: a line for each, and a second one where something is missing or could be better."""
     for check in checks:
         answer = "[green]yes[/]" if check.here else "[red] NO[/]" if check.required else "[yellow] no[/]"
-        yield f"{answer}  {check.name}: {_plain(check.found)}"
+        yield f"{answer}  {check.name}: {escape(check.found)}"
         if check.remedy and not check.here:
-            yield f"     it would take: {_plain(check.remedy)}"
+            yield f"     it would take: {escape(check.remedy)}"
 
 
 def progress_table(progress: dict[str, list[tuple[Exercise, bool]]]) -> Table:
     """A learner's exercises by notebook."""
-    from rich.table import Table
-
     table = Table("notebook", "exercise", "title", "solved", box=None, pad_edge=False)
     table.columns[2].overflow = "fold"
     for notebook, exercises in progress.items():
         for exercise, done in exercises:
             table.add_row(notebook, exercise.id, exercise.title, "[green]yes[/]" if done else "-")
     return table
-
-
-def _plain(text: str) -> str:
-    """Text for rich to print as it is, square brackets included."""
-    from rich.markup import escape
-
-    return escape(text)

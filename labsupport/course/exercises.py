@@ -8,10 +8,13 @@ import dis
 import json
 import numbers
 import runpy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import filelock
+import numpy as np
 
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir
@@ -81,10 +84,9 @@ def assess(exercise: Exercise, answer: Callable) -> Assessment:
     expected, got = outputs(exercise.solution, exercise.cases), outputs(answer, exercise.cases)
     if _is_stub(answer, got):
         return Assessment("not attempted", f"not attempted yet. Hint: {exercise.hint}")
-    differences = _differences(exercise, expected, got)
-    if not differences:
-        return Assessment("right", "right. Well done!")
-    return Assessment("wrong", f"not yet: {differences[0]}\n     Hint: {_fitting_hint(exercise, got)}")
+    if found := _first_difference(exercise, expected, got):
+        return Assessment("wrong", f"not yet: {found}\n     Hint: {_fitting_hint(exercise, got)}")
+    return Assessment("right", "right. Well done!")
 
 
 def find(exercise_id: str, solutions: Path = SOLUTIONS) -> Exercise:
@@ -129,21 +131,16 @@ def _is_stub(answer: Callable, got: Sequence[object]) -> bool:
     return empty and all(value is None for value in got)
 
 
-def _differences(exercise: Exercise, expected: Sequence[object], got: Sequence[object]) -> list[str]:
-    return [
-        f"{_call(exercise, case)} {text}"
-        for case, right, value in zip(exercise.cases, expected, got, strict=True)
-        if (text := difference(right, value, exercise.rtol, exercise.atol))
-    ]
-
-
-def _call(exercise: Exercise, case: tuple) -> str:
-    return f"{exercise.solution.__name__}({', '.join(describe(argument) for argument in case)})"
+def _first_difference(exercise: Exercise, expected: Sequence[object], got: Sequence[object]) -> str | None:
+    for case, right, value in zip(exercise.cases, expected, got, strict=True):
+        if text := difference(right, value, exercise.rtol, exercise.atol):
+            return f"{exercise.solution.__name__}({', '.join(map(describe, case))}) {text}"
+    return None
 
 
 def _fitting_hint(exercise: Exercise, got: Sequence[object]) -> str:
     for mistake in exercise.mistakes:
-        if not _differences(exercise, outputs(mistake.function, exercise.cases), got):
+        if not _first_difference(exercise, outputs(mistake.function, exercise.cases), got):
             return mistake.hint
     return exercise.hint
 
@@ -154,18 +151,25 @@ def difference(expected: Any, got: Any, rtol: float = 1e-5, atol: float = 1e-6) 
     Arrays of NumPy, torch and MindSpore, numbers, texts, lists, tuples and dictionaries are compared inside.
     """
     if isinstance(got, Exception):
-        return None if type(got) is type(expected) else f"raises {type(got).__name__}: {_first_line(got)}"
+        first_line = str(got).partition("\n")[0]
+        return None if type(got) is type(expected) else f"raises {type(got).__name__}: {first_line}"
     if got is None and expected is not None:
         return "gives None: is a `return` missing?"
     if _is_array(expected):
         return _array_difference(expected, got, rtol, atol)
-    if _is_number(expected):
-        return _number_difference(expected, got, rtol, atol)
-    if isinstance(expected, (list, tuple)):
-        return _sequence_difference(expected, got, rtol, atol)
-    if isinstance(expected, dict):
-        return _dict_difference(expected, got, rtol, atol)
-    return None if type(expected) is type(got) and expected == got else _instead(expected, got)
+    if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
+        if len(expected) != len(got):
+            return f"gives {len(got)} items; {len(expected)} are expected"
+        return _first_inside(dict(enumerate(expected)), dict(enumerate(got)), rtol, atol)
+    if isinstance(expected, dict) and isinstance(got, dict):
+        if set(expected) != set(got):
+            return f"gives the keys {list(got)}; {list(expected)} are expected"
+        return _first_inside(expected, got, rtol, atol)
+    if _is_number(expected) and _is_number(got):
+        same = np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True)
+    else:
+        same = type(expected) is type(got) and expected == got
+    return None if same else _instead(expected, got)
 
 
 def _array_difference(expected: Any, got: Any, rtol: float, atol: float) -> str | None:
@@ -175,8 +179,6 @@ def _array_difference(expected: Any, got: Any, rtol: float, atol: float) -> str 
         return f"has shape {tuple(got.shape)}; {tuple(expected.shape)} is expected"
     if expected.dtype != got.dtype:
         return f"has dtype {got.dtype}; {expected.dtype} is expected"
-    import numpy as np
-
     right, value = _as_numpy(expected), _as_numpy(got)
     wrong = np.argwhere(~np.isclose(value, right, rtol=rtol, atol=atol, equal_nan=True))
     if not len(wrong):
@@ -186,33 +188,9 @@ def _array_difference(expected: Any, got: Any, rtol: float, atol: float) -> str 
     return f"has {first}, first at index {list(place)}; {len(wrong)} of {value.size} values differ"
 
 
-def _number_difference(expected: Any, got: Any, rtol: float, atol: float) -> str | None:
-    import numpy as np
-
-    if not _is_number(got):
-        return _instead(expected, got)
-    return None if np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True) else _instead(expected, got)
-
-
-def _sequence_difference(expected: Sequence, got: object, rtol: float, atol: float) -> str | None:
-    if not isinstance(got, (list, tuple)):
-        return _instead(expected, got)
-    if len(expected) != len(got):
-        return f"gives {len(got)} items; {len(expected)} are expected"
-    return _first_inside(zip(range(len(expected)), expected, got, strict=True), rtol, atol)
-
-
-def _dict_difference(expected: dict, got: object, rtol: float, atol: float) -> str | None:
-    if not isinstance(got, dict):
-        return _instead(expected, got)
-    if set(expected) != set(got):
-        return f"gives the keys {list(got)}; {list(expected)} are expected"
-    return _first_inside(((key, value, got[key]) for key, value in expected.items()), rtol, atol)
-
-
-def _first_inside(items: Iterator[tuple], rtol: float, atol: float) -> str | None:
-    for place, right, value in items:
-        if text := difference(right, value, rtol, atol):
+def _first_inside(expected: dict, got: dict, rtol: float, atol: float) -> str | None:
+    for place, right in expected.items():
+        if text := difference(right, got[place], rtol, atol):
             return f"at [{place!r}] {text}"
     return None
 
@@ -229,10 +207,6 @@ def describe(value: Any) -> str:
         return getattr(value, "__name__", type(value).__name__)
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _is_number(value: object) -> bool:
@@ -284,8 +258,6 @@ def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool
 
 
 def _record(exercise_id: str) -> None:
-    import filelock
-
     path = lab_dir() / "progress.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_suffix(".lock")):  # two notebooks may be open at once

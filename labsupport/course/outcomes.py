@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -10,9 +9,11 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import filelock
 
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write, lab_dir
@@ -24,10 +25,7 @@ FAILURE_KINDS = (
     ("timeout", r"CellTimeoutError|A cell timed out|took longer than"),
     ("memory", r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|Unable to allocate|bad_alloc"),
     ("network", r"ConnectionError|ConnectTimeout|ReadTimeout|MaxRetryError|NameResolutionError|SSLError|ProxyError"),
-    (
-        "network",
-        r"CheckpointError|LocalEntryNotFoundError|URLError|Temporary failure in name resolution|Network is unreachable",
-    ),
+    ("network", r"CheckpointError|LocalEntryNotFoundError|URLError|failure in name resolution|Network is unreachable"),
     ("dependency", r"ModuleNotFoundError|ImportError|DLL load failed|cannot open shared object file|VersionConflict"),
     ("assertion", r"AssertionError"),
     ("crash", r"DeadKernelError|Kernel died|Segmentation fault"),
@@ -82,9 +80,6 @@ def classify(log: str) -> str:
     return next((kind for kind, pattern in FAILURE_KINDS if re.search(pattern, log)), "other")
 
 
-# --- what is stored ---------------------------------------------------------------------------------------------------
-
-
 def runs_dir() -> Path:
     """The folder of the last result and the executed copy of each notebook."""
     return lab_dir() / "runs"
@@ -109,25 +104,17 @@ def compute_fingerprint(notebook: dict, backend: str, parameters: dict[str, obje
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def only_run() -> Iterator[None]:
-    """Takes the lock of the runs folder for the block.
+def only_run() -> AbstractContextManager:
+    """Takes the lock of the runs folder, and holds it for a `with` block.
 
     Raises:
         CourseError: at once, when another process holds it.
     """
-    import filelock
-
     runs_dir().mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(runs_dir() / ".lock", timeout=0)
     try:
-        lock.acquire()
+        return filelock.FileLock(runs_dir() / ".lock", timeout=0).acquire()
     except filelock.Timeout as error:
         raise CourseError("Another `lab run` is at work.", where=runs_dir(), hint="wait until it is done") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def begin(fresh: bool) -> str:

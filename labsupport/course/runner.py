@@ -9,34 +9,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write
 from labsupport.course import notebook as notebook_format
+from labsupport.course import outcomes
 from labsupport.course.console import RunProgress
-from labsupport.course.outcomes import (
-    Failure,
-    NotebookResult,
-    Summary,
-    begin,
-    classify,
-    compute_fingerprint,
-    finish,
-    only_run,
-    passed_before,
-    runs_dir,
-    store,
-)
+from labsupport.course.outcomes import Failure, NotebookResult, Summary
 from labsupport.machine import doctor
 from labsupport.machine.backend import choose_backend
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
 CELL_SECONDS = 600
-NOTEBOOK_SECONDS = 1800
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -47,7 +32,7 @@ def run(
     *,
     backend: str | None = None,
     parameters: dict[str, object] | None = None,
-    timeout: float = NOTEBOOK_SECONDS,
+    timeout: float = 1800,
     cell_timeout: float = CELL_SECONDS,
     fresh: bool = False,
     folder: Path = NOTEBOOKS,
@@ -70,16 +55,16 @@ def run(
     paths = find_notebooks(notebooks, folder)
     for path in paths:
         refuse_unknown_parameters(path, parameters or {})
-    with only_run(), RunProgress(console) as progress:
-        run_id = begin(fresh)
+    with outcomes.only_run(), RunProgress(console) as progress:
+        run_id = outcomes.begin(fresh)
         task = Execution(folder, parameters or {}, timeout, cell_timeout, run_id)
         results, reused = [], []
-        for path in progress.track(paths):
+        for path in progress.track(paths, task_id=progress.notebooks):
             result, was_there = _run_or_reuse(path, backend, task, progress)
             results.append(result)
             reused += [path.stem] if was_there else []
             progress.report_result(result, was_there)
-        finish(run_id)
+        outcomes.finish(run_id)
     return Summary(results, reused)
 
 
@@ -138,11 +123,11 @@ def _run_or_reuse(
     notebook = read(path)
     chosen, reason = backend_for(notebook, backend)
     if reason:
-        return store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
-    fingerprint = compute_fingerprint(notebook, chosen, task.parameters)
-    if earlier := passed_before(path.stem, chosen, task.run, fingerprint):
+        return outcomes.store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
+    fingerprint = outcomes.compute_fingerprint(notebook, chosen, task.parameters)
+    if earlier := outcomes.passed_before(path.stem, chosen, task.run, fingerprint):
         return earlier, True
-    return store(_execute(path, notebook, chosen, fingerprint, task, progress)), False
+    return outcomes.store(_execute(path, notebook, chosen, fingerprint, task, progress)), False
 
 
 def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | None]:
@@ -167,7 +152,7 @@ def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | N
 def _execute(
     path: Path, notebook: dict, backend: str, fingerprint: str, task: Execution, progress: RunProgress
 ) -> NotebookResult:
-    output = runs_dir() / f"{path.stem}.{backend}.ipynb"
+    output = outcomes.runs_dir() / f"{path.stem}.{backend}.ipynb"
     output.unlink(missing_ok=True)
     began, started = time.monotonic(), []
 
@@ -179,23 +164,19 @@ def _execute(
     failure = _failure_of(path, output, backend, task, start_cell)
     executed = read(output)
     failure = failure or unfinished(executed)
+    added = "injected-parameters"  # the tag of papermill's cell
+    cells = sum(cell["cell_type"] == "code" and added not in notebook_format.tags(cell) for cell in started)
     return NotebookResult(
         path.stem,
         backend,
         "failed" if failure else "passed",
         task.run,
         seconds=round(time.monotonic() - began, 2),
-        cells=_count_own_cells(started),
+        cells=cells,
         skips=notebook_format.skip_reasons(executed),
-        failure=dataclasses.replace(failure, cell=_count_own_cells(started)) if failure else None,
+        failure=dataclasses.replace(failure, cell=cells) if failure else None,
         fingerprint=fingerprint,
     )
-
-
-def _count_own_cells(cells: Sequence[dict]) -> int:
-    """How many are code cells of the notebook itself, without the one that papermill adds."""
-    tags = [cell["metadata"].get("tags", []) for cell in cells if cell["cell_type"] == "code"]
-    return sum("injected-parameters" not in tag for tag in tags)
 
 
 def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_cell: Callable) -> Failure | None:
@@ -220,33 +201,22 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
         )
     except PapermillExecutionError as error:
         message = f"{error.ename}: {error.evalue}"
-        return Failure(classify(message), _shortened(message))
+        return Failure(outcomes.classify(message), message if len(message) <= 600 else f"{message[:600]}...")
     except CellTimeoutError:
-        return _timeout_failure(task, deadline)
+        if time.monotonic() >= deadline:
+            return Failure("timeout", f"the notebook took longer than {task.timeout:g} s (--timeout)")
+        return Failure("timeout", f"a cell took longer than {task.cell_timeout:g} s (--cell-timeout)")
     except DeadKernelError as error:
-        return _crash_failure(f"{error}\n{log.read_text(errors='replace')}")
+        last = f"{error}\n{log.read_text(errors='replace')}"
+        # One killed for lack of memory leaves an empty log: the message names that as well.
+        hint = "the process ended, most often for lack of memory or in native code"
+        return Failure(outcomes.classify(last), f"{hint}: {last.strip()[-500:]}")
     return None
 
 
 def page_variables(path: Path) -> dict[str, str]:
     """The environment of a run that makes a static page of this notebook: where its rows go, and no widgets."""
     return {"LAB_GROUP": path.stem, "LAB_STATIC_PAGE": "1"}
-
-
-def _shortened(text: str, most: int = 600) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-def _crash_failure(log: str) -> Failure:
-    """A kernel that died with an empty log was most often killed for lack of memory: the message names both."""
-    hint = "the process ended, most often for lack of memory or in native code"
-    return Failure(classify(log), _shortened(f"{hint}: {log.strip()[-500:]}"))
-
-
-def _timeout_failure(task: Execution, deadline: float) -> Failure:
-    if time.monotonic() >= deadline:
-        return Failure("timeout", f"the notebook took longer than {task.timeout:g} s (--timeout)")
-    return Failure("timeout", f"a cell took longer than {task.cell_timeout:g} s (--cell-timeout)")
 
 
 def unfinished(executed: dict) -> Failure | None:
@@ -287,13 +257,6 @@ def kernel_manager(environment: dict[str, str], log: Path) -> type:
         start_kernel = _async_start_kernel
 
     return ThisInterpreter
-
-
-def save_in_place(names: Sequence[str], say: Callable[[str], None], *, cell_timeout: float = CELL_SECONDS) -> None:
-    """Executes and saves these notebooks, or all; names as for `find_notebooks`, errors as for `execute_in_place`."""
-    for path in find_notebooks(names):
-        execute_in_place(path, cell_timeout=cell_timeout)
-        say(f"saved {path.name}")
 
 
 def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:

@@ -28,7 +28,7 @@ def printed(show) -> str:
 def test_each_result_leaves_its_lines():
     def show(out):
         with console.RunProgress(out) as progress:
-            for result, _ in zip(RESULTS, progress.track(["a", "b", "c"]), strict=True):
+            for result, _ in zip(RESULTS, progress.track("abc", task_id=progress.notebooks), strict=True):
                 progress.start_notebook(result.notebook, 2)
                 progress.start_cell({"source": ""}, 1)
                 progress.report_result(result, reused=False)
