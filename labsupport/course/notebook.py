@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from typing import Any
 
 from labsupport.base.errors import CourseError
 
@@ -35,17 +34,13 @@ def dump(notebook: dict) -> str:
     return nbformat.writes(nbformat.from_dict(notebook)).rstrip("\n") + "\n"
 
 
-# --- rewriting: notebook -> notebook, nothing of the author's is lost -------------------------------------------------
-
-
 def canonical(notebook: dict) -> dict:
     """The same notebook without what tools leave behind: timings, widget state, versions, missing cell ids."""
-    metadata = notebook.get("metadata", {})
-    clean = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
-    if "lab" in metadata:
-        clean["lab"] = metadata["lab"]
+    metadata: dict = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    if "lab" in notebook.get("metadata", {}):
+        metadata["lab"] = notebook["metadata"]["lab"]
     cells = [_canonical_cell(cell) for cell in notebook["cells"]]
-    return {"cells": _with_ids(cells), "metadata": clean, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": _with_ids(cells), "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
 def _canonical_cell(cell: dict) -> dict:
@@ -62,12 +57,9 @@ def _canonical_output(output: dict) -> dict:
     if output["output_type"] == "stream":
         output["text"] = joined(output["text"])
     if "data" in output:
-        output["data"] = {mime: _canonical_data(mime, value) for mime, value in output["data"].items()}
+        data = output["data"].items()
+        output["data"] = {mime: value if mime.endswith("json") else joined(value) for mime, value in data}
     return output
-
-
-def _canonical_data(mime: str, value: Any) -> Any:
-    return value if mime.endswith("json") else joined(value)
 
 
 def _with_ids(cells: list[dict]) -> list[dict]:
@@ -78,9 +70,6 @@ def _with_ids(cells: list[dict]) -> list[dict]:
             cell["id"] = hashlib.sha256(f"{index}\n{cell['source']}".encode()).hexdigest()[:8]
         taken.add(cell["id"])
     return cells
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def joined(text: str | list[str]) -> str:
@@ -110,9 +99,8 @@ def parameters(notebook: dict) -> dict[str, object]:
     Raises:
         CourseError: when the cell holds anything but assignments of literals.
     """
-    cells = [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]
     found: dict[str, object] = {}
-    for cell in cells:
+    for cell in [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]:
         try:
             found |= dict(map(_read_assignment, ast.parse(joined(cell["source"])).body))
         except (SyntaxError, ValueError) as error:

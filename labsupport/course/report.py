@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labsupport import __version__
 from labsupport.base import plots
-from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir
+from labsupport.base.paths import atomic_write, lab_dir
 from labsupport.base.tables import format_bytes, markdown_table
 from labsupport.course import notebook as notebook_format
-from labsupport.course import outcomes
+from labsupport.course import outcomes, runner
 from labsupport.course.outcomes import NotebookResult
 from labsupport.machine.description import Machine, describe_machine
 from labsupport.results import claims, rows, verdicts
@@ -69,16 +69,14 @@ class Ladder:
         return row.commit == last.commit and pause.seconds < SESSION_GAP and _step_name(row) not in self.steps
 
 
-def lessons(folder: Path = NOTEBOOKS) -> list[Lesson]:
+def lessons() -> list[Lesson]:
     """The course's notebooks, in order."""
-    return [_lesson(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
-
-
-def _lesson(path: Path) -> Lesson:
-    notebook = notebook_format.parse(path.read_text(encoding="utf-8"))
-    lab = notebook["metadata"]["lab"]
-    facts = (lab[key] for key in ("promise", "minutes", "needs", "articles", "backends"))
-    return Lesson(path.stem, notebook_format.title(notebook), *facts)
+    found = []
+    for path in runner.find_notebooks():
+        notebook = runner.read(path)
+        facts = [notebook["metadata"]["lab"][key] for key in ("promise", "minutes", "needs", "articles", "backends")]
+        found.append(Lesson(path.stem, notebook_format.title(notebook), *facts))
+    return found
 
 
 def ladders(results: Iterable[Row]) -> list[Ladder]:
@@ -107,13 +105,12 @@ def group_sessions(results: Iterable[Row]) -> list[Ladder]:
             if not (sessions and sessions[-1].accepts(row)):
                 sessions.append(Ladder(*_setting(row)))
             sessions[-1].steps[_step_name(row)] = row
-    return [ladder for sessions in found.values() for ladder in _without_repeated(sessions)]
-
-
-def _without_repeated(sessions: list[Ladder]) -> Iterator[Ladder]:
-    for number, ladder in enumerate(sessions, 1):
-        if not any(ladder.steps.keys() <= later.steps.keys() for later in sessions[number:]):
-            yield ladder
+    return [
+        ladder
+        for sessions in found.values()
+        for number, ladder in enumerate(sessions, 1)
+        if not any(ladder.steps.keys() <= later.steps.keys() for later in sessions[number:])
+    ]
 
 
 def _setting(row: Row) -> tuple:
@@ -241,9 +238,7 @@ def _op_lines(table: Ladder) -> list[tuple[str, ...]]:
 
 def verdict_plot(found: Sequence[Verdict]) -> str:
     """Stacked bars of the verdicts per article, as an `<img>` with alt text."""
-    parts = {
-        f"{article}: {name}": count_verdicts(of_article(found, article)) for article, name in claims.ARTICLES.items()
-    }
+    parts = {f"{key}: {name}": count_verdicts(of_article(found, key)) for key, name in claims.ARTICLES.items()}
     drawn = plots.stacked_bars(parts, "claims", "Claims of the articles against measurements")
     numbers = "; ".join(f"{status} {count}" for status, count in count_verdicts(found).items())
     return _svg(drawn, f"Stacked bars of the verdicts on each article's claims. Over all articles: {numbers}.")

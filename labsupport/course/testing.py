@@ -34,8 +34,7 @@ NBVAL = (
     "--nbval",
     "--nbval-current-env",
     "--nbval-cell-timeout=300",
-    "--nbval-sanitize-with",
-    str(ROOT / "tests" / "nbval.cfg"),
+    f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval.cfg'}",
 )
 SIDE_BY_SIDE = ("--dist", "loadfile", "--no-loadscope-reorder")  # the cells of a notebook share a kernel
 QUICK = ("-m", "not slow and not weights")
@@ -70,7 +69,9 @@ def run(arguments: Sequence[str], quick: bool, durations: bool, say: Say) -> boo
     Raises:
         NotAvailable: the dependency group `test` is not installed.
     """
-    require_group()
+    if importlib.util.find_spec("nbval") is None:  # pytest alone comes with MindNLP
+        hint = "`./lab test` installs it; a prepared environment needs `pip install --group test`."
+        raise NotAvailable("The tests need the dependency group `test`.", hint=hint)
     options, environment = split_work(bool(find_paths(arguments)), quick)
     options += [*NBVAL, *(QUICK if quick else ())]
     with ThreadPoolExecutor(len(CHECKS)) as pool, tempfile.TemporaryDirectory() as home:
@@ -88,12 +89,6 @@ def run(arguments: Sequence[str], quick: bool, durations: bool, say: Say) -> boo
     for name, (code, output) in results.items():
         say(f"{name}: {'ok' if code == 0 else 'FAILED'}" + (f"\n{output}" if code or "skipped" in output else ""))
     return not any([*codes, *(code for code, _ in results.values())])
-
-
-def require_group() -> None:
-    if importlib.util.find_spec("nbval") is None:  # pytest alone comes with MindNLP
-        hint = "`./lab test` installs it; a prepared environment needs `pip install --group test`."
-        raise NotAvailable("The tests need the dependency group `test`.", hint=hint)
 
 
 def run_check(module: str, command: tuple[str, ...]) -> tuple[int, str]:
@@ -166,17 +161,16 @@ def marked_backends(text: str) -> set[str]:
 
 def comparable_notebooks(say: Say) -> Iterator[str]:
     """The notebooks that can run here, the longest for a learner first; says which are left out, and why."""
-    for path in sorted(runner.find_notebooks(), key=minutes_of, reverse=True):
+
+    def minutes(path: Path) -> int:
+        return runner.read(path)["metadata"].get("lab", {}).get("minutes", 0)
+
+    for path in sorted(runner.find_notebooks(), key=minutes, reverse=True):
         _, reason = runner.backend_for(runner.read(path))
         if reason:
             say(f"not compared with its stored output: {path.name}: {reason}")
         else:
             yield str(path.relative_to(ROOT))
-
-
-def minutes_of(path: Path) -> int:
-    """Minutes that a notebook takes a learner, as its metadata says."""
-    return runner.read(path)["metadata"].get("lab", {}).get("minutes", 0)
 
 
 # --- where the time went ----------------------------------------------------------------------------------------------
@@ -190,15 +184,13 @@ def read_durations(report: str) -> dict[tuple[str, str], float]:
 
 def duration_tables(backend: str, durations: dict[tuple[str, str], float]) -> str:
     """The files of a session by their seconds, then its slowest tests."""
-    files: dict[str, tuple[int, float]] = {}
+    files: dict[str, list[float]] = {"all": list(durations.values())}
     for (file, _), seconds in durations.items():
-        count, total = files.get(file, (0, 0.0))
-        files[file] = count + 1, total + seconds
-    by_file = sorted(files.items(), key=lambda item: item[1][1], reverse=True)
+        files.setdefault(file, []).append(seconds)
+    by_file = sorted(files.items(), key=lambda item: sum(item[1]), reverse=True)
     slowest = sorted(durations.items(), key=lambda item: item[1], reverse=True)[:SLOWEST]
-    everything = ["all", str(len(durations)), f"{sum(durations.values()):.1f}"]
     tables = [
-        [["file", "tests", "seconds"], everything, *([file, str(n), f"{s:.1f}"] for file, (n, s) in by_file)],
+        [["file", "tests", "seconds"], *([file, str(len(each)), f"{sum(each):.1f}"] for file, each in by_file)],
         [["slowest test", "seconds"], *([f"{file}: {test}", f"{s:.1f}"] for (file, test), s in slowest)],
     ]
     return f"\nWhere {backend}'s session spent its time\n\n" + "\n\n".join(map(text_table, tables)) + "\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+import ipywidgets
+from IPython.display import HTML, display
 
 from labsupport.base import plots
 from labsupport.base.tables import html_table
@@ -12,9 +14,6 @@ from labsupport.optim import memory_model
 from labsupport.optim.memory_model import Setting
 from labsupport.profiling.recording import Profile
 from labsupport.profiling.table import op_table
-
-if TYPE_CHECKING:
-    import ipywidgets
 
 ALL = "all"
 
@@ -29,8 +28,6 @@ def explore(profile: Profile) -> None:
 
     A run that makes a static page (see `is_static_page`) shows the picture alone.
     """
-    from IPython.display import display
-
     if is_static_page():
         plots.show(profile.timeline(), describe(profile))
     else:
@@ -39,8 +36,6 @@ def explore(profile: Profile) -> None:
 
 def timeline_filter(profile: Profile) -> ipywidgets.VBox:
     """The picture of the timeline below two menus and a field, which choose what it shows."""
-    import ipywidgets
-
     phases = dict.fromkeys(phase.name for phase in profile.phases)
     kinds = [row.name for row in profile.table().by_kind()]
     phase = ipywidgets.Dropdown(options=[ALL, *phases], description="phase")
@@ -64,8 +59,6 @@ def size_memory() -> None:
 
     On a static page the picture and the table of one setting.
     """
-    from IPython.display import HTML, display
-
     if is_static_page():
         display(HTML(describe_memory("large-v3", Setting())))
     else:
@@ -74,8 +67,6 @@ def size_memory() -> None:
 
 def memory_chooser() -> ipywidgets.VBox:
     """Menus for size, precision, windows, beams and attention, above what they mean."""
-    import ipywidgets
-
     menus = {
         "size": list(SIZES), "weights": list(memory_model.BITS), "activations": ["float32", "float16", "bfloat16"],
         "windows": [1, 4, 8, 16], "beams": [1, 5], "tokens": [448, 224, 64],
@@ -91,9 +82,8 @@ def memory_chooser() -> ipywidgets.VBox:
     for menu in chosen.values():
         menu.observe(redraw, "value")
     redraw()
-    return ipywidgets.VBox(
-        [ipywidgets.HBox(list(chosen.values())[:4]), ipywidgets.HBox(list(chosen.values())[4:]), page]
-    )
+    controls = list(chosen.values())
+    return ipywidgets.VBox([ipywidgets.HBox(controls[:4]), ipywidgets.HBox(controls[4:]), page])
 
 
 def describe_memory(size: str, setting: Setting) -> str:

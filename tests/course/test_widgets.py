@@ -33,6 +33,6 @@ def test_a_static_page_gets_the_picture_and_a_group_of_rows_changes_nothing(monk
     monkeypatch.delenv("LAB_STATIC_PAGE", raising=False)
     monkeypatch.setenv(variable, "1")
     displayed = []
-    monkeypatch.setattr("IPython.display.display", displayed.append)
+    monkeypatch.setattr("labsupport.course.widgets.display", displayed.append)
     widgets.size_memory()
     assert [type(thing).__name__ for thing in displayed] == [shown]

@@ -25,7 +25,6 @@ def test_a_static_page_gets_the_picture_alone(profile, monkeypatch, capsys):
 
 
 def test_the_widget_redraws_what_is_chosen(profile, monkeypatch):
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed")
     box = widgets.timeline_filter(profile)
     (phase, kind, op), picture = box.children[0].children, box.children[1]
     whole = picture.value
