@@ -1,6 +1,6 @@
 """Fused attention for transformers' Bark, which has none: `attn_implementation="sdpa"`.
 
-BetterTransformer, article D's first trick, was one line that swapped each attention for torch's fused one. optimum 2
+BetterTransformer, article D's first trick, was one line that replaced each attention by torch's fused one. optimum 2
 and transformers 5 dropped it, since most models call `scaled_dot_product_attention` themselves now. Bark does not yet.
 
 Source: article D, section 1; Dao et al. 2022 for what the kernels do.
@@ -17,13 +17,13 @@ from transformers.models.encodec.modeling_encodec import EncodecPreTrainedModel
 
 
 class BarkSdpaAttention(BarkSelfAttention):
-    """Bark's attention, causal or not, as one call; no table of scores in memory."""
+    """Bark's attention, causal or not, as one fused call: the scores are never stored."""
 
     def _attn(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, head_mask=None):
-        """(rows, heads, queries, head_dim), keys and values alike -> the same as the queries; no weights (None).
+        """(rows, heads, queries, head_dim), key and value (rows, heads, keys, head_dim) -> the query's shape, and None.
 
         Args:
-            attention_mask: None, or what broadcasts to (rows, heads, queries, keys): bool, or numbers to add.
+            attention_mask: None, or what broadcasts to (rows, heads, queries, keys): bool, or added to the scores.
 
         Raises:
             NotImplementedError: with a head mask, which a fused kernel cannot apply to weights that it does not return.
@@ -34,11 +34,12 @@ class BarkSdpaAttention(BarkSelfAttention):
         causal = self.is_causal and queries > 1  # a single query is the newest, and attends to every key
         if causal and (attention_mask is not None or queries < keys):
             attention_mask, causal = self.merge(attention_mask, queries, keys), False
-        dropped = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, attention_mask, dropped, is_causal=causal), None
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, is_causal=causal)
+        return mixed, None  # (rows, heads, queries, head_dim)
 
     def merge(self, attention_mask: Tensor | None, queries: int, keys: int) -> Tensor:
-        """The causal rule and a mask as one: what neither forbids."""
+        """The causal mask and the given one as one, (1 or rows, 1, queries, keys): what both allow."""
         bias: Tensor = self.bias  # type: ignore[assignment]  # a buffer, (1, 1, longest, longest) bool
         allowed = bias[:, :, keys - queries : keys, :keys]  # (1, 1, queries, keys)
         if attention_mask is None:
@@ -52,4 +53,4 @@ def register() -> None:
     """Lets `BarkModel` take `attn_implementation="sdpa"`. A second call changes nothing."""
     modeling_bark.BARK_ATTENTION_CLASSES["sdpa"] = BarkSdpaAttention
     modeling_bark.BarkPreTrainedModel._supports_sdpa = True
-    EncodecPreTrainedModel._supports_sdpa = True  # it has no attention, but is asked with the rest
+    EncodecPreTrainedModel._supports_sdpa = True  # it has no attention, but transformers checks it with the rest

@@ -1,8 +1,8 @@
-"""Bark a stage at a time: what goes from one sub-model to the next, with lengths that are fixed beforehand.
+"""Bark stage by stage, with lengths that are fixed beforehand.
 
     text -> semantic tokens, 49.9 a second -> coarse codes, 2 x 75 a second -> fine codes, 8 x 75 -> 24 000 samples
 
-`BarkModel.generate` does the same in one call. Apart, each stage can be timed, watched, kept elsewhere, or replaced.
+`BarkModel.generate` does the same in one call. Here each stage can be timed, offloaded or replaced.
 
 Source: article D, "Bark's architecture"; transformers' modeling_bark.
 """
@@ -32,14 +32,10 @@ SAMPLED = {"do_sample": True, "temperature": 0.7, "top_k": 0}
 Watch = Callable[[str], AbstractContextManager]  # a stage's name -> what surrounds the stage
 
 
-def unwatched(stage: str) -> AbstractContextManager:
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class BarkOutput:
-    """What each stage gave: int64 semantic (rows, tokens), coarse (rows, 2 * frames) and fine (rows, 8, frames), and
-    float32 audio (rows, samples) at 24 kHz.
+    """Each stage's output: int64 semantic (rows, tokens), coarse (rows, 2 * frames) and fine (rows, 8, frames); float32
+    audio (rows, samples) at 24 kHz.
     """
 
     semantic: Tensor
@@ -54,7 +50,7 @@ class BarkGenerator:
 
     Args:
         model: transformers' Bark.
-        voice: whose voice to go on in; None leaves it to chance.
+        voice: the voice preset to continue; without one the model picks a voice.
         sampling: how tokens are chosen: `GREEDY`, or `SAMPLED` at another temperature.
         watch: surrounds each stage: a clock, `profiling.phase`, an offloader.
     """
@@ -62,7 +58,7 @@ class BarkGenerator:
     model: BarkModel
     voice: Voice | None = None
     sampling: dict = field(default_factory=lambda: dict(GREEDY))
-    watch: Watch = unwatched
+    watch: Watch = nullcontext
 
     def __post_init__(self) -> None:
         given: Any = self.model.generation_config  # BarkGenerationConfig, with the parts' settings as dicts
@@ -77,11 +73,11 @@ class BarkGenerator:
         return self.voice.tensors(self.model.device) if self.voice else None
 
     def stages(self) -> dict[str, Stage]:
-        """As an offloader takes them, in the order of their turns; a turn begins with this generator's own method."""
+        """For an offloader, in the order of their turns; a turn begins with a call of this generator's method."""
         return {name: replace(stage, owner=self, method=name) for name, stage in models.stages(self.model).items()}
 
     def semantic(self, tokens: Tensor, mask: Tensor, length: int) -> Tensor:
-        """Text (rows, 256), 0 in the mask where there is none -> (rows, length): what is said, and how."""
+        """Text tokens (rows, 256), and a mask with 0 at padding -> semantic tokens (rows, length)."""
         return self.model.semantic.generate(
             tokens,
             attention_mask=mask,
@@ -93,9 +89,9 @@ class BarkGenerator:
         )
 
     def coarse(self, semantic: Tensor) -> Tensor:
-        """(rows, tokens) -> (rows, 2 * frames): the first two codebooks in turns, in windows of 60 codes."""
+        """(rows, tokens) -> (rows, 2 * frames): the first two codebooks, interleaved, in windows of 60 codes."""
         return self.model.coarse_acoustics.generate(
-            semantic.clone(),  # which transformers writes into
+            semantic.clone(),  # transformers writes into its argument
             history_prompt=self.history,
             semantic_generation_config=self.semantic_settings,
             coarse_generation_config=self.coarse_settings,
@@ -104,7 +100,7 @@ class BarkGenerator:
         )
 
     def fine(self, coarse: Tensor) -> Tensor:
-        """(rows, 2 * frames) -> (rows, 8, frames): the six other codebooks, one after the other, each at one go."""
+        """(rows, 2 * frames) -> (rows, 8, frames): all codebooks, the last six predicted one after the other."""
         return self.model.fine_acoustics.generate(
             coarse,
             history_prompt=self.history,
@@ -112,7 +108,7 @@ class BarkGenerator:
             coarse_generation_config=self.coarse_settings,
             fine_generation_config=self.fine_settings,
             codebook_size=self.codebook_size,
-            temperature=None if not self.sampling["do_sample"] else self.fine_settings.temperature,
+            temperature=self.fine_settings.temperature if self.sampling["do_sample"] else None,
         )
 
     @torch.no_grad()

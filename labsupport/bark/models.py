@@ -1,4 +1,4 @@
-"""Bark's sub-models: their shapes, and where their weights come from: a hub, a folder, or a seed."""
+"""Bark's models: their shapes, and their weights: from a hub, a folder, or random ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError:
 SHAPES = {  # name -> width, layers and heads of each of the three transformers
     "bark": (1024, 24, 16),
     "bark-small": (768, 12, 12),
-    "bark-lesson": (128, 2, 4),  # for a page that has seconds: the vocabularies and the codec are the true ones
+    "bark-lesson": (128, 2, 4),  # for results in seconds: the vocabularies and the codec are the true ones
 }
 SAMPLE_RATE = 24_000
 
@@ -53,9 +53,9 @@ def load(
     """A Bark, ready to generate.
 
     Args:
-        name: a shape of `SHAPES`, which gets random weights: real time and memory, and noise for sound; or a folder or
-            a hub's name, "suno/bark-small", "suno/bark".
-        attention: "eager", as transformers has it, or "sdpa", ours.
+        name: a shape of `SHAPES` with random weights, which has real time and memory but gives noise; or a folder or a
+            hub's name, "suno/bark-small", "suno/bark".
+        attention: "eager", of transformers, or "sdpa", of `bark.attention`.
         seed: of the random weights.
 
     Raises:
@@ -76,7 +76,7 @@ def make_random(config: BarkConfig, attention: str, seed: int) -> BarkModel:
     """A model of this shape with the same random float32 weights for the same seed."""
     for part in (config, config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config):
         part._attn_implementation = attention
-    with no_init_weights():  # transformers' own takes biases for granted, which Bark's norms lack
+    with no_init_weights():  # transformers' own initialisation needs biases, which Bark's norms lack
         model = BarkModel(config)
     generator = torch.Generator().manual_seed(seed)
     for part in (model.semantic, model.coarse_acoustics, model.fine_acoustics):
@@ -93,7 +93,7 @@ def make_random(config: BarkConfig, attention: str, seed: int) -> BarkModel:
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """GPT-2's: normal numbers of deviation 0.02; norms that change nothing."""
+    """As GPT-2's: weights normal with deviation 0.02, norms 1."""
     with torch.no_grad():
         if isinstance(module, nn.LayerNorm):
             module.weight.fill_(1.0)
@@ -104,7 +104,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def stages(model: BarkModel) -> dict[str, Stage]:
-    """The four stages as an offloader takes them, in the order of their turns in the model's own `generate`."""
+    """The four stages for an offloader, in the order of their turns in the model's own `generate`."""
     return {
         "semantic": Stage(model.semantic, model.semantic, "generate"),
         "coarse": Stage(model.coarse_acoustics, model.coarse_acoustics, "generate"),

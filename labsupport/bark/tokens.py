@@ -20,8 +20,8 @@ def encode_text(texts: Sequence[str], name: str) -> tuple[Tensor, Tensor]:
     """Texts as int64 tokens (texts, 256), and a mask of the same shape: 1 for a token, 0 for padding.
 
     Args:
-        name: as for `models.load`. A shape with random weights has no vocabulary, so there each word gets a token by
-            its checksum: the same work, and no sense.
+        name: as for `models.load`. A shape with random weights has no vocabulary: there each word's checksum gives its
+            token.
 
     Raises:
         BarkError: a text has more than 256 tokens.
@@ -33,8 +33,8 @@ def encode_text(texts: Sequence[str], name: str) -> tuple[Tensor, Tensor]:
     longest = max(range(len(rows)), key=lambda row: len(rows[row]))
     if len(rows[longest]) > LONGEST:
         what = f"A text has {len(rows[longest])} tokens; Bark reads {LONGEST}."
-        raise BarkError(what, where=texts[longest][:60], hint="Split it into sentences, and speak one by one.")
-    tokens = torch.zeros(len(rows), LONGEST, dtype=torch.long)
+        raise BarkError(what, where=texts[longest][:60], hint="Split it into sentences, one text each.")
+    tokens = torch.zeros(len(rows), LONGEST, dtype=torch.long)  # (texts, 256)
     mask = torch.zeros_like(tokens)
     for place, row in enumerate(rows):
         tokens[place, : len(row)] = torch.tensor(row, dtype=torch.long)

@@ -1,7 +1,7 @@
-"""A generator's voice: three arrays of tokens that Bark takes for what was said before.
+"""Voice presets: three arrays of tokens that Bark takes for its own earlier output.
 
 A file is NumPy's npz with `semantic_prompt` (tokens,), `coarse_prompt` (2, frames) and `fine_prompt` (8, frames). It is
-read without pickle: an array of objects can run any code when it is unpickled, and voices are files from strangers.
+read without pickle: unpickling can run any code, and presets come from strangers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read(path: Path) -> Voice:
     """A voice's file.
 
     Raises:
-        BarkError: there is none, it is no npz, it would need pickle, a part is missing, or its tokens cannot be Bark's.
+        BarkError: there is none, it is no npz, it needs pickle, a part is missing, or a part's tokens are wrong.
     """
     path = Path(path)
     try:
@@ -49,7 +49,7 @@ def read(path: Path) -> Voice:
     except FileNotFoundError as error:
         raise BarkError("There is no such voice.", where=path, hint="Give the path of an npz file.") from error
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        hint = "A voice is an npz of plain integers. What asks for pickle is not read: it could run any code."
+        hint = "A voice is an npz of plain integers. A file that needs pickle is not read: it could run any code."
         raise BarkError(f"This is no voice: {error}", where=path, hint=hint) from error
 
 
@@ -75,11 +75,9 @@ def write(voice: Voice, path: Path) -> None:
 
 
 def make_random(seconds: float = 2.0, seed: int = 0) -> Voice:
-    """Nobody's voice, for work of the true size."""
+    """Random tokens of a true preset's shapes."""
     random = np.random.default_rng(seed)
     frames = round(75 * seconds)
-    return Voice(
-        random.integers(0, 10_000, round(49.9 * seconds)),
-        (fine := random.integers(0, 1024, (8, frames)))[:2].copy(),
-        fine,
-    )
+    semantic = random.integers(0, 10_000, round(49.9 * seconds))  # (tokens,)
+    fine = random.integers(0, 1024, (8, frames))  # (8, frames)
+    return Voice(semantic, fine[:2].copy(), fine)

@@ -33,7 +33,7 @@ PAGE = 4096  # bytes
 
 
 class WeightStore(Protocol):
-    """Where the weights are of stages that have no turn."""
+    """Holds the weights of the stages that have no turn."""
 
     def put(self, stage: str, tensors: dict[str, Tensor]) -> None: ...
 
@@ -51,10 +51,8 @@ class MemoryStore:
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def put(self, stage: str, tensors: dict[str, Tensor]) -> None:
-        self.stored[stage] = {name: self.lock(tensor.detach().cpu()) for name, tensor in tensors.items()}
-
-    def lock(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory() if self.stream else tensor
+        moved = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        self.stored[stage] = {name: t.pin_memory() for name, t in moved.items()} if self.stream else moved
 
     def fetch(self, stage: str) -> dict[str, Tensor]:
         with torch.cuda.stream(self.stream):  # does nothing where there is none
@@ -70,8 +68,8 @@ class DiskStore:
 
     Args:
         folder: for the files; nothing else may write there meanwhile.
-        cold: has the system forget a file once it was used, where it can be told (Linux), so that each turn reads from
-            the disk itself. Else a machine with memory to spare keeps the files in it, and "reading" is only mapping.
+        cold: drop a file from the system's cache after each use (Linux alone can), so that each turn reads the disk.
+            Else a machine with free memory holds the files in it, and a fetch only maps them.
     """
 
     def __init__(self, folder: Path, cold: bool = False) -> None:
@@ -83,18 +81,18 @@ class DiskStore:
     def put(self, stage: str, tensors: dict[str, Tensor]) -> None:
         with atomic_write(self.path(stage)) as part:
             save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part)
-        self.forget(stage)
+        self.drop_cached(stage)
 
     def fetch(self, stage: str) -> dict[str, Tensor]:
         with safe_open(self.path(stage), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         for tensor in tensors.values():
             touch(tensor)
-        self.forget(stage)
+        self.drop_cached(stage)
         return tensors
 
-    def forget(self, stage: str) -> None:
-        """Drops the file's pages from the system's cache; those that are mapped now stay until they are not."""
+    def drop_cached(self, stage: str) -> None:
+        """Drops the file's pages from the system's cache, but for those that are mapped now."""
         if self.cold and hasattr(os, "posix_fadvise"):
             with self.path(stage).open("rb") as file:
                 os.fsync(file.fileno())
@@ -102,7 +100,7 @@ class DiskStore:
 
 
 def touch(tensor: Tensor) -> None:
-    """Reads a byte of each page, so that the pages come now and not in the first computation."""
+    """Reads a byte of each page, so that the pages are loaded now and not in the first computation."""
     tensor.flatten().view(torch.uint8)[::PAGE].max()
 
 
@@ -117,9 +115,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Span:
-    """What took how long: kind "fetch" (on whichever thread), "wait" (of the computation for it) or "compute".
+    """A part of the time, in seconds since `Offloader.reset`.
 
-    Times in seconds since the offloader began or was reset.
+    kind: "fetch" (on any thread), "wait" (of the computation for a fetch) or "compute".
     """
 
     stage: str
@@ -137,12 +135,12 @@ class Offloader:
 
     Args:
         stages: in the order of their turns.
-        store: where the weights are of stages that have no turn.
+        store: holds the weights of the stages that have no turn.
         prefetch: fetch the next stage while this one computes.
 
     Attributes:
-        spans: what happened since `reset`.
-        resident: (seconds, bytes of weights on the device or on their way to it) at each change.
+        spans: of time since `reset`.
+        resident: (seconds, bytes of weights on the device or being fetched) at each change.
 
     Raises:
         OptimError: two stages share weights.
@@ -151,7 +149,7 @@ class Offloader:
     def __init__(self, stages: Mapping[str, Stage], store: WeightStore, prefetch: bool = False) -> None:
         self.stages, self.store, self.prefetch = dict(stages), store, prefetch
         self.tensors = {name: named_tensors(stage.module) for name, stage in self.stages.items()}
-        check_apart(self.tensors)
+        check_disjoint(self.tensors)
         self.current: str | None = None
         self.coming: tuple[str, Future] | None = None
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="fetch")
@@ -164,7 +162,7 @@ class Offloader:
         self.reset()
 
     def hook(self, name: str, stage: Stage) -> Callable:
-        """Has the method begin the stage's turn; gives the method as it was."""
+        """Makes the stage's method activate the stage first; returns the original method."""
         original = getattr(stage.owner, stage.method)
 
         @wraps(original)
@@ -176,7 +174,7 @@ class Offloader:
         return original
 
     def reset(self) -> None:
-        """Begins the account anew."""
+        """Clears the spans and starts the clock again."""
         self.spans: list[Span] = []
         self.began, self.turn = time.perf_counter(), 0.0
         self.resident = [(0.0, self.resident_bytes())]
@@ -185,12 +183,12 @@ class Offloader:
         return time.perf_counter() - self.began
 
     def resident_bytes(self) -> int:
-        """Bytes of the stage that is here, and of the one that comes."""
+        """Bytes of the active stage and of the one that is being fetched."""
         names = {self.current, self.coming[0] if self.coming else None}
         return sum(self.sizes[name] for name in names if name is not None)
 
     def activate(self, name: str) -> None:
-        """Begins a stage's turn: the stage before goes, this one comes. Its own turn goes on if it has it already."""
+        """Begins a stage's turn, unless it is active already: drops the active one's weights, fetches this one's."""
         if name == self.current:
             return
         self.deactivate()
@@ -204,7 +202,7 @@ class Offloader:
         self.resident.append((self.now(), self.resident_bytes()))
 
     def deactivate(self) -> None:
-        """Ends the turn of the stage that has it: its weights go."""
+        """Ends the active stage's turn and drops its weights."""
         if self.current is None:
             return
         self.spans.append(Span(self.current, "compute", self.turn, self.now()))
@@ -213,12 +211,12 @@ class Offloader:
         self.resident.append((self.now(), self.resident_bytes()))
 
     def await_weights(self, name: str) -> dict[str, Tensor]:
-        """The stage's tensors, from the fetch that is under way if it is this stage's."""
+        """The stage's tensors, from the running prefetch if it is of this stage."""
         coming, self.coming = self.coming, None
         if coming and coming[0] == name:
             return coming[1].result()
         if coming:
-            coming[1].result()  # another stage's: let it end, and drop it
+            coming[1].result()  # of another stage: wait for its end and drop it
         return self.fetch(name)
 
     def fetch(self, name: str) -> dict[str, Tensor]:
@@ -235,7 +233,7 @@ class Offloader:
         return sum(span.seconds for span in self.spans if span.kind == kind)
 
     def remove(self) -> None:
-        """Gives the model back as it was: all its weights on the device, its methods its own."""
+        """Restores the model: all weights on the device, the original methods."""
         self.deactivate()
         for name, stage in self.stages.items():
             fill(self.tensors[name], self.await_weights(name))
@@ -248,17 +246,17 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def check_apart(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+def check_disjoint(tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     owners: dict[int, str] = {}
     for stage, named in tensors.items():
         for name, tensor in named.items():
             if owners.setdefault(id(tensor), stage) != stage:
-                what = f"{name} of {stage} is also {owners[id(tensor)]}'s: it cannot leave with either."
+                what = f"{name} of {stage} is also {owners[id(tensor)]}'s: it cannot be offloaded with either."
                 raise OptimError(what, hint="Make them one stage.")
 
 
 def empty(tensors: Mapping[str, Tensor]) -> None:
-    """Lets go of the numbers; dtype and device stay, so that a model still says where it computes."""
+    """Frees the tensors' memory; dtype and device stay, for models take them from their parameters."""
     for tensor in tensors.values():
         tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
