@@ -1,4 +1,4 @@
-"""Solutions of 05_conv1d_upgrade. They spoil the fun: try first."""
+"""Solutions of the exercises in 05_conv1d_upgrade."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ EXERCISES = [
     Exercise(
         id="5.1",
         title="Frames out of a convolution",
-        hint="The kernel's first place is frame 0 of the padded row; how often can it move on by `stride` after that?",
+        hint="The kernel's first position is frame 0 of the padded row; how often can it move by `stride` after that?",
         solution=frames_out,
         variant=frames_out_by_counting,
         cases=[(3000, 3, 1, 1), (3000, 3, 2, 1), (10, 5, 3, 0), (7, 7, 4, 0), (2, 3, 2, 2)],
         mistakes=[
             Mistake(
                 lambda frames, kernel, stride, padding: (frames + 2 * padding - kernel) // stride,
-                "One is missing: the first place counts as well.",
+                "One is missing: the first position counts as well.",
             ),
             Mistake(
                 lambda frames, kernel, stride, padding: (frames + padding - kernel) // stride + 1,
-                "The zeros stand at both ends.",
+                "The zeros are at both ends.",
             ),
             Mistake(
                 lambda frames, kernel, stride, padding: (frames + 2 * padding) // stride,
-                "The kernel must fit in whole: its last place is `kernel` frames before the end.",
+                "The whole kernel must fit: its last position is `kernel` frames before the end.",
             ),
             Mistake(
                 lambda frames, kernel, stride, padding: math.ceil((frames + 2 * padding - kernel) / stride) + 1,
-                "Round down: the kernel never stands half outside.",
+                "Round down: the kernel is never half outside.",
             ),
             Mistake(
                 lambda frames, kernel, stride, padding: (frames + 2 * padding - kernel) / stride + 1,
@@ -118,7 +118,7 @@ EXERCISES = [
                 lambda x, kernel, stride: np.concatenate(
                     [x[:, tap : x.shape[1] - kernel + 1 + tap] for tap in range(kernel)]
                 ),
-                "With a stride, only every stride-th place counts.",
+                "With a stride, only every stride-th position counts.",
             ),
             Mistake(
                 lambda x, kernel, stride: (
@@ -130,7 +130,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda x, kernel, stride: to_columns(x, kernel, stride).T,
-                "Turned: each output frame is a column.",
+                "Transposed: each output frame is a column.",
             ),
             Mistake(
                 lambda x, kernel, stride: to_columns(x[:, ::-1], kernel, stride)[:, ::-1],
@@ -148,11 +148,11 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 lambda channels, frames, itemsize, copies: channels * frames * itemsize if copies else 0,
-                "Read and write together: each number passes twice.",
+                "Read and write together: each number is moved twice.",
             ),
             Mistake(
                 lambda channels, frames, itemsize, copies: 2 * channels * frames * itemsize,
-                "A view is only a new way to count through the same memory: it moves nothing.",
+                "A view is only another indexing of the same memory: it moves nothing.",
             ),
             Mistake(
                 lambda channels, frames, itemsize, copies: 2 * channels * frames if copies else 0,
