@@ -9,6 +9,8 @@ takes 10 GB of memory.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from labsupport.bark import models
@@ -18,11 +20,6 @@ from labsupport.base import tables
 from labsupport.benchmarks import bark
 from labsupport.results import timing
 from labsupport.speech import audio
-
-
-def race(generators: dict[str, BarkGenerator], stage: str, given: tuple, runs: int) -> timing.Comparison:
-    ways = {name: lambda one=one: getattr(one, stage)(*given) for name, one in generators.items()}
-    return timing.compare(ways, runs, check=torch.equal)
 
 
 @bark.quiet_library()
@@ -35,7 +32,8 @@ def run(checkpoint: str, runs: int, stages: str, tokens: int, clip: str) -> None
     if "fine" in stages:
         inputs["fine"] = (generators["sdpa"].coarse(semantic),)
     for stage in stages.split(","):
-        timed = race(generators, stage, inputs[stage], runs)
+        ways = {name: partial(getattr(one, stage), *inputs[stage]) for name, one in generators.items()}
+        timed = timing.compare(ways, runs, check=torch.equal)
         timed.record(f"Bark's {stage} by attention, {tokens} tokens", model=checkpoint, group="bark_attention")
         print(f"{stage}: fused {timed.speedup('eager', 'sdpa')}")
         print(tables.text_table(timed.table()), flush=True)

@@ -8,25 +8,16 @@ Each engine has a process of its own, and they work in turns: A B A B. Both engi
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 
 from labsupport.benchmarks import worker
 from labsupport.benchmarks.recording import Recording
 
-ENGINES = ("torch", "onnx")
 STEPS = 32  # decode steps timed at once
 
 
 def run(model: str, runs: int, clip: str) -> None:
-    recording = Recording("engines", model, clip)
-    with ExitStack() as stack:
-        workers = {
-            engine: stack.enter_context(worker.start(engine, __name__, engine, model, clip, backend="torch"))
-            for engine in ENGINES
-        }
-        for task in workers["torch"].tasks:
-            timed = worker.compare(workers, task, runs)
-            recording.workers(f"{task}: {{}} engine", timed, workers)
+    workers = (worker.start(engine, __name__, engine, model, clip, backend="torch") for engine in ("torch", "onnx"))
+    Recording("engines", model, clip).workers("{task}: {worker} engine", workers, runs)
 
 
 def make_tasks(engine: str, model: str, clip: str) -> dict[str, Callable[[], str]]:

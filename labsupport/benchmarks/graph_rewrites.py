@@ -12,16 +12,18 @@ import functools
 
 import numpy as np
 
+from labsupport import whisper
 from labsupport.benchmarks.recording import Recording
+from labsupport.checkpoints.resolve import find_checkpoint
+from labsupport.graphs import passes, whisper_graphs
+from labsupport.graphs.loop import Loop, past_after, project_cross_kv
+from labsupport.results import timing
+from labsupport.speech import audio, features
 
 TOKENS = 100
 
 
 def run(model: str, runs: int, clip: str) -> None:
-    from labsupport.checkpoints.resolve import find_checkpoint
-    from labsupport.graphs.loop import Loop
-    from labsupport.results import timing
-
     checkpoint = find_checkpoint(model)
     recording = Recording("graph_rewrites", checkpoint.label, clip)
     forms = make_forms(checkpoint)
@@ -37,8 +39,6 @@ def run(model: str, runs: int, clip: str) -> None:
 
 def make_forms(checkpoint) -> dict:
     """Name -> graph: the article's first form, then one pass after the other."""
-    from labsupport.graphs import passes, whisper_graphs
-
     forms = {"article's first form": whisper_graphs.decoder_step(checkpoint)}
     for name, rewrite in passes.PASSES.items():
         forms[f"+ {name}"] = rewrite(list(forms.values())[-1])
@@ -47,10 +47,6 @@ def make_forms(checkpoint) -> dict:
 
 def make_inputs(checkpoint, first, clip: str) -> tuple:
     """Cross-attention over the clip's first window, a past of real text, and the next token of every beam."""
-    from labsupport import whisper
-    from labsupport.graphs.loop import past_after, project_cross_kv
-    from labsupport.speech import audio, features
-
     card = audio.clip(clip)
     mel = features.window(features.log_mel(audio.read(card.path), checkpoint.config.mels), 0)[None]
     transcriber = whisper.load(checkpoint.name, "torch", "cpu")

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,6 @@ from labsupport.whisper.torch_model import Whisper
 
 Change = Callable[[Any], object]  # quantises a model in place
 POSITION = 100  # of the decode step that is timed
-CLIPS = ("jfk", "narration")
-HALF = ("bfloat16", "float16")
 GPTQ = {"int8 weights, corrected": Scheme(8), "int4 weights, channel, corrected": Scheme(4)}
 COMPILED = ("float32, compiled", "int8 weights, compiled", "int8 integers, compiled")
 FASTEST = "int8 integers, compiled, float16 attention"
@@ -77,7 +76,7 @@ def load_variants(name: str, plain: Transcriber) -> dict[str, Transcriber]:
     """Name -> the model in this variant, ready to transcribe."""
     changes: dict[str, Change | None] = {"float32": None, **quantized.RECIPES, **dict.fromkeys(GPTQ)}
     changes |= dict.fromkeys((*COMPILED, FASTEST))
-    changes |= {half: partial(to_half, dtype=half) for half in HALF}
+    changes |= {half: methodcaller("to", getattr(torch, half)) for half in ("bfloat16", "float16")}
     changes |= LIBRARIES
     calibration = audio.read(corpus.CORPUS / "train.ogg")
     hessians = quantized.record_hessians(torch_model(plain), lambda: plain.transcribe(calibration))
@@ -104,10 +103,6 @@ def load(name: str, variant: str, change: Change | None, hessians: dict) -> Tran
 def torch_model(loaded: Transcriber) -> Whisper:
     assert isinstance(loaded.model, Whisper)
     return loaded.model
-
-
-def to_half(model: nn.Module, dtype: str) -> None:
-    model.to(getattr(torch, dtype))
 
 
 def attend_in_half(q, k, v, mask=None, causal=False) -> torch.Tensor:
@@ -156,11 +151,9 @@ def compare_peers(name: str, samples: np.ndarray, runs: int, recording: Recordin
     """CTranslate2, in a process of its own, where threads of torch cannot be in its way."""
     with tempfile.TemporaryDirectory() as folder:
         peers = {f"CTranslate2 {dtype}": open_peer(name, Path(folder), dtype) for dtype in ("float32", "int8")}
-    time_transcriptions(
-        {each: partial(transcribe_as_peer, p, samples) for each, p in peers.items()}, samples, runs, recording
-    )
+    time_transcriptions({each: partial(peer, samples) for each, peer in peers.items()}, samples, runs, recording)
     for each, peer in peers.items():
-        record_error_rates(each, partial(transcribe_as_peer, peer), recording)
+        record_error_rates(each, peer, recording)
 
 
 def time_transcriptions(variants: Mapping[str, Callable], samples: np.ndarray, runs: int, recording: Recording) -> None:
@@ -168,18 +161,19 @@ def time_transcriptions(variants: Mapping[str, Callable], samples: np.ndarray, r
     recording.comparison("transcription by precision", timed)
 
 
-def open_peer(name: str, folder: Path, dtype: str) -> faster_whisper.WhisperModel:
-    """faster-whisper on the packaged weights, which are CTranslate2's own files."""
+def open_peer(name: str, folder: Path, dtype: str) -> Callable[[np.ndarray], str]:
+    """audio -> text by faster-whisper on the packaged weights, which are CTranslate2's own files."""
     parts = [find_part(*part) for part in PACKAGED[name].parts]
     for file in (*parts[0].parent.glob("*.json"), *parts[0].parent.glob("*.txt")):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
-    return faster_whisper.WhisperModel(str(folder), device="cpu", compute_type=dtype, cpu_threads=2)
+    peer = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type=dtype, cpu_threads=2)
 
+    def transcribe(samples: np.ndarray) -> str:
+        segments, _ = peer.transcribe(samples, beam_size=1, temperature=0, condition_on_previous_text=False)
+        return "".join(segment.text for segment in segments)
 
-def transcribe_as_peer(peer: faster_whisper.WhisperModel, samples: np.ndarray) -> str:
-    segments, _ = peer.transcribe(samples, beam_size=1, temperature=0, condition_on_previous_text=False)
-    return "".join(segment.text for segment in segments)
+    return transcribe
 
 
 def transcribe(loaded: Transcriber, samples: np.ndarray) -> str:
@@ -219,7 +213,7 @@ def compute_logits(model, mel: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 def record_error_rates(variant: str, transcribe: Callable[[np.ndarray], str], recording: Recording) -> None:
     """Of the clips, and of the corpus' held-out sentences one after the other."""
     held_out = audio.read(corpus.CORPUS / "held_out.ogg"), " ".join(each.text for each in corpus.load("held_out"))
-    clips = {clip.name: (audio.read(clip.path), clip.text) for clip in map(audio.clip, CLIPS)}
+    clips = {clip.name: (audio.read(clip.path), clip.text) for clip in map(audio.clip, ("jfk", "narration"))}
     for name, (samples, reference) in {**clips, "held-out sentences": held_out}.items():
         rate = 100 * text.wer(reference, transcribe(samples))
         recording.value(f"word error rate: {variant}", rate, "%", clip=name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from labsupport.benchmarks.worker import Worker
+from labsupport.benchmarks import worker
 from labsupport.results import rows
 from labsupport.results.timing import Comparison
 
@@ -32,9 +33,19 @@ class Recording:
         timed.record(what, **{**self.details, **details})
         print(f"\n{what}\n{timed}", flush=True)
 
-    def workers(self, what: str, timed: Comparison, workers: Mapping[str, Worker]) -> None:
-        """A row for each worker, written by it, and the table; `what` holds {} in place of the worker's name."""
-        for name, worker in workers.items():
-            part = timed[name]
-            worker.record(what.format(name), part.median, "s", spread=part.spread, runs=len(part.wall), **self.details)
-        print(f"\n{what.format('each')}\n{timed}", flush=True)
+    def workers(self, what: str, started: Iterable[worker.Worker], runs: int, warmup: int = 1) -> None:
+        """Times every task of the workers, and closes them: a row for each worker, written by it, and a table a task.
+
+        Args:
+            what: a row's name, with {task} and {worker} in place of their names.
+            started: the workers; all have the same tasks.
+            runs, warmup: as in `worker.compare`.
+        """
+        with ExitStack() as stack:
+            workers = {each.name: stack.enter_context(each) for each in started}
+            for task in next(iter(workers.values())).tasks:
+                timed = worker.compare(workers, task, runs, warmup)
+                for name, each in workers.items():
+                    numbers = {"spread": timed[name].spread, "runs": runs, **self.details}
+                    each.record(what.format(task=task, worker=name), timed[name].median, "s", **numbers)
+                print(f"\n{what.format(task=task, worker='each')}\n{timed}", flush=True)

@@ -9,25 +9,16 @@ attention, as the MindSpore twin does. Texts must be equal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 
 from labsupport.benchmarks import worker
 from labsupport.benchmarks.recording import Recording
 from labsupport.machine.backend import FRAMEWORKS
 
-WARMUP = 2  # MindSpore compiles in its first run
-
 
 def run(model: str, runs: int, clip: str) -> None:
-    recording = Recording("twins", model, clip)
-    with ExitStack() as stack:
-        workers = {
-            backend: stack.enter_context(worker.start(backend, __name__, model, clip, backend=backend))
-            for backend in FRAMEWORKS
-        }
-        for task in workers["torch"].tasks:
-            timed = worker.compare(workers, task, runs, WARMUP)
-            recording.workers(f"{task}, eager attention: {{}}", timed, workers)
+    workers = (worker.start(backend, __name__, model, clip, backend=backend) for backend in FRAMEWORKS)
+    # MindSpore compiles in its first run.
+    Recording("twins", model, clip).workers("{task}, eager attention: {worker}", workers, runs, warmup=2)
 
 
 def make_tasks(model: str, clip: str) -> dict[str, Callable[[], str]]:

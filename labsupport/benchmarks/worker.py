@@ -25,11 +25,8 @@ from labsupport.results.timing import Comparison, Measurement
 SERVE = "import sys; from labsupport.benchmarks.worker import serve; serve(*sys.argv[1:])"
 
 
-# --- inside the worker ------------------------------------------------------------------------------------------------
-
-
 def serve(module: str, *arguments: str) -> None:
-    """Answers for the tasks that `module.make_tasks(*arguments)` gives, name -> callable, until the input ends."""
+    """Inside the worker: answers for the tasks of `module.make_tasks(*arguments)`, name -> callable, to the input's end."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come among the answers
     tasks = importlib.import_module(module).make_tasks(*arguments)
@@ -54,9 +51,6 @@ def time_task(task: Callable[[], object]) -> tuple[float, float, object]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = task()
     return time.perf_counter() - wall, time.process_time() - cpu, result
-
-
-# --- outside ----------------------------------------------------------------------------------------------------------
 
 
 def start(name: str, module: str, *arguments: str, backend: str) -> Worker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from labsupport.benchmarks.recording import Recording
@@ -36,16 +38,22 @@ def test_a_comparison_is_a_row_a_variant_and_a_table(capsys):
 
 
 def test_workers_write_their_own_rows(capsys):
-    written = {"a": {}, "b": {}}
+    written = {}
 
-    class Fake:
+    class Fake(contextlib.nullcontext):
+        tasks = ("a step",)
+
         def __init__(self, name):
+            super().__init__(self)
             self.name = name
+
+        def run(self, task):
+            return 2.0, 1.0, "the same"
 
         def record(self, what, value, unit, **details):
             written[self.name] = {"what": what, "value": value, **details}
 
-    Recording("bench", "m", "jfk").workers("a step: {} engine", TIMED, {name: Fake(name) for name in written})
-    shared = {"spread": 1.0, "runs": 3, "group": "bench", "model": "m", "clip": "jfk"}
+    Recording("bench", "m", "jfk").workers("{task}: {worker} engine", map(Fake, "ab"), runs=3)
+    shared = {"spread": 0.0, "runs": 3, "group": "bench", "model": "m", "clip": "jfk"}
     assert written["b"] == {"what": "a step: b engine", "value": 2.0, **shared}
     assert "a step: each engine" in capsys.readouterr().out
