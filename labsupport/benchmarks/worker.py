@@ -26,7 +26,7 @@ SERVE = "import sys; from labsupport.benchmarks.worker import serve; serve(*sys.
 
 
 def serve(module: str, *arguments: str) -> None:
-    """Inside the worker: answers for the tasks of `module.make_tasks(*arguments)`, name -> callable, to the input's end."""
+    """Inside the worker: answers for the tasks of `module.make_tasks(*arguments)`, by name, until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come among the answers
     tasks = importlib.import_module(module).make_tasks(*arguments)
