@@ -1,9 +1,8 @@
 """Article D's benchmark: latency, peak memory and throughput of Bark with each combination of tricks.
 
-Every batch's numbers are appended to a file at once, so a run that was stopped goes on where it was. Variants come in
-rounds, one after the other with a part of the samples each, so that a slow hour slows them all. A variant has the model
-to itself: its weights are loaded before a batch, or in their store. Its peak, weights included, is that of one batch
-more, in a process of its own, whose memory is what its tensors take.
+Each batch is appended to a file at once, so that an interrupted run continues. Variants run in rounds, with a part of
+the samples in each, so that other load on the machine slows all of them. One model is in memory at a time. A variant's
+peak memory, weights included, is that of one more batch, in a process whose memory is what its tensors take.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -65,28 +65,24 @@ class Variant:
 
     @classmethod
     def parse(cls, name: str) -> Variant:
-        """ "plain", or tricks with + between them.
-
-        Raises:
-            BenchError: there is no such trick.
-        """
+        """ "plain", or tricks with + between them; raises BenchError if there is no such trick."""
         tricks = set(name.split("+")) - {"plain"}
         if unknown := tricks - set(TRICKS):
             raise BenchError(f"There is no trick {sorted(unknown)[0]!r}.", hint=f"Known: plain, {', '.join(TRICKS)}.")
         return cls(**dict.fromkeys(tricks, True))
 
 
-ARTICLES = tuple(Variant(*chosen) for chosen in product((False, True), repeat=3))  # every combination of its three
-STATIC = tuple(Variant(True, half, offload, True) for half, offload in ((False, False), (True, False), (True, True)))
-DEFAULT = (*ARTICLES, *STATIC)
+DEFAULT = (
+    *(Variant(*chosen) for chosen in product((False, True), repeat=3)),  # every combination of the article's three
+    *map(Variant.parse, ("fused+static", "fused+half+static", "fused+half+offload+static")),
+)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one batch of samples took: seconds in all and by stage; and the most bytes at once, weights and all, as
-    `measure_peak` found them for this variant and size.
+    """One batch of samples: seconds in all and by stage, and `measure_peak`'s bytes for this variant and size.
 
-    first: the first sample's number, which is the seed, too; codes: a checksum of what was said.
+    first: the number of the first sample, and the seed; codes: a checksum of the fine codes.
     """
 
     variant: str
@@ -97,14 +93,17 @@ class Batch:
     peak_bytes: int
     codes: int
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.variant, self.batch, self.first
+
 
 @dataclass(frozen=True)
 class Summary:
-    """A variant's batches of one size: the median and its 95 % interval, from 1000 bootstrap samples.
+    """A variant's batches of one size: medians.
 
-    latency: seconds of a batch; interval: its ends, or None where one batch alone tells no spread; throughput: samples
-    a second; same: the part of the batches, 0 to 1, that said what plain's did, code for code, or None where plain did
-    not run.
+    latency: seconds of a batch; interval: the ends of its 95 % interval, or None of a single batch; throughput: samples
+    a second; same: the fraction of batches with plain's codes, or None without plain.
     """
 
     variant: str
@@ -119,20 +118,12 @@ class Summary:
 
 
 def parse_variants(names: str | None) -> tuple[Variant, ...]:
-    """Names with commas between them; the default ones where there are none.
-
-    Raises:
-        BenchError: there is no such trick.
-    """
+    """Names with commas between them, as `Variant.parse` reads them; the default ones where there are none."""
     return tuple(map(Variant.parse, names.split(","))) if names else DEFAULT
 
 
 def parse_batch_sizes(sizes: str) -> tuple[int, ...]:
-    """Batch sizes with commas between them.
-
-    Raises:
-        BenchError: one is no number.
-    """
+    """Numbers with commas between them; raises BenchError if one is no number."""
     try:
         return tuple(map(int, sizes.split(",")))
     except ValueError as error:
@@ -144,10 +135,10 @@ def parse_batch_sizes(sizes: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: samples for each variant and batch size, in so many rounds.
+    """What to run: samples for each variant and batch size, in rounds.
 
     Raises:
-        BenchError: a batch holds more than there are samples, or a number is not positive.
+        BenchError: a batch is larger than the number of samples, or a number is not positive.
     """
 
     checkpoint: str = "bark-small"
@@ -159,7 +150,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.samples, self.tokens, self.rounds, *self.batches) < 1 or max(self.batches) > self.samples:
-            what = f"{self.samples} samples of {self.tokens} tokens cannot be spoken {self.batches} at a time."
+            what = f"{self.samples} samples of {self.tokens} tokens cannot be generated {self.batches} at a time."
             raise BenchError(what, hint="Take at least as many samples as the largest batch has.")
 
     def blocks(self) -> Iterator[tuple[Variant, int, list[int]]]:
@@ -170,7 +161,7 @@ class Plan:
                 yield variant, size, list(firsts)[turn :: self.rounds]
 
     def path(self) -> Path:
-        """Where its batches are kept: one file for each checkpoint, length and machine."""
+        """The file of its batches, one for each checkpoint, length and machine."""
         name = Path(self.checkpoint).name
         return lab_dir() / "bench" / f"{describe_machine('torch').name}-{name}-{self.tokens}.jsonl"
 
@@ -181,53 +172,53 @@ def run(
     """Runs what is not yet in the plan's file, and summarises all of it.
 
     Args:
-        on_progress: is told how many batches are done, of how many, and what is at work.
-        fresh: forget what an earlier run left, with other code perhaps.
+        on_progress: called with the number of batches done, their total, and what runs now.
+        fresh: delete an earlier run's file.
 
     Raises:
-        BenchError: a variant wants half precision, for which there are no instructions; or the file is damaged.
+        BenchError: the CPU lacks instructions for a variant's half precision; or the file is damaged.
     """
     if any(variant.half for variant in plan.variants):
-        half_type(device_name())  # complains now, not after hours
+        half_type(device_name())  # raises now, not after hours
     if fresh:
         plan.path().unlink(missing_ok=True)
     drop_torn_line(plan.path())
     batches = read(plan.path())
-    known = {(b.variant, b.batch, b.first) for b in batches}
-    todo = [
-        (variant, size, [first for first in firsts if (variant.name, size, first) not in known])
-        for variant, size, firsts in plan.blocks()
-    ]
-    todo, total = [block for block in todo if block[2]], sum(len(firsts) for _, _, firsts in todo)
-    peaks = {(b.variant, b.batch): b.peak_bytes for b in batches}
-    done = 0
+    todo = find_pending(plan, batches)
+    peaks = {(batch.variant, batch.batch): batch.peak_bytes for batch in batches}
+    done, total = 0, sum(len(firsts) for _, _, firsts in todo)
     with measuring_process() as process:
         for variant, size, firsts in todo:
-            at = f"{variant.name}, {size} at a time"
+            name = f"{variant.name}, {size} at a time"
             if (variant.name, size) not in peaks:
-                on_progress(done, total, f"{at}: measuring memory")
+                on_progress(done, total, f"{name}: measuring memory")
                 peaks[variant.name, size] = process.submit(measure_peak, plan, variant, size).result()
-            on_progress(done, total, at)
+            on_progress(done, total, name)
             with open_variant(plan.checkpoint, variant) as (generator, _):
                 warm_up(generator, plan, variant, size)
                 for first in firsts:
-                    append(plan.path(), time_batch(generator, plan, variant, size, first, peaks[variant.name, size]))
+                    batches.append(time_batch(generator, plan, variant, size, first, peaks[variant.name, size]))
+                    append(plan.path(), batches[-1])
                     done += 1
-                    on_progress(done, total, at)
+                    on_progress(done, total, name)
     wanted = {(variant.name, size, first) for variant, size, firsts in plan.blocks() for first in firsts}
-    return summarise(batch for batch in read(plan.path()) if (batch.variant, batch.batch, batch.first) in wanted)
+    return summarise(batch for batch in batches if batch.key in wanted)
+
+
+def find_pending(plan: Plan, batches: Iterable[Batch]) -> list[tuple[Variant, int, list[int]]]:
+    """The plan's blocks without these batches; no empty ones."""
+    known = {batch.key for batch in batches}
+    blocks = ((v, size, [n for n in firsts if (v.name, size, n) not in known]) for v, size, firsts in plan.blocks())
+    return [block for block in blocks if block[2]]
 
 
 @contextmanager
 def open_variant(checkpoint: str, variant: Variant) -> Iterator[tuple[BarkGenerator, Offloader | None]]:
-    """A variant's generator, and its offloader if it has one; both gone afterwards."""
+    """A variant's generator, and its offloader if it has one."""
     dtype = half_type(device_name()) if variant.half else torch.float32
     model = models.load(checkpoint, "sdpa" if variant.fused else "eager", dtype, device_name())
-    generator = (
-        StaticBarkGenerator(model, sampling=SAMPLED, compiled=True)
-        if variant.static
-        else BarkGenerator(model, sampling=SAMPLED)
-    )
+    kind = partial(StaticBarkGenerator, compiled=True) if variant.static else BarkGenerator
+    generator = kind(model, sampling=SAMPLED)
     with tempfile.TemporaryDirectory() as folder, quiet_library():
         store = MemoryStore("cuda") if on_cuda() else DiskStore(Path(folder), cold=True)
         yield generator, Offloader(generator.stages(), store) if variant.offload else None
@@ -236,7 +227,7 @@ def open_variant(checkpoint: str, variant: Variant) -> Iterator[tuple[BarkGenera
 
 @contextmanager
 def quiet_library() -> Iterator[None]:
-    """Without transformers' warning of a missing attention mask: Bark pads with a token of its own, and needs none."""
+    """Without transformers' warning of a missing attention mask: Bark needs none, it has a padding token."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -250,10 +241,10 @@ def device_name() -> str:
 
 
 def half_type(device: str) -> torch.dtype:
-    """float16 on a GPU; on a CPU the half precision that it has instructions for, bfloat16 first.
+    """float16 on a GPU; on a CPU the type that it has instructions for, bfloat16 first.
 
     Raises:
-        BenchError: it has none, and would take many times as long.
+        BenchError: it has none, and half precision would be many times slower.
     """
     if device == "cuda":
         return torch.float16
@@ -270,7 +261,7 @@ def measuring_process() -> ProcessPoolExecutor:
 
 
 def measure_peak(plan: Plan, variant: Variant, size: int) -> int:
-    """The most bytes that the first batch needs at once, weights and all."""
+    """Peak bytes of the first batch, weights included."""
     with open_variant(plan.checkpoint, variant) as (generator, offloader):
         warm_up(generator, plan, variant, size)
         if offloader:
@@ -281,12 +272,12 @@ def measure_peak(plan: Plan, variant: Variant, size: int) -> int:
 
 
 def warm_up(generator: BarkGenerator, plan: Plan, variant: Variant, size: int) -> None:
-    """Speaks a little, or at full length where a length has steps of its own to compile. Nothing of it is kept."""
+    """Generates a few tokens, or all where compiled steps depend on the length; the output is dropped."""
     generate_batch(generator, plan.tokens if variant.static else min(plan.tokens, WARM_UP), plan, size, 0)
 
 
 def time_batch(generator: BarkGenerator, plan: Plan, variant: Variant, size: int, first: int, peak: int) -> Batch:
-    """Speaks one batch and times it."""
+    """Generates one batch and times it."""
     generator.watch = clock = StageClock()
     output = generate_batch(generator, plan.tokens, plan, size, first)
     codes = zlib.crc32(output.fine.cpu().numpy().tobytes())
@@ -317,29 +308,25 @@ class StageClock:
         self.seconds[stage] = time.perf_counter() - start
 
 
-# --- keeping ----------------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 def append(path: Path, batch: Batch) -> None:
-    """One line, whole, at the file's end."""
+    """Adds a line to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(batch)) + "\n")
 
 
 def drop_torn_line(path: Path) -> None:
-    """Takes off what a process that was killed had written of a line."""
+    """Removes the unfinished last line of a process that was killed."""
     if path.exists() and not (written := path.read_bytes()).endswith(b"\n"):
         with atomic_write(path) as part:
             part.write_bytes(written[: written.rfind(b"\n") + 1])
 
 
 def read(path: Path) -> list[Batch]:
-    """The batches of a file; none where there is none.
-
-    Raises:
-        BenchError: a line is damaged.
-    """
+    """The batches of a file, none where there is none; raises BenchError if a line is damaged."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     batches = []
     for number, line in enumerate(lines, 1):
@@ -381,7 +368,7 @@ def summarise_group(group: list[Batch], plain: dict[tuple[int, int], int]) -> Su
 
 
 def median_interval(values: list[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the median, by bootstrap; None where there is one value alone."""
+    """The 95 % interval of the median, from 1000 bootstrap samples; None of a single value."""
     from scipy.stats import bootstrap
 
     if len(values) < 2:
@@ -390,12 +377,10 @@ def median_interval(values: list[float]) -> tuple[float, float] | None:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-HEADING = ("variant", "batch", "runs", "latency (s)", "95 %", "peak (MB)", "samples/s", *STAGES, "as plain")
-
-
 def table(summaries: Iterable[Summary]) -> list[list[str]]:
-    """The heading and one line of texts a summary; stages in seconds."""
-    lines = [
+    """The heading, and a line for each summary; stages in seconds."""
+    heading = ["variant", "batch", "runs", "latency (s)", "95 %", "peak (MB)", "samples/s", *STAGES, "as plain"]
+    return [heading] + [
         [
             s.variant,
             str(s.batch),
@@ -409,7 +394,6 @@ def table(summaries: Iterable[Summary]) -> list[list[str]]:
         ]
         for s in summaries
     ]
-    return [list(HEADING), *lines]
 
 
 def record(plan: Plan, summaries: Iterable[Summary]) -> None:
@@ -433,7 +417,7 @@ def pareto(summaries: Iterable[Summary]) -> Figure:
 
 
 def draw(plan: Plan, summaries: Iterable[Summary]) -> Path:
-    """The plot as a PNG beside the plan's file; gives its path."""
+    """Writes the plot as a PNG beside the plan's file and returns its path."""
     path = plan.path().with_suffix(".png")
     with atomic_write(path) as part:
         part.write_bytes(plots.to_png(pareto(summaries)))
