@@ -23,16 +23,12 @@ log = logging.getLogger(__name__)
 def cached_folder(
     folder: Path, what: str, megabytes: int, write: Callable[[Path], None], expected: dict[str, str] | None = None
 ) -> Path:
-    """Gives a folder that is whole: as it is if it is sound, else made now.
+    """Gives a folder that is whole: as it is if it is sound, else made now; FolderError where it cannot be written.
 
     Args:
-        what: what the folder holds, for messages.
-        megabytes: about how much room it takes, for messages.
+        what, megabytes: what it holds and about how much room that takes, for messages.
         write: fills the empty folder that it is given.
         expected: hashes that are known beforehand, by file name; a folder with others is made again.
-
-    Raises:
-        FolderError: it cannot be written.
     """
     import filelock
 

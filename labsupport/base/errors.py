@@ -4,12 +4,9 @@ from __future__ import annotations
 
 
 class LabError(Exception):
-    """What was wrong, where, and what to do next. The command line prints it without a traceback.
+    """One sentence what was wrong, where (a file, setting or value), and a hint what to do next.
 
-    Args:
-        what: one sentence, what was wrong.
-        where: the file, setting or value that it is about.
-        hint: what to do next.
+    The command line prints it without a traceback.
     """
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None):

@@ -26,10 +26,7 @@ STYLE = {
 
 
 def figure(width: float = 6.4, height: float = 3.6):
-    """A new figure and its axes in the lab's style; sizes in inches.
-
-    The figure is not in pyplot's list, so that no inline backend shows it a second time.
-    """
+    """A new figure and its axes in the lab's style, in inches; not in pyplot's list, which would show it twice."""
     import matplotlib
     from cycler import cycler
     from matplotlib.figure import Figure
@@ -91,13 +88,7 @@ def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> F
 
 
 def show(drawn: Figure, alt: str) -> None:
-    """Shows a figure in a notebook as a PNG with alt text.
-
-    JupyterLab drops the alt text of an `image/png` output, so the picture goes out as HTML.
-
-    Raises:
-        ValueError: when `alt` is empty.
-    """
+    """Shows a figure in a notebook as a PNG with alt text, in HTML: JupyterLab drops that of an `image/png` output."""
     from IPython.display import display
 
     data = {"text/html": image_tag(to_png(drawn), alt, "image/png"), "text/plain": f"Plot: {alt}"}
@@ -105,11 +96,7 @@ def show(drawn: Figure, alt: str) -> None:
 
 
 def image_tag(data: bytes, alt: str, mime: str) -> str:
-    """Picture -> a self-contained HTML `<img>`, as wide as its page allows.
-
-    Raises:
-        ValueError: when `alt` is empty.
-    """
+    """Picture -> a self-contained HTML `<img>`, as wide as its page allows; ValueError where `alt` is empty."""
     if not alt.strip():
         raise ValueError("a plot needs alt text: what does it show?")
     encoded = base64.b64encode(data).decode()
@@ -117,12 +104,11 @@ def image_tag(data: bytes, alt: str, mime: str) -> str:
 
 
 def to_png(drawn: Figure) -> bytes:
-    """The figure as a PNG."""
     return _rendered(drawn, "png")
 
 
 def to_svg(drawn: Figure) -> bytes:
-    """The figure as an SVG, the same bytes for the same figure, without matplotlib's address in it."""
+    """The same bytes for the same figure, without matplotlib's address in it."""
     return _rendered(drawn, "svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -15,10 +14,7 @@ FRAMEWORKS = ("torch", "mindspore")
 
 def choose_backend(chosen: str | None = None) -> str:
     """The framework of this process: `chosen`, else `LAB_BACKEND`, else the one loaded already, else the one installed,
-    torch first.
-
-    Raises:
-        MachineError: the name is unknown, or its framework is not installed.
+    torch first. MachineError where the name is unknown or its framework not installed.
     """
     name = chosen or os.environ.get("LAB_BACKEND") or loaded_framework() or next(filter(is_installed, FRAMEWORKS), None)
     if name is None:
@@ -65,8 +61,5 @@ def require_compiler() -> None:
     """Raises NotAvailable if there is no C++ compiler: the one that torch.compile calls on a CPU."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(name):
-        raise NotAvailable(
-            "torch.compile needs a C++ compiler on a CPU, and finds none.",
-            where=name,
-            hint="Install one (Debian: `apt install g++`), or load the model without `compiled=True`.",
-        )
+        hint = "Install one (Debian: `apt install g++`), or load the model without `compiled=True`."
+        raise NotAvailable("torch.compile needs a C++ compiler on a CPU, and finds none.", where=name, hint=hint)

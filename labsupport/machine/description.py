@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-import importlib.util
 import platform
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from labsupport.base.tables import format_bytes, markdown_table
 from labsupport.machine.backend import FRAMEWORKS, choose_backend, is_installed, on_ascend
-from labsupport.machine.os_info import (
-    count_physical_cores,
-    name_system,
-    read_cpu,
-    usable_cores,
-    usable_memory,
-)
+from labsupport.machine.os_info import count_physical_cores, name_system, read_cpu, usable_cores, usable_memory
 
 PACKAGES = (*FRAMEWORKS, "mindnlp", "transformers", "numpy", "onnxruntime", "faster-whisper", "ctranslate2", "torchao")
 
@@ -89,11 +82,7 @@ class Machine:
 
 
 def describe_machine(chosen: str | None = None) -> Machine:
-    """Describes this machine as the process's backend sees it; loads that framework alone, and none if none is here.
-
-    Args:
-        chosen: the backend, as in `choose_backend()`; its accelerators are the ones listed.
-    """
+    """Describes this machine as its backend (see `choose_backend`) finds it; loads that framework alone."""
     cpu, flags = read_cpu()
     features = tuple(name for name, spellings in CPU_FEATURES.items() if spellings & flags)
     cores = usable_cores()
@@ -106,7 +95,7 @@ def describe_machine(chosen: str | None = None) -> Machine:
         memory_bytes=usable_memory(),
         features=features,
         accelerators=accelerators,
-        versions=dict(installed_versions()),
+        versions={package: version for package in PACKAGES if (version := installed_version(package))},
         system=name_system(),
         python=platform.python_version(),
     )
@@ -138,9 +127,9 @@ def make_slug(cpu: str, cores: int, features: tuple[str, ...], accelerators: tup
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 
 
-def installed_versions() -> Iterator[tuple[str, str]]:
-    for package in PACKAGES:
-        try:
-            yield package, importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+@functools.cache
+def installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

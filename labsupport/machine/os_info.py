@@ -38,9 +38,8 @@ def parse_sysctl(text: str) -> tuple[str, set[str]]:
 def usable_cores() -> int:
     """Logical cores that this process may use: its affinity, cut by the control group's CPU quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [(quota, period) for quota, period in read_cgroup("cpu.max")]
     old = zip(read_cgroup("cpu.cfs_quota_us", "cpu"), read_cgroup("cpu.cfs_period_us", "cpu"), strict=True)
-    limits += [(quota, period) for (quota,), (period,) in old]
+    limits = [*read_cgroup("cpu.max"), *([*quota, *period] for quota, period in old)]
     whole = [math.ceil(int(quota) / int(period)) for quota, period in limits if quota not in ("max", "-1")]
     return min([affinity, *whole])
 
@@ -72,8 +71,7 @@ def read_cgroup(
 
     Args:
         controller: empty for the unified hierarchy (v2), else the name of the old one ("cpu", "memory").
-        root: where the hierarchies are mounted.
-        membership: the file that lists the groups of the process.
+        root, membership: where the hierarchies are mounted; the file that lists the groups of the process.
     """
     lines = membership.read_text().splitlines() if membership.exists() else []
     groups = (line.split(":", 2) for line in lines)

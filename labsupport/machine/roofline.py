@@ -31,10 +31,8 @@ class Roofline:
     matmul: dict[str, float]
 
     def seconds(self, bytes: float = 0, flops: float = 0, dtype: str = "float32") -> float:
-        """The least time in which this machine can move `bytes` of memory and do `flops` in `dtype`.
-
-        Raises:
-            MachineError: the dtype has no measured peak here.
+        """The least time in which this machine can move `bytes` of memory and do `flops` in `dtype`; MachineError
+        where that dtype has no measured peak here.
         """
         if flops and dtype not in self.matmul:
             raise MachineError(f"No matrix peak of {dtype} is known here.", hint=f"Known: {', '.join(self.matmul)}.")
@@ -42,41 +40,29 @@ class Roofline:
         return max(bytes / bandwidth, flops / self.matmul[dtype] if flops else 0.0)
 
     def fraction(self, seconds: float, bytes: float = 0, flops: float = 0, dtype: str = "float32") -> float:
-        """The part of the limit that a step reached: 1.0 is as fast as this machine can, 0.5 takes twice as long.
-
-        Args:
-            seconds: how long the step took.
-            bytes: memory that it must read and write.
-            flops: multiplies and adds that it must do, in `dtype`.
-
-        Raises:
-            MachineError: the dtype has no measured peak here.
+        """The part of the limit that a step of `seconds` reached: 1.0 is as fast as this machine can, 0.5 takes twice
+        as long. The step must read and write `bytes`, and do `flops` multiplies and adds; see `seconds`.
         """
         return self.seconds(bytes, flops, dtype) / seconds
 
     def __str__(self) -> str:
-        peaks = [
-            f"{dtype} matrices {peak / 1e9:,.0f} G{'' if dtype == 'int8' else 'FL'}OP/s"
-            for dtype, peak in self.matmul.items()
-        ]
-        moves = [
-            f"copy {self.copy_bytes_per_s / 1e9:.1f} GB/s (read and write)",
-            f"read {self.read_bytes_per_s / 1e9:.1f} GB/s",
-        ]
-        return "\n".join([f"limits measured on {self.device}:", *moves, *peaks])
+        lines = [f"limits measured on {self.device}:"]
+        lines.append(f"copy {self.copy_bytes_per_s / 1e9:.1f} GB/s (read and write)")
+        lines.append(f"read {self.read_bytes_per_s / 1e9:.1f} GB/s")
+        for dtype, peak in self.matmul.items():
+            lines.append(f"{dtype} matrices {peak / 1e9:,.0f} G{'' if dtype == 'int8' else 'FL'}OP/s")
+        return "\n".join(lines)
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join([str(self).splitlines()[0], "\n".join(f"- {line}" for line in str(self).splitlines()[1:])])
+        heading, *limits = str(self).splitlines()
+        return "\n- ".join([f"{heading}\n", *limits])
 
 
 def find_roofline(refresh: bool = False, chosen: str | None = None) -> Roofline:
     """The machine's limits: measured in some five seconds on first use, then read from the cache.
 
-    The cached file belongs to one machine, backend, version and number of threads; a damaged one is measured again.
-
-    Args:
-        refresh: measure again in any case.
-        chosen: the backend, as in `choose_backend()`.
+    The cached file belongs to one machine, backend (`chosen`, as in `choose_backend`), version and number of threads.
+    A damaged one is measured again, and with `refresh` any.
     """
     framework = choose_backend(chosen)
     machine = describe_machine(framework)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from labsupport.base.paths import ROOT, read_toml
 from labsupport.machine import doctor
 
 
@@ -43,8 +44,9 @@ def test_every_need_of_a_notebook_is_here_or_has_a_reason(monkeypatch):
     [(None, False, "not installed"), ("2.1.0+cpu", True, "the lab is tested with"), ("pinned", True, "2.")],
 )
 def test_a_framework_is_absent_or_another_version_or_the_pinned_one(monkeypatch, installed, here, found):
-    version = doctor._pinned_torch() if installed == "pinned" else installed
-    monkeypatch.setattr(doctor, "_installed", lambda package: version)
+    pinned = read_toml(ROOT / "pyproject.toml")["tool"]["lab"]["torch"]
+    version = pinned if installed == "pinned" else installed
+    monkeypatch.setattr(doctor, "installed_version", lambda package: version)
     check = doctor.check_torch()
     assert (check.here, check.required) == (here, True)
     assert found in check.found
@@ -55,7 +57,7 @@ def test_a_framework_is_absent_or_another_version_or_the_pinned_one(monkeypatch,
 def test_the_pins_of_the_test_group_count_where_it_is_installed(monkeypatch, installed):
     locked = doctor.locked_versions()
     group = {"nbval": "0.0.1" if installed else None, "ruff": None, "mypy": None, "py-rattler": None}
-    monkeypatch.setattr(doctor, "_installed", lambda package: group.get(package, locked.get(package)))
+    monkeypatch.setattr(doctor, "installed_version", lambda package: group.get(package, locked.get(package)))
     check = doctor.check_pins()
     assert check.here
     assert ("nbval 0.0.1" in check.found) == installed
