@@ -3,9 +3,8 @@
     from labsupport.arrays import xp
     weights = xp.softmax(scores, axis=-1)
 
-Names and meanings follow the Python array API standard where it has them. Tensors' own operators and methods that both
-frameworks share (`@`, `reshape`, `swapaxes`, slices) need no function here. A process has one backend, so `xp` is the
-module `on_torch` or `on_mindspore`, chosen at import: a plain module, which MindSpore's graph compiler can read.
+Names follow the Python array API standard where it has them; what tensors of both frameworks have themselves (`@`,
+`reshape`, slices) is not here. `xp` is a module, which MindSpore's graph compiler can read.
 """
 
 from __future__ import annotations

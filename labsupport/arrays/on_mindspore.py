@@ -1,4 +1,7 @@
-"""`xp` on MindSpore; its twin is `on_torch`. Written on `ops`: much of `mint` has no CPU kernels in 2.7."""
+"""`xp` on MindSpore. A function without a docstring does what its twin in `on_torch` says.
+
+Written on `ops`: much of `mint` has no CPU kernels in 2.7.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,14 @@ def to_numpy(x: Tensor) -> np.ndarray:
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """`dtype` by name: "float32", "float16", "int64"."""
     return x.astype(getattr(mstype, dtype))
 
 
 def widen(x: Tensor) -> Tensor:
-    """float16 and bfloat16 to float32, for sums; any other dtype stays."""
     return x.astype(mstype.float32) if x.dtype in (mstype.float16, mstype.bfloat16) else x
 
 
 def lowest(x: Tensor) -> float:
-    """A number below any score that `x`'s dtype can hold; finite."""
     return -65504.0 if x.dtype == mstype.float16 else -1e30
 
 
@@ -51,12 +51,10 @@ def graphs_compiled() -> int:
 
 
 def indices(stop: int, like: Tensor) -> Tensor:
-    """0 .. stop - 1 as int64."""
     return ops.arange(stop)
 
 
 def full(shape: tuple[int, ...], value: float, like: Tensor) -> Tensor:
-    """Of `like`'s dtype."""
     return ops.full(shape, value, dtype=like.dtype)
 
 
@@ -65,12 +63,10 @@ def softmax(x: Tensor, axis: int) -> Tensor:
 
 
 def max(x: Tensor, axis: int) -> Tensor:
-    """The largest along `axis`, which stays, with length 1."""
     return ops.amax(x, axis, True)
 
 
 def sum(x: Tensor, axis: int) -> Tensor:
-    """The sum along `axis`, which stays, with length 1."""
     return ops.sum(x, axis, True)
 
 
@@ -79,7 +75,6 @@ def concat(arrays: list[Tensor], axis: int) -> Tensor:
 
 
 def take(x: Tensor, rows: Tensor, axis: int = 0) -> Tensor:
-    """The given rows (int64) along `axis`, in their order."""
     return ops.gather(x, rows, axis)
 
 
@@ -89,7 +84,6 @@ def buffer(shape: tuple[int, ...], like: Tensor) -> Parameter:
 
 
 def write(buffer: Parameter, new: Tensor, position: Tensor) -> Tensor:
-    """`buffer` itself, with `new` at the indices `position` (int64) of its third axis."""
     rows, heads = new.shape[:2]
     index = ops.meshgrid(ops.arange(rows), ops.arange(heads), position, indexing="ij")
     return ops.scatter_nd_update(buffer, ops.stack(index, -1), new)
@@ -107,32 +101,27 @@ def move_rows(buffer: Tensor, source: np.ndarray, target: np.ndarray, stop: int 
 
 
 def fill_rows(buffer: Parameter, values: Tensor) -> None:
-    """Writes `values` at the beginning of the third axis, in place."""
     ops.assign(buffer, ops.cat([values, buffer[:, :, values.shape[2] :]], 2))
 
 
 def put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """A copy of `x` in which row `rows[i]` of the first axis is `values[i]`."""
     return ops.tensor_scatter_update(x, rows.expand_dims(-1), values)
 
 
 def pad(x: Tensor, before: int, after: int) -> Tensor:
-    """Zeros around the last axis."""
     return ops.pad(x, (before, after))
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """(batch, channels, height, width), (out, channels, kernel height, kernel width), zeros around both axes."""
     return ops.conv2d(x, weight, stride=stride, pad_mode="pad", padding=padding)
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    """(batch, channels, frames), (out, channels, kernel), (out,), zeros around both ends."""
     return ops.conv1d(x, weight, bias, stride=stride, pad_mode="pad", padding=padding)
 
 
 def conv1d_operator(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    """The same by one kernel, where there is one (Ascend); elsewhere MindSpore raises RuntimeError."""
+    """`conv1d` by one kernel, where there is one (Ascend); elsewhere MindSpore raises RuntimeError."""
     return mint.nn.functional.conv1d(x, weight, bias, stride, padding)
 
 
@@ -152,10 +141,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
 def flash_packed(q: Tensor, k: Tensor, v: Tensor, ends: list[int], causal: bool) -> Tensor:
     """Ascend's fused kernel in TND, (total, heads, head_dim): sequences in a row, the ith up to `ends[i]`."""
     settings = {"attn_mask": later_keys() if causal else None, "sparse_mode": 3 if causal else 0, "input_layout": "TND"}
-    lengths = {"actual_seq_qlen": ends, "actual_seq_kvlen": ends}
-    return ops.flash_attention_score(
-        q, k, v, q.shape[1], scalar_value=1 / math.sqrt(q.shape[-1]), **settings, **lengths
-    )  # (total, heads, head_dim)
+    settings |= {"actual_seq_qlen": ends, "actual_seq_kvlen": ends, "scalar_value": 1 / math.sqrt(q.shape[-1])}
+    return ops.flash_attention_score(q, k, v, q.shape[1], **settings)  # (total, heads, head_dim)
 
 
 def later_keys() -> Tensor:
@@ -182,7 +169,6 @@ def recompute(layers: Sequence[nn.Cell], x: Tensor) -> Tensor:
 
 
 def gradients(loss: Callable[[], Tensor], model: nn.Cell) -> dict[str, np.ndarray]:
-    """The gradient of the loss for each of the model's weights, by name."""
     weights = model.trainable_params()
     _, found = ms.value_and_grad(loss, None, weights)()
     return {weight.name: to_numpy(gradient) for weight, gradient in zip(weights, found, strict=True)}

@@ -158,16 +158,14 @@ def apply_layers(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 
 class Recompute(torch.autograd.Function):
-    """Saves the layers' input; backward runs them once more, and then goes back through them.
+    """Saves the layers' input; backward runs the layers again. They must give the same numbers: no dropout.
 
-    Layers must give the same numbers both times: none with dropout. `weights` are the layers' own, handed in because
-    only what comes in gets gradients.
+    `weights` are those of the layers: autograd gives gradients to inputs alone.
     """
 
     @staticmethod
     def forward(ctx, layers: Sequence[nn.Module], x: Tensor, *weights: Tensor) -> Tensor:
-        device = x.device.type
-        ctx.layers = layers
+        ctx.layers, device = layers, x.device.type
         ctx.precision = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         ctx.save_for_backward(x, *weights)
         return apply_layers(layers, x)

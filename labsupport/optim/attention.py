@@ -13,8 +13,7 @@ from labsupport.arrays import xp
 from labsupport.base.errors import NotAvailable, OptimError
 from labsupport.machine.backend import is_installed, on_ascend
 
-# Large blocks keep the matrix products busy, small ones the memory low. A GPU's kernel takes far smaller ones, which
-# fit its on-chip memory; here a block of scores has to fit a core's cache, more or less.
+# Larger blocks are faster, smaller ones need less memory: a block of scores should fit a core's cache.
 QUERY_BLOCK, KEY_BLOCK = 256, 512
 LOWEST = -1e30  # below every score, yet finite: -inf - -inf would be no number
 WINDOW = 256  # encoder frames of 20 ms, to either side
@@ -96,10 +95,7 @@ def tiled(q, k, v, mask=None, causal=False, query_block=QUERY_BLOCK, key_block=K
 
 
 def tiled_with_lse(q, k, v, mask, causal: bool, query_block: int, key_block: int):
-    """The output of `tiled` and each row's log-sum-exp of the scores: all that a backward pass needs.
-
-    The log-sum-exp is (batch, heads, queries, 1), in float32 at least.
-    """
+    """The output of `tiled` and each row's log-sum-exp of the scores, (batch, heads, queries, 1), float32 at least."""
     outputs, lses = [], []
     for rows in blocks(q.shape[2], query_block):
         out, lse = attend_rows(q, k, v, mask, causal, rows, key_block)
@@ -159,8 +155,8 @@ def local(q, k, v, mask=None, causal=False, window=WINDOW):
     """A sliding window: each query attends to the keys at most `window` positions away (Beltagy et al. 2020), in
     linear time and memory.
 
-    Another function than full attention, not a faster way to it. A distance needs positions that queries and keys
-    share; where their numbers differ (cross-attention, decode steps) there are none, and each query attends to all.
+    Not the same function as full attention. A distance needs positions that queries and keys share; where their numbers
+    differ (cross-attention, decode steps) there are none, and each query attends to all keys.
     """
     if q.shape[2] == 1 or q.shape[2] != k.shape[2]:
         return eager(q, k, v, mask, causal)
@@ -194,12 +190,7 @@ TRANSFORMERS = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
 
 
 def get_attention(name: str):
-    """The attention function called `name`.
-
-    Raises:
-        OptimError: there is none; the message lists those there are.
-        NotAvailable: it needs what is not here; the message says what, and what to use instead.
-    """
+    """The attention function called `name`; OptimError if there is none, NotAvailable if this process cannot run it."""
     if name not in MODES:
         raise OptimError(f"There is no attention mode {name!r}.", hint=f"Choose one of {', '.join(MODES)}.")
     if missing := find_missing(name):
@@ -214,29 +205,20 @@ def available_modes() -> list[str]:
 
 def find_missing(name: str) -> str | None:
     """What the mode `name` needs and this process lacks, as a sentence; None where it can run."""
-    if name == "triton":
-        return find_missing_for_triton()
-    if xp.name == "torch" or name not in ("sdpa", "flash"):
-        return None
-    if name == "sdpa":
+    on_torch = xp.name == "torch"
+    if name == "sdpa" and not on_torch:
         return "MindSpore has no scaled_dot_product_attention: that is torch's."
-    return None if on_ascend() else "MindSpore's flash_attention_score has a kernel for Ascend NPUs alone."
-
-
-def find_missing_for_triton() -> str | None:
-    if xp.name != "torch":
+    if name == "flash" and not on_torch and not on_ascend():
+        return "MindSpore's flash_attention_score has a kernel for Ascend NPUs alone."
+    if name == "triton" and not on_torch:
         return "Triton's kernels work on torch's tensors."
-    if not xp.has_cuda():
+    if name == "triton" and not xp.has_cuda():
         return "Our Triton kernel needs an NVIDIA GPU."
-    return None if is_installed("triton") else "Our Triton kernel needs the package triton."
+    return "Our Triton kernel needs the package triton." if name == "triton" and not is_installed("triton") else None
 
 
 def transformers_name(name: str) -> str:
-    """Our mode's name as transformers' `attn_implementation` has it.
-
-    Raises:
-        OptimError: there is no such mode, here or in transformers.
-    """
+    """Our mode's name as transformers' `attn_implementation` has it; OptimError where transformers has no such mode."""
     if name not in TRANSFORMERS:
         what = f"transformers has no attention mode like our {name!r}." if name in MODES else f"No mode {name!r}."
         raise OptimError(what, where=name, hint=f"Choose one of {', '.join(TRANSFORMERS)}.")

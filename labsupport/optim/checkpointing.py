@@ -1,7 +1,6 @@
-"""Less training memory for more training time: save only the input of each group of layers, and compute the rest again.
+"""Gradient checkpointing: forward saves only each group's input, and backward runs each group once more.
 
-Backward needs every layer's activations. **Checkpointing** drops them in forward, all but each group's input, and runs
-a group once more when backward comes to it. The time is one more forward pass.
+It needs less memory, and the time of one more forward pass.
 
 Source: Chen et al. 2016, section 4 (groups of sqrt(n) layers); article C, section 2.2.
 """
@@ -9,7 +8,7 @@ Source: Chen et al. 2016, section 4 (groups of sqrt(n) layers); article C, secti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from labsupport.arrays import xp
@@ -20,20 +19,16 @@ def uncheckpointed(layers: Sequence[Callable]) -> Sequence[Callable]:
     return layers
 
 
-def checkpointed(layers: Sequence[Callable], every: int = 1) -> list[Callable]:
-    """Groups of `every` layers, each as one function, of which only the input is saved for backward.
+def checkpointed(layers: Sequence, every: int = 1) -> list[Callable]:
+    """Groups of `every` layers (the last may be shorter), each as one function that saves only its input for backward.
 
     Raises:
         ValueError: `every` is not positive.
     """
-    return [partial(xp.recompute, group) for group in split_layers(list(layers), every)]
-
-
-def split_layers(layers: Sequence, every: int) -> Iterator[Sequence]:
-    """Groups of `every` layers; the last may be shorter."""
     if every < 1:
         raise ValueError(f"A group has one layer or more, not {every}.")
-    return (layers[first : first + every] for first in range(0, len(layers), every))
+    layers = list(layers)  # a slice of a ModuleList would be one
+    return [partial(xp.recompute, layers[first : first + every]) for first in range(0, len(layers), every)]
 
 
 def predict_saved(layers: int, every: int | None, per_layer: float) -> float:

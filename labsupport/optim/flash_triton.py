@@ -39,7 +39,8 @@ def find_unsupported(q: Tensor, k: Tensor, v: Tensor, mask: object) -> Iterator[
 
     if mask is not None:
         yield "Our Triton kernel takes no mask.", 'Use "sdpa", or causal=True if the mask is the causal one.'
-    if not (q.is_cuda or is_interpreted()):
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # on CPU tensors: slow, for tests
+    if not (q.is_cuda or interpreted):
         yield "Our Triton kernel needs an NVIDIA GPU, and its tensors there.", 'Use "sdpa" on this machine.'
     if not is_installed("triton"):
         yield "Our Triton kernel needs the package triton.", 'torch for CUDA installs it; "sdpa" runs without.'
@@ -50,8 +51,3 @@ def find_unsupported(q: Tensor, k: Tensor, v: Tensor, mask: object) -> Iterator[
     dtypes = {str(x.dtype).removeprefix("torch.") for x in (q, k, v)}
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         yield f"Our Triton kernel cannot take {' with '.join(sorted(dtypes))}.", f"Give all three as one of {DTYPES}."
-
-
-def is_interpreted() -> bool:
-    """Whether Triton interprets kernels, on CPU tensors: slow, and meant for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"

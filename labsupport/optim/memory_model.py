@@ -1,7 +1,6 @@
-"""Where a Whisper's memory goes: one function for each term, in bytes, from the shape of the model alone.
+"""Where a Whisper's memory goes in inference: bytes of the tensors of each term, from the shape of the model alone.
 
-For inference with `whisper.torch_model`. A term is what its tensors take; what an allocator adds by rounding, and a
-library by its buffers, is not predicted but measured.
+What an allocator adds by rounding, and a library by its buffers, is not predicted but measured.
 """
 
 from __future__ import annotations
@@ -23,19 +22,12 @@ def count_parameters(config: Config) -> dict[str, int]:
     Source: Radford et al. 2022, section 2.2; keys have no bias.
     """
     d, ffn = config.d_model, config.ffn_dim
-    attention = 4 * d * d + 3 * d
-    feed_forward = 2 * d * ffn + ffn + d
-    norm = 2 * d
-    convolutions = 3 * d * (config.mels + d) + 2 * d
-    return {
-        "encoder": convolutions
-        + config.audio_positions * d
-        + config.encoder_layers * (attention + feed_forward + 2 * norm)
-        + norm,
-        "decoder": (config.vocab_size + config.text_positions) * d
-        + config.decoder_layers * (2 * attention + feed_forward + 3 * norm)
-        + norm,
-    }
+    attention, feed_forward, norm = 4 * d * d + 3 * d, 2 * d * ffn + ffn + d, 2 * d
+    encoder = 3 * d * (config.mels + d) + 2 * d + config.audio_positions * d  # two convolutions, positions
+    encoder += config.encoder_layers * (attention + feed_forward + 2 * norm) + norm
+    decoder = (config.vocab_size + config.text_positions) * d  # token embedding, positions
+    decoder += config.decoder_layers * (2 * attention + feed_forward + 3 * norm) + norm
+    return {"encoder": encoder, "decoder": decoder}
 
 
 def to_bytes(numbers: int, dtype: str = "float32") -> int:
@@ -49,11 +41,8 @@ def weight_bytes(config: Config, dtype: str = "float32") -> int:
 
 
 def activation_bytes(config: Config, windows: int = 1, dtype: str = "float32") -> int:
-    """The most that the encoder's tensors take at one time, without attention scores.
-
-    Nothing is kept from layer to layer, so the peak is that of one layer, in its feed-forward net: the inner tensor
-    (1500, 4 d) and its GELU, and three tensors (1500, d): the layer's input, the residual, and its norm. The
-    convolutions before take less.
+    """The encoder's peak without attention scores, in a layer's feed-forward net: the inner tensor (1500, 4 d) and its
+    GELU, and three tensors (1500, d): the layer's input, the residual, and its norm. The convolutions take less.
     """
     return to_bytes(windows * config.audio_positions * (3 * config.d_model + 2 * config.ffn_dim), dtype)
 
@@ -71,8 +60,8 @@ def score_bytes(config: Config, rows: int, queries: int, keys: int, dtype: str =
 def self_cache_bytes(config: Config, rows: int = 1, tokens: int = 448, dtype: str = "float32") -> int:
     """Self-attention's keys and values in every decoder layer; a row is a text, such as a beam's.
 
-    A dynamic cache holds the old and the new tensors during a step, so it takes this twice; a static one takes it
-    once, for all 448 places.
+    A dynamic cache holds the old and the new tensors during a step, twice this; a static one takes it once, for all
+    448 places.
     """
     return to_bytes(2 * config.decoder_layers * rows * tokens * config.d_model, dtype)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,16 +30,6 @@ from labsupport.base.errors import OptimError
 from labsupport.base.paths import atomic_write
 
 PAGE = 4096  # bytes
-
-
-class WeightStore(Protocol):
-    """Holds the weights of the stages that have no turn."""
-
-    def put(self, stage: str, tensors: dict[str, Tensor]) -> None: ...
-
-    def fetch(self, stage: str) -> dict[str, Tensor]:
-        """The stage's tensors, ready for the device to compute with; called on any thread."""
-        ...
 
 
 class MemoryStore:
@@ -55,6 +45,7 @@ class MemoryStore:
         self.stored[stage] = {name: t.pin_memory() for name, t in moved.items()} if self.stream else moved
 
     def fetch(self, stage: str) -> dict[str, Tensor]:
+        """The stage's tensors, ready for the device to compute with; called on any thread."""
         with torch.cuda.stream(self.stream):  # does nothing where there is none
             moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in self.stored[stage].items()}
         if self.stream:
@@ -63,13 +54,11 @@ class MemoryStore:
 
 
 class DiskStore:
-    """A safetensors file for each stage, mapped into memory: a page is read when it is first touched, and the system
-    may drop it at any time.
+    """A safetensors file for each stage, mapped into memory: the system may drop its pages and read them again.
 
     Args:
         folder: for the files; nothing else may write there meanwhile.
-        cold: drop a file from the system's cache after each use (Linux alone can), so that each turn reads the disk.
-            Else a machine with free memory holds the files in it, and a fetch only maps them.
+        cold: drop a file from the system's cache after each use (on Linux alone), so that each turn reads the disk.
     """
 
     def __init__(self, folder: Path, cold: bool = False) -> None:
@@ -86,8 +75,8 @@ class DiskStore:
     def fetch(self, stage: str) -> dict[str, Tensor]:
         with safe_open(self.path(stage), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-        for tensor in tensors.values():
-            touch(tensor)
+        for tensor in tensors.values():  # a byte of each page, so that it is read now and not in the computation
+            tensor.flatten().view(torch.uint8)[::PAGE].max()
         self.drop_cached(stage)
         return tensors
 
@@ -97,11 +86,6 @@ class DiskStore:
             with self.path(stage).open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def touch(tensor: Tensor) -> None:
-    """Reads a byte of each page, so that the pages are loaded now and not in the first computation."""
-    tensor.flatten().view(torch.uint8)[::PAGE].max()
 
 
 @dataclass(frozen=True)
@@ -131,12 +115,10 @@ class Span:
 
 
 class Offloader:
-    """One stage's weights at a time on the device; two while the next is fetched ahead.
+    """One stage's weights at a time on the device; two with `prefetch`, which fetches the next stage meanwhile.
 
     Args:
         stages: in the order of their turns.
-        store: holds the weights of the stages that have no turn.
-        prefetch: fetch the next stage while this one computes.
 
     Attributes:
         spans: of time since `reset`.
@@ -146,16 +128,15 @@ class Offloader:
         OptimError: two stages share weights.
     """
 
-    def __init__(self, stages: Mapping[str, Stage], store: WeightStore, prefetch: bool = False) -> None:
+    def __init__(self, stages: Mapping[str, Stage], store: MemoryStore | DiskStore, prefetch: bool = False) -> None:
         self.stages, self.store, self.prefetch = dict(stages), store, prefetch
         self.tensors = {name: named_tensors(stage.module) for name, stage in self.stages.items()}
         check_disjoint(self.tensors)
         self.current: str | None = None
         self.coming: tuple[str, Future] | None = None
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="fetch")
-        self.sizes = {}
+        self.sizes = {name: sum(t.nbytes for t in tensors.values()) for name, tensors in self.tensors.items()}
         for name, tensors in self.tensors.items():
-            self.sizes[name] = sum(tensor.nbytes for tensor in tensors.values())
             store.put(name, tensors)
             empty(tensors)
         self.originals = {name: self.hook(name, stage) for name, stage in self.stages.items()}
@@ -196,7 +177,7 @@ class Offloader:
         fill(self.tensors[name], self.await_weights(name))
         self.current, self.turn = name, self.now()
         self.spans.append(Span(name, "wait", start, self.turn))
-        following = self.next_stage(name)
+        following = dict(pairwise(self.stages)).get(name)
         if self.prefetch and following:
             self.coming = following, self.worker.submit(self.fetch, following)
         self.resident.append((self.now(), self.resident_bytes()))
@@ -224,9 +205,6 @@ class Offloader:
         tensors = self.store.fetch(name)
         self.spans.append(Span(name, "fetch", start, self.now()))
         return tensors
-
-    def next_stage(self, name: str) -> str | None:
-        return dict(pairwise(self.stages)).get(name)
 
     def seconds(self, kind: str) -> float:
         """The sum of this kind's spans."""

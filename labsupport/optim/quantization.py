@@ -98,14 +98,7 @@ def quantize(weight: Tensor, scheme: Scheme) -> QuantizedTensor:
 
 
 def choose_scale(groups: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor | None]:
-    """The finest scale, and the zero point, with which all numbers of a group have a code.
-
-    Args:
-        groups: (groups, size) float32.
-
-    Returns:
-        (groups, 1) float32 scales, and zero points of the same shape, or None.
-    """
+    """(groups, size) float32 -> the finest scales (groups, 1) with which all numbers have a code, and zero points."""
     tiny = torch.finfo(torch.float32).tiny  # the scale of a group of zeros
     if scheme.symmetric:
         return (groups.abs().amax(1, keepdim=True) / scheme.highest).clamp(min=tiny), None
@@ -155,15 +148,14 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def gptq_quantize(weight: Tensor, hessian: Tensor, scheme: Scheme, damping: float = 1.0) -> QuantizedTensor:
     """Rounds column by column; the columns that are still to come are changed to make up for each rounding's error.
 
-    What counts is not the weight but its product with real inputs. Where inputs of two columns are correlated, the
-    second can cancel the first one's error. A group's scale is chosen when its first column is reached.
+    What counts is the product of the weight with real inputs: where inputs of two columns are correlated, the second
+    can cancel the first one's error. A group's scale is chosen when its first column is reached.
 
     Args:
         weight: (rows, columns) float32.
         hessian: (columns, columns) float32, from `whisper.quantized.record_hessians`.
-        damping: part of the mean diagonal that is added to it. The less speech the Hessian is from, the more: one
-            clip spans few directions, and in all others a correction can do harm. The paper's 0.01 is for a quarter
-            of a million tokens.
+        damping: part of the mean diagonal that is added to it. One clip spans few directions, and in all others a
+            correction can do harm, so it takes more than the paper's 0.01, which is for a quarter of a million tokens.
 
     Source: Frantar et al. 2022 (GPTQ), algorithm 1.
     """

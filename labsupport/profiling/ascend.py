@@ -25,11 +25,7 @@ T = TypeVar("T")
 
 
 def read_op_statistic(path: Path) -> Table:
-    """`op_statistic.csv`: each op type's calls and time on the NPU's cores. Its own Ratio(%) is computed anew.
-
-    Raises:
-        TraceError: the file is missing, empty, damaged, or another one.
-    """
+    """`op_statistic.csv`: each op type's calls and time on the NPU's cores; TraceError where `read_rows` raises it."""
     return make_table(read_rows(path, ("OP Type", "Core Type", "Count", "Total Time(us)"), to_totals))
 
 
@@ -41,7 +37,7 @@ def to_totals(line: dict[str, str]) -> tuple[str, str, int, float, float | None,
 
 
 def read_kernel_details(path: Path) -> list[Event]:
-    """`kernel_details.csv`: every kernel that ran on the NPU, in the order of their start. Raises as above.
+    """`kernel_details.csv`: every kernel that ran on the NPU, in the order of their start.
 
     Where a level or a single op gives no Type, the kernel's name stands for it.
     """
@@ -64,10 +60,7 @@ def core_device(core: str) -> str:
 
 def read_output(folder: Path) -> list[Event]:
     """The ops of a folder `*_ascend_ms` (MindSpore) or `*_ascend_pt` (PyTorch): the NPU's kernels if it lists them,
-    else its timeline.
-
-    Raises:
-        TraceError: this is no such folder, or a file in it cannot be read.
+    else its timeline. Raises TraceError for another folder.
     """
     output = Path(folder) / OUTPUT
     if (output / "kernel_details.csv").exists():
@@ -78,7 +71,11 @@ def read_output(folder: Path) -> list[Event]:
 
 
 def read_rows(path: Path, needed: tuple[str, ...], convert: Callable[[dict[str, str]], T]) -> list[T]:
-    """Each line of a CSV, as a dictionary by column, through `convert`; raises as `read_op_statistic`."""
+    """Each line of a CSV, as a dictionary by column, through `convert`.
+
+    Raises:
+        TraceError: the file is missing, empty, damaged, or lacks a column.
+    """
     text = read_text(Path(path), "table", encoding="utf-8-sig")
     if not text.endswith("\n"):  # every profiler ends its last line; a number cut in two would still be a number
         raise TraceError("This table breaks off in its last line.", where=path, hint="Copy the file anew.")

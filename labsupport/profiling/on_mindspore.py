@@ -84,12 +84,11 @@ def record(work: Callable[[], object], trace: Path) -> float:
 def add_phases(events: list[dict]) -> list[dict]:
     """The events, and the phases as a process of their own. Times stay decimal strings: a float cannot hold them."""
     process = {"pid": PHASES_PID, "tid": 0}
-    span = {"ph": "X", "cat": "phase", **process}
-    spans = [
-        {"name": name, "ts": microseconds(start), "dur": microseconds(end - start), **span}
-        for name, start, end in phases
-    ]
-    return [{"ph": "M", "name": "process_name", **process, "args": {"name": "Phases"}}, *spans, *events]
+    added: list[dict] = [{"ph": "M", "name": "process_name", **process, "args": {"name": "Phases"}}]
+    for name, start, end in phases:
+        times = {"ts": microseconds(start), "dur": microseconds(end - start)}
+        added.append({"ph": "X", "cat": "phase", "name": name, **times, **process})
+    return added + events
 
 
 def microseconds(nanoseconds: int) -> str:

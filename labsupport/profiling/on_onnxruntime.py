@@ -66,10 +66,7 @@ def label_runs(ops: list[Event], runs: list[Event]) -> tuple[list[Event], list[E
 
 
 def record_session(session: onnxruntime.InferenceSession, work: Callable[[], object], runs: int, trace: Path) -> None:
-    """Runs the work `runs` times on a session made with `enable_profiling`, and ends its profile as the file `trace`.
-
-    A session writes one profile in its life, from its first run on.
-    """
+    """Runs the work `runs` times on a session made with `enable_profiling`, and moves its one profile to `trace`."""
     for _ in range(runs):
         work()
     trace.parent.mkdir(parents=True, exist_ok=True)

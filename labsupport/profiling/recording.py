@@ -69,9 +69,7 @@ def profile(work: Callable[[], object], folder: Path | None = None, warmup: int 
     """Runs the work `warmup` times, then once more under the profiler of this process's backend.
 
     Args:
-        work: a function of no arguments.
-        folder: for the trace and what else the profiler writes; by default `traces/latest` in the learner's folder,
-            which the next profile overwrites.
+        folder: for what the profiler writes; by default `traces/latest` in the learner's folder, to be overwritten.
 
     Raises:
         TraceError: the work ran no op of the framework.
@@ -107,22 +105,10 @@ class LabelledModel:
 
     def __init__(self, model: Any):
         self.model = model
+        self.encode = phase("encoder")(model.encode)
+        self.project_cross_kv = phase("cross kv")(model.project_cross_kv)
+        self.prefill = phase("prefill")(model.prefill)
+        self.decode_step = phase("decode step")(model.decode_step)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
-
-    def encode(self, mel):
-        with phase("encoder"):
-            return self.model.encode(mel)
-
-    def project_cross_kv(self, encoder_out, cache):
-        with phase("cross kv"):
-            return self.model.project_cross_kv(encoder_out, cache)
-
-    def prefill(self, tokens, cache):
-        with phase("prefill"):
-            return self.model.prefill(tokens, cache)
-
-    def decode_step(self, tokens, cache):
-        with phase("decode step"):
-            return self.model.decode_step(tokens, cache)

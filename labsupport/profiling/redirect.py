@@ -36,10 +36,7 @@ def redirect_output(log: Path) -> Iterator[None]:
 def time_profiled(
     start: Callable[[], object], work: Callable[[], object], stop: Callable[[], object], log: Path
 ) -> float:
-    """Wall seconds of the work, to its end on the device; `start` and `stop` are not counted, and write to `log`.
-
-    An error in the work stops the profiler and is passed on.
-    """
+    """Wall seconds of the work, to its end on the device; `start` and `stop` are not counted, and write to `log`."""
     with redirect_output(log):
         start()
     started = time.perf_counter()

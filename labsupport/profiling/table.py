@@ -70,11 +70,7 @@ class Table:
         return len(self.rows)
 
     def __getitem__(self, name: str) -> Row:
-        """The first row with this name.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """The first row with this name; KeyError if there is none."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -125,8 +121,8 @@ class Table:
         return tables.markdown_table([heading, *code], left=1 + ("kind" in heading))
 
     def __repr__(self) -> str:
-        heading, *lines = self.cells()
-        return tables.text_table([heading, *lines], left=1 + ("kind" in heading))
+        cells = self.cells()
+        return tables.text_table(cells, left=1 + ("kind" in cells[0]))
 
 
 def op_table(events: Iterable[Event]) -> Table:
@@ -135,9 +131,8 @@ def op_table(events: Iterable[Event]) -> Table:
     for event in events:
         groups[event.name, event.device].append(event)
     return make_table(
-        (name, calls[0].kind, len(calls), sum(times), max(times), device)
+        (name, calls[0].kind, len(calls), sum(c.self_ms for c in calls), max(c.self_ms for c in calls), device)
         for (name, device), calls in groups.items()
-        for times in [[call.self_ms for call in calls]]
     )
 
 
@@ -147,12 +142,11 @@ def make_table(ops: Iterable[tuple[str, str, int, float, float | None, str]]) ->
     whole: dict[str, float] = defaultdict(float)
     for *_, total, _, device in ops:
         whole[device] += total
-    return Table(
-        sort_rows(
-            Row(name, kind, calls, total, total / calls, most, total / whole[device] if whole[device] else 0.0, device)
-            for name, kind, calls, total, most, device in ops
-        )
-    )
+    rows = [
+        Row(name, kind, calls, total, total / calls, most, total / whole[device] if whole[device] else 0.0, device)
+        for name, kind, calls, total, most, device in ops
+    ]
+    return Table(sort_rows(rows))
 
 
 def sort_rows(rows: Iterable[Row]) -> tuple[Row, ...]:

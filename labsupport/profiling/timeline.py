@@ -21,8 +21,7 @@ LABEL_WIDTH = 0.07  # a phase narrower than this part of the plot gets no label
 def draw_timeline(events: Iterable[Event], phases: list[Event], title: str) -> Figure:
     """The ops that compute (not those that only call others) and the phases, at their times."""
     shown = [event for event in events if event.computes]
-    present = {event.kind for event in shown}
-    lanes = [name for name in KINDS if name in present]
+    lanes = sorted({event.kind for event in shown}, key=KINDS.index)
     drawn, axes = plots.figure(8.0, 1.4 + 0.32 * len(lanes))
     draw_phases(axes, phases)
     for place, lane in enumerate(lanes, 1):

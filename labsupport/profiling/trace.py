@@ -56,7 +56,7 @@ def read_spans(path: Path) -> list[Span]:
     """The ops and phases of a trace, in the file's order; raises as `read_trace`."""
     raw = load_events(path)
     try:
-        processes = process_names(raw)
+        processes = {entry["pid"]: entry["args"]["name"] for entry in raw if entry.get("name") == "process_name"}
         spans = [span for entry in raw if (span := to_span(entry, processes))]
     except (KeyError, TypeError, AttributeError, InvalidOperation) as error:
         raise TraceError("An event of this trace lacks a name, or a time that is a number.", where=path) from error
@@ -81,11 +81,7 @@ def load_events(path: Path) -> list[dict]:
 
 
 def read_text(path: Path, thing: str, encoding: str) -> str:
-    """The text of a profiler's file; `thing` is what an error calls it.
-
-    Raises:
-        TraceError: there is none, it is no text, or it is empty.
-    """
+    """The text of a profiler's file; `thing` is what TraceError calls a file that is missing, empty or no text."""
     try:
         text = path.read_text(encoding=encoding)
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -95,11 +91,6 @@ def read_text(path: Path, thing: str, encoding: str) -> str:
     if not text.strip():
         raise TraceError(f"This {thing} is empty.", where=path, hint="Did the profiler's process end early?")
     return text
-
-
-def process_names(raw: list[dict]) -> dict:
-    """The name of each process that the trace introduces."""
-    return {entry["pid"]: entry["args"]["name"] for entry in raw if entry.get("name") == "process_name"}
 
 
 def to_span(entry: dict, processes: dict) -> Span | None:
@@ -133,13 +124,10 @@ def short_name(name: str) -> str:
 
 def self_times(spans: Iterable[Span]) -> list[tuple[Span, int]]:
     """Each span with its nanoseconds outside the spans that it calls itself."""
-    lanes, timed = defaultdict(list), []
-    for span in spans:
-        if span.nests:
-            lanes[span.device, span.lane].append(span)
-        else:
-            timed.append((span, span.length))
-    return timed + [pair for lane in lanes.values() for pair in self_times_of_lane(lane)]
+    lanes: dict[object, list[Span]] = defaultdict(list)
+    for number, span in enumerate(spans):
+        lanes[(span.device, span.lane) if span.nests else number].append(span)
+    return [pair for lane in lanes.values() for pair in self_times_of_lane(lane)]
 
 
 def self_times_of_lane(spans: list[Span]) -> list[tuple[Span, int]]:

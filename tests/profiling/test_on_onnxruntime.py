@@ -12,8 +12,7 @@ from onnx import TensorProto, helper
 
 from labsupport import profiling
 from labsupport.base.errors import TraceError
-from labsupport.profiling import read_onnxruntime
-from labsupport.profiling.on_onnxruntime import record_session
+from labsupport.profiling.on_onnxruntime import read_onnxruntime, record_session
 
 RUNS = 3
 
