@@ -50,11 +50,7 @@ class Claim:
 
 
 def load(path: Path = LEDGER) -> list[Claim]:
-    """All claims, in the file's order.
-
-    Raises:
-        ClaimError: a claim lacks a field, has one that no claim has (a verdict, say), or an id is there twice.
-    """
+    """All claims, in the file's order; ClaimError where one is not whole, or an id is there twice."""
     try:
         entries = read_toml(path).get("claim", [])
     except ValueError as error:
@@ -96,12 +92,8 @@ def find_problem(claim: Claim) -> str | None:
 
 
 def claim(id: str) -> Claim:
-    """The claim of this id.
-
-    Raises:
-        ClaimError: the ledger has none.
-    """
-    for entry in load():
-        if entry.id == id:
-            return entry
-    raise ClaimError(f"The ledger holds no claim {id!r}.", where=LEDGER)
+    """The claim of this id; ClaimError where the ledger has none."""
+    ledger = {entry.id: entry for entry in load()}
+    if id not in ledger:
+        raise ClaimError(f"The ledger holds no claim {id!r}.", where=LEDGER)
+    return ledger[id]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from labsupport.machine.backend import on_ascend, on_cuda, synchronise
@@ -25,11 +24,9 @@ def peak_memory(work: Callable[[], object]) -> tuple[object, int]:
     gc.collect()
     return_free_memory()
     synchronise()
-    watch = watch_device if on_cuda() or on_ascend() else watch_high_water if reset_high_water() else watch_samples
-    with watch() as peak:
-        result = work()
-        synchronise()
-    return result, max(0, peak[0])
+    run = run_on_device if on_cuda() or on_ascend() else run_to_high_water if reset_high_water() else run_sampled
+    result, peak = run(work)
+    return result, max(0, peak)
 
 
 def return_free_memory() -> None:
@@ -52,15 +49,19 @@ def take_fresh_blocks() -> None:
         setting(MMAP_THRESHOLD, 1 << 20)
 
 
-@contextlib.contextmanager
-def watch_device() -> Iterator[list[int]]:
-    """Yields a list that holds, after the block, the device allocator's peak above the start in bytes."""
+def run_to_end(work: Callable[[], object]) -> object:
+    """The result, when the device has finished."""
+    result = work()
+    synchronise()
+    return result
+
+
+def run_on_device(work: Callable[[], object]) -> tuple[object, int]:
+    """The result, and the device allocator's peak above the start in bytes."""
     memory = sys.modules["mindspore"].runtime if on_ascend() else sys.modules["torch"].cuda
     memory.reset_peak_memory_stats()
-    peak: list[int] = []
     start = memory.memory_allocated()
-    yield peak
-    peak.append(memory.max_memory_allocated() - start)
+    return run_to_end(work), memory.max_memory_allocated() - start
 
 
 def reset_high_water() -> bool:
@@ -72,13 +73,10 @@ def reset_high_water() -> bool:
         return False
 
 
-@contextlib.contextmanager
-def watch_high_water() -> Iterator[list[int]]:
-    """As `watch_device`, for resident memory, from the kernel's high-water mark, which was just reset."""
-    peak: list[int] = []
+def run_to_high_water(work: Callable[[], object]) -> tuple[object, int]:
+    """As `run_on_device`, for resident memory, from the kernel's high-water mark, which was just reset."""
     start = read_status("VmRSS")
-    yield peak
-    peak.append(read_status("VmHWM") - start)
+    return run_to_end(work), read_status("VmHWM") - start
 
 
 def read_status(field: str) -> int:
@@ -87,12 +85,10 @@ def read_status(field: str) -> int:
     return int(kilobytes) * 1024
 
 
-@contextlib.contextmanager
-def watch_samples() -> Iterator[list[int]]:
-    """As `watch_device`, for resident memory, read every millisecond by a thread."""
+def run_sampled(work: Callable[[], object]) -> tuple[object, int]:
+    """As `run_on_device`, for resident memory, read every millisecond by a thread."""
     import psutil
 
-    peak: list[int] = []
     process, done = psutil.Process(), threading.Event()
     start = highest = process.memory_info().rss
 
@@ -104,9 +100,9 @@ def watch_samples() -> Iterator[list[int]]:
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
-        yield peak
+        result = run_to_end(work)
         highest = max(highest, process.memory_info().rss)  # what is still there at the end is part of the peak
     finally:
         done.set()
         thread.join()
-    peak.append(highest - start)
+    return result, highest - start

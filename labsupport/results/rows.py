@@ -39,8 +39,7 @@ class Row:
         date: ISO 8601, UTC.
         claim: id of the article's claim that this result tests.
 
-    Raises:
-        RowError: a field has the wrong type, a number is not finite, or both or neither of value and missing are set.
+    RowError where a field has the wrong type, a number is not finite, or both or neither of value and missing are set.
     """
 
     what: str
@@ -79,11 +78,7 @@ class Row:
 
     @property
     def number(self) -> float:
-        """The value of a row that has one.
-
-        Raises:
-            RowError: it names missing hardware instead.
-        """
+        """The value of a row that has one; RowError where it names missing hardware instead."""
         if self.value is None:
             raise RowError(f"Nothing was measured: {self.missing} was missing.", where=self.what)
         return self.value
@@ -106,9 +101,6 @@ def record(
         backend: the one that gave the number, as in `choose_backend()`.
         group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner sets it), else "other".
         details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note; `date`, else now.
-
-    Raises:
-        RowError: see `Row`.
     """
     framework = choose_backend(backend)
     machine = describe_machine(framework)
@@ -129,10 +121,7 @@ def record(
 
 
 def record_ops(topic: str, ops: Iterable[tuple[str, float, str]], unit: str, **details) -> list[Row]:
-    """Appends a row for each (name, value, note) of an op table ("ops of TOPIC: NAME").
-
-    All have one date, so that whoever reads them knows which rows are one table.
-    """
+    """Appends a row for each (name, value, note) of an op table ("ops of TOPIC: NAME"); one date makes them a table."""
     date = now()
     return [record(f"{OPS}{topic}: {name}", value, unit, note=note, date=date, **details) for name, value, note in ops]
 
@@ -163,13 +152,8 @@ def append_row(row: Row, path: Path) -> None:
 
 
 def read_rows(*folders: Path) -> list[Row]:
-    """All rows under these folders, oldest first; with none given, the reference rows and this learner's.
-
-    Raises:
-        RowError: a line is damaged; names the file and the line.
-    """
-    places = folders or (REFERENCE, results_dir())
-    files = [path for folder in places for path in sorted(Path(folder).rglob("*.jsonl"))]
+    """All rows under these folders, oldest first; with none given, the reference rows and this learner's."""
+    files = [path for folder in folders or (REFERENCE, results_dir()) for path in sorted(Path(folder).rglob("*.jsonl"))]
     return sorted((row for path in files for row in read_file(path)), key=lambda row: row.date)
 
 
@@ -186,8 +170,7 @@ def parse_row(line: str, where: str) -> Row:
             raise TypeError("it is no JSON object")
         return Row(**{"value": None, **content})
     except (ValueError, TypeError, RowError) as error:
-        known = ", ".join(f.name for f in fields(Row))
-        hint = f"Mend or delete the line. Fields: {known}."
+        hint = f"Mend or delete the line. Fields: {', '.join(each.name for each in fields(Row))}."
         raise RowError(f"This line is no result row: {error}", where=where, hint=hint) from error
 
 

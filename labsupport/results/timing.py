@@ -98,40 +98,26 @@ class Comparison:
         return paired_ratio(self[baseline].wall, self[other].wall)
 
     def record(self, what: str, **details) -> list[Row]:
-        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them.
-
-        Args:
-            details: model, clip, note, group and the like, as in `rows.record`.
-        """
-        return [
-            record(
-                f"{what}: {m.name}",
-                m.median,
-                "s",
-                spread=m.spread,
-                runs=len(m.wall),
-                peak_bytes=m.peak_bytes,
-                **details,
-            )
-            for m in self.measurements.values()
-        ]
+        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them."""
+        rows = []
+        for m in self.measurements.values():
+            measured = {"spread": m.spread, "runs": len(m.wall), "peak_bytes": m.peak_bytes}
+            rows.append(record(f"{what}: {m.name}", m.median, "s", **measured, **details))
+        return rows
 
     def table(self) -> list[list[str]]:
         """The heading and one line of texts a variant; a column that no variant fills is left out."""
-        baseline = next(iter(self.measurements))
+        measured = list(self.measurements.values())
+        baseline, *others = self.measurements
         columns = {
-            "variant": [m.name for m in self.measurements.values()],
-            "median": [format_seconds(m.median) for m in self.measurements.values()],
-            "spread": [format_seconds(m.spread) for m in self.measurements.values()],
-            "CPU time": [format_seconds(m.cpu_median) for m in self.measurements.values()],
-            "peak memory": [
-                "" if m.peak_bytes is None else format_bytes(m.peak_bytes) for m in self.measurements.values()
-            ],
-            "RTF": [f"{m.rtf:.3f}" if m.rtf else "" for m in self.measurements.values()],
-            "items/s": [f"{m.throughput:.3g}" if m.throughput else "" for m in self.measurements.values()],
-            f"times as fast as {baseline}": [
-                "" if name == baseline else str(self.speedup(baseline, name)) for name in self.measurements
-            ],
+            "variant": list(self.measurements),
+            "median": [format_seconds(m.median) for m in measured],
+            "spread": [format_seconds(m.spread) for m in measured],
+            "CPU time": [format_seconds(m.cpu_median) for m in measured],
+            "peak memory": ["" if m.peak_bytes is None else format_bytes(m.peak_bytes) for m in measured],
+            "RTF": [f"{m.rtf:.3f}" if m.rtf else "" for m in measured],
+            "items/s": [f"{m.throughput:.3g}" if m.throughput else "" for m in measured],
+            f"times as fast as {baseline}": ["", *(str(self.speedup(baseline, name)) for name in others)],
         }
         return drop_empty_columns(columns)
 
@@ -164,8 +150,7 @@ def compare(
         check: called after each round with the first variant's result and each other's; False or an AssertionError
             means that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
 
-    Raises:
-        MeasureError: no variants, too few runs, a variant that raised, or one whose result `check` finds different.
+    MeasureError: no variants, too few runs, a variant that raised, or one whose result `check` finds different.
     """
     if not variants:
         raise MeasureError("There is nothing to measure.", hint="Give at least one variant: {name: function}.")

@@ -6,7 +6,6 @@ Each machine has a verdict of its own. `record` writes a row for a claim and giv
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -35,9 +34,6 @@ class Verdict:
 
     def _repr_markdown_(self) -> str:
         return f"**{self.claim.id}: {self.status}.** {self.why}"
-
-
-# --- the rules: (claim, row) -> status -----------------------------------------------------------------------------
 
 
 def judge_ratio(claim: Claim, row: Row) -> str:
@@ -97,15 +93,6 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
     return judge(claim, max(of_claim, key=lambda row: (row.value is not None, row.machine == machine, row.date)))
 
 
-def verdicts_by_machine(claim: Claim, results: Iterable[Row]) -> dict[str, Verdict]:
-    """The verdict of every machine that has a row for the claim: where machines disagree, all are shown."""
-    by_machine = defaultdict(list)
-    for row in results:
-        if row.claim == claim.id:
-            by_machine[row.machine].append(row)
-    return {machine: verdict(claim, found, machine) for machine, found in sorted(by_machine.items())}
-
-
 def judge(claim: Claim, row: Row) -> Verdict:
     """The verdict that this one row gives."""
     place = f"{row.machine} ({row.backend}{f', {row.model}' if row.model else ''})"
@@ -119,9 +106,6 @@ def judge(claim: Claim, row: Row) -> Verdict:
     return Verdict(claim, status, f"{measured}; the article says {claim.figure:.4g}.{note}", row)
 
 
-# --- recording -------------------------------------------------------------------------------------------------------
-
-
 def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
     """Writes a result row for the claim and returns its verdict.
 
@@ -129,9 +113,7 @@ def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
         value: in the claim's unit; a `Ratio` brings its interval along, True and False stand for 1 and 0.
         details: spread, runs, model, clip, peak_bytes, note, backend, group, as in `rows.record`.
 
-    Raises:
-        ClaimError: the ledger has no such claim, or it is a statement and the value neither true nor false.
-        RowError: a detail is not what it must be.
+    ClaimError where the ledger has no such claim, or it is a statement and the value neither true nor false.
     """
     tested = claim(id)
     if isinstance(value, Ratio):
@@ -143,11 +125,7 @@ def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
 
 
 def record_missing(id: str, missing: str, **details) -> Verdict:
-    """Writes a row that names what this machine lacks to test the claim, one of its `needs`.
-
-    Raises:
-        ClaimError: the claim does not need it: then it can be tested here.
-    """
+    """Writes a row that names what this machine lacks to test the claim; ClaimError unless it is one of its `needs`."""
     tested = claim(id)
     if missing not in tested.needs:
         needs = ", ".join(tested.needs) or "nothing special"

@@ -33,9 +33,6 @@ def results(monkeypatch, tmp_path):
     return tmp_path
 
 
-# --- the ledger itself
-
-
 # --- no verdict without a row
 
 
@@ -45,7 +42,6 @@ def test_no_verdict_without_a_row_of_this_claim():
         for given in ([], others, [make_row(1.0, claim=None)]):
             verdict = verdicts.verdict(claim, given, "laptop")
             assert (verdict.status, verdict.row) == ("open", None), claim.id
-            assert verdicts.verdicts_by_machine(claim, given) == {}
 
 
 def test_every_verdict_follows_its_row():
@@ -121,13 +117,6 @@ def test_measurement_elsewhere_beats_a_note_that_nothing_could_be_measured_here(
     verdict = verdicts.verdict(claim, given, "laptop")
     assert verdict.status == "reproduced"
     assert "h200" in verdict.why
-
-
-def test_machines_that_disagree_are_all_shown():
-    claim = make_claim("at_most", 1)
-    given = [make_row(0.5, "laptop", 1), make_row(2.0, "server", 2)]
-    shown = {machine: verdict.status for machine, verdict in verdicts.verdicts_by_machine(claim, given).items()}
-    assert shown == {"laptop": "reproduced", "server": "not here"}
 
 
 # --- recording
