@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+
+HF_NAMES = {  # where they differ from ours
+    "heads": "encoder_attention_heads",
+    "mels": "num_mel_bins",
+    "audio_positions": "max_source_positions",
+    "text_positions": "max_target_positions",
+}
 
 
 @dataclass(frozen=True)
@@ -37,30 +44,13 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> Config:
         """From the content of a `config.json`; KeyError where it lacks a field."""
-        return cls(
-            d_model=hf["d_model"],
-            encoder_layers=hf["encoder_layers"],
-            decoder_layers=hf["decoder_layers"],
-            heads=hf["encoder_attention_heads"],
-            vocab_size=hf["vocab_size"],
-            mels=hf["num_mel_bins"],
-            audio_positions=hf["max_source_positions"],
-            text_positions=hf["max_target_positions"],
-        )
+        return cls(**{field.name: hf[HF_NAMES.get(field.name, field.name)] for field in fields(cls)})
 
     def to_hf(self) -> dict:
         """The fields of `transformers.WhisperConfig` that depend on the size."""
-        return {
-            "d_model": self.d_model,
-            "encoder_layers": self.encoder_layers,
-            "decoder_layers": self.decoder_layers,
-            **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), self.heads),
-            **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), self.ffn_dim),
-            "vocab_size": self.vocab_size,
-            "num_mel_bins": self.mels,
-            "max_source_positions": self.audio_positions,
-            "max_target_positions": self.text_positions,
-        }
+        sizes = {HF_NAMES.get(name, name): size for name, size in asdict(self).items()}
+        ffn = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), self.ffn_dim)
+        return {**sizes, "decoder_attention_heads": self.heads, **ffn}
 
 
 SIZES = {

@@ -64,11 +64,7 @@ class Reader:
 
 
 def read_tensors(buffer: bytes) -> dict[str, np.ndarray]:
-    """A whole model.bin -> its tensors by CTranslate2's names, views into the buffer.
-
-    Raises:
-        CheckpointError: the file is damaged, cut short, or of another kind.
-    """
+    """A whole model.bin -> its tensors by CTranslate2's names, views into the buffer; CheckpointError if damaged."""
     reader = Reader(buffer)
     try:
         found = (reader.number("I"), reader.text(), reader.number("I"))

@@ -34,9 +34,8 @@ def sinusoids(length: int, channels: int) -> np.ndarray:
 def tensor_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of all tensors of a Hugging Face checkpoint; the output layer is the token embedding."""
     d, ffn = config.d_model, config.ffn_dim
-    for i, channels in ((1, config.mels), (2, d)):
-        yield f"model.encoder.conv{i}.weight", (d, channels, 3)
-        yield f"model.encoder.conv{i}.bias", (d,)
+    yield from with_bias("model.encoder.conv1", d, config.mels, 3)
+    yield from with_bias("model.encoder.conv2", d, d, 3)
     yield "model.encoder.embed_positions.weight", (config.audio_positions, d)
     yield "model.decoder.embed_tokens.weight", (config.vocab_size, d)
     yield "model.decoder.embed_positions.weight", (config.text_positions, d)
@@ -44,16 +43,16 @@ def tensor_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
         attentions = ["self_attn"] if side == "encoder" else ["self_attn", "encoder_attn"]
         for prefix in (f"model.{side}.layers.{i}" for i in range(layers)):
             for attention in attentions:
-                for part in ("q", "k", "v", "out"):
-                    yield f"{prefix}.{attention}.{part}_proj.weight", (d, d)
-                    if part != "k":
-                        yield f"{prefix}.{attention}.{part}_proj.bias", (d,)
-            yield f"{prefix}.fc1.weight", (ffn, d)
-            yield f"{prefix}.fc1.bias", (ffn,)
-            yield f"{prefix}.fc2.weight", (d, ffn)
-            yield f"{prefix}.fc2.bias", (d,)
-            for norm in [f"{prefix}.{name}_layer_norm" for name in (*attentions, "final")]:
-                yield f"{norm}.weight", (d,)
-                yield f"{norm}.bias", (d,)
-        yield f"model.{side}.layer_norm.weight", (d,)
-        yield f"model.{side}.layer_norm.bias", (d,)
+                yield f"{prefix}.{attention}.k_proj.weight", (d, d)
+                for part in ("q", "v", "out"):
+                    yield from with_bias(f"{prefix}.{attention}.{part}_proj", d, d)
+            yield from with_bias(f"{prefix}.fc1", ffn, d)
+            yield from with_bias(f"{prefix}.fc2", d, ffn)
+            for norm in (*attentions, "final"):
+                yield from with_bias(f"{prefix}.{norm}_layer_norm", d)
+        yield from with_bias(f"model.{side}.layer_norm", d)
+
+
+def with_bias(layer: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{layer}.weight", shape
+    yield f"{layer}.bias", shape[:1]

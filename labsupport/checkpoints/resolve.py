@@ -97,9 +97,8 @@ def find_checkpoint(name: str | Path = DEFAULT_MODEL) -> Checkpoint:
         name: a packaged model ("tiny.en", "base"); a local folder; another Whisper size ("small"), which means
             OpenAI's on the hub; or a hub id ("openai/whisper-large-v3"), through `HF_ENDPOINT` if it is set.
 
-    Raises:
-        CheckpointError: there is no such model, the hub does not answer, or the weights are damaged or pickled.
-        FolderError: the cache cannot be written.
+    CheckpointError: there is no such model, the hub does not answer, or the weights are damaged or pickled.
+    FolderError: the cache cannot be written.
     """
     name = str(name)
     if name in PACKAGED:
@@ -134,11 +133,7 @@ def list_models() -> str:
 
 
 def open_folder(name: str, folder: Path) -> Checkpoint:
-    """A Hugging Face folder as a checkpoint.
-
-    Raises:
-        CheckpointError: it lacks its config or its safetensors, or is no Whisper.
-    """
+    """A Hugging Face folder as a checkpoint; CheckpointError if it lacks config or safetensors, or is no Whisper."""
     if not (folder / "config.json").is_file():
         raise CheckpointError("The folder holds no model: config.json is missing.", where=folder, hint=list_models())
     settings = read_json(folder / "config.json")
@@ -161,11 +156,7 @@ def read_json(path: Path) -> dict:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: one, or the shards that its index names.
-
-    Raises:
-        CheckpointError: there are none, or one of them is missing.
-    """
+    """The safetensors files of a folder: one, or the shards that its index names; CheckpointError if one is missing."""
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
@@ -192,11 +183,7 @@ def no_safetensors(where: object, files: list[str]) -> CheckpointError:
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened by its bits.
-
-    Raises:
-        CheckpointError: the file is cut short or damaged, or a tensor is no float.
-    """
+    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened by its bits."""
     for name, entry, start in read_header(path):
         if entry["dtype"] not in DTYPES:
             raise CheckpointError(f"The tensor {name} is {entry['dtype']}, no float.", where=path)
@@ -207,7 +194,7 @@ def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def read_header(path: Path) -> Iterator[tuple[str, dict, int]]:
-    """Name, entry (dtype, shape) and first byte of every tensor in a safetensors file."""
+    """Name, entry (dtype, shape) and first byte of every tensor in a safetensors file; CheckpointError if damaged."""
     import safetensors
 
     try:
@@ -227,11 +214,8 @@ def read_header(path: Path) -> Iterator[tuple[str, dict, int]]:
 
 
 def download(hub_id: str) -> Path:
-    """The hub's snapshot of a model: safetensors and settings, never pickle. Without a hub: an earlier snapshot.
-
-    Raises:
-        CheckpointError: the hub has no such model or only pickled weights, or the download failed.
-    """
+    """The hub's snapshot of a model: safetensors and settings, never pickle. Without a hub: an earlier snapshot."""
+    import httpx
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -244,25 +228,16 @@ def download(hub_id: str) -> Path:
         return get_snapshot(hub_id, endpoint=endpoint)
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise CheckpointError(f"The hub has no model {hub_id!r}.", where=endpoint, hint=list_models()) from error
-    except network_errors() as error:
+    except (OSError, httpx.HTTPError) as error:  # what huggingface_hub raises without a network
         return find_stored_snapshot(hub_id, endpoint, error)
-
-
-def network_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises without a network: OSErrors, and since its version 1 those of httpx."""
-    import httpx
-
-    return OSError, httpx.HTTPError
 
 
 def get_snapshot(hub_id: str, **options) -> Path:
     import huggingface_hub
 
     patterns = ["model*.safetensors", "model.safetensors.index.json", "*.json", "*.txt"]
-    # The largest models are there twice; the copy in float32 is left out.
-    return Path(
-        huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*fp32*", "*/*"], **options)
-    )
+    ignored = ["*fp32*", "*/*"]  # the largest models are there twice; the copy in float32 is left out
+    return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **options))
 
 
 def find_stored_snapshot(hub_id: str, endpoint: str | None, error: Exception) -> Path:
@@ -296,9 +271,7 @@ def find_converted(name: str) -> Path:
 def write_converted(folder: Path, name: str) -> None:
     """Fills `folder` with all that transformers' from_pretrained reads.
 
-    Raises:
-        CheckpointError: the package is not the pinned one, or the conversion did not give the pinned weights.
-        OSError: the folder cannot be written.
+    CheckpointError if the package or the converted weights are not the pinned ones; OSError if it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file

@@ -18,7 +18,6 @@ from labsupport.base.errors import AudioError
 if TYPE_CHECKING:
     import soundfile
 
-
 SAMPLE_RATE = 16_000  # Hz, the rate that every Whisper was trained on
 UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more frames than this for "unknown"
 UNKNOWN_DATA_SIZE = 0x7FFFF000  # the smallest size that wav writers put for "unknown"
@@ -27,13 +26,7 @@ MP3_TOLERANCE = 2 * 1152  # samples; encoders differ in whether they count their
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording that the course ships, as its card describes it.
-
-    Attributes:
-        text: exactly what is said.
-        seconds: length of the recording.
-        sha256: of the file at `path`.
-    """
+    """A recording of `seconds` that the course ships, as its card describes it: `text` is exactly what is spoken."""
 
     name: str
     path: Path
@@ -68,10 +61,7 @@ def windows(samples: np.ndarray, seconds: float = 30.0) -> list[np.ndarray]:
     """Cuts float32 `samples` (samples,) at 16 kHz into windows of `seconds`, in order.
 
     The last window is shorter where samples are left over; nothing is padded or copied (the windows are views).
-
-    Raises:
-        AudioError: another shape or dtype, or no samples.
-        ValueError: a window shorter than one sample.
+    ValueError where a window is shorter than one sample.
     """
     check_samples(samples)
     size = round(seconds * SAMPLE_RATE)
@@ -218,8 +208,7 @@ def _has_last_page(stream: BinaryIO) -> bool:
     _, mark, page = stream.read().rpartition(b"OggS")
     if not mark or len(page) < 23:
         return False
-    lengths = page[23 : 23 + page[22]]
-    whole = len(page) >= 23 + page[22] + sum(lengths)
+    whole = len(page) >= 23 + page[22] + sum(page[23 : 23 + page[22]])
     return whole and bool(page[1] & 4)
 
 
@@ -227,10 +216,8 @@ def _has_frame_count(stream: BinaryIO) -> bool:
     """Whether an mp3's first frame is a Xing, Info or VBRI header, which counts the frames."""
     stream.seek(0)
     tag = stream.read(10)
-    if tag[:3] == b"ID3":
-        stream.seek(10 + sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True)))
-    else:
-        stream.seek(0)
+    size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+    stream.seek(10 + size if tag[:3] == b"ID3" else 0)
     return re.search(rb"Xing|Info|VBRI", stream.read(200)) is not None
 
 

@@ -24,11 +24,7 @@ class Sentence:
 
 
 def load(split: str) -> list[Sentence]:
-    """The sentences of `split`, "train" or "held_out", in the card's order.
-
-    Raises:
-        AudioError: another split, times outside of the recording, or a recording that `audio.read` refuses.
-    """
+    """The sentences of `split`, "train" or "held_out", in the card's order; AudioError if card and recording differ."""
     if split not in SPLITS:
         raise AudioError(f"The corpus has no split {split!r}.", where=CORPUS, hint=f"Known: {', '.join(SPLITS)}.")
     card = paths.read_toml(CORPUS / "corpus.toml")
