@@ -5,7 +5,6 @@ The weights come from torch, so that both must give the same codes.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labsupport.via_mindnlp.process import import_mindnlp, measure_apart, require_mindnlp, try_call, write_result
+from labsupport.via_mindnlp.process import import_mindnlp, measure_apart, require_mindnlp, try_call
 
 TEXT = "And so, my fellow Americans"
 
@@ -49,12 +48,8 @@ def run_bark(name: str = "bark-lesson", tokens: int = 3, timeout: float = 600) -
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights")
         model.save_pretrained(weights)
-        found = measure_apart(__name__, [weights, str(tokens)], folder, timeout)
+        found = measure_apart(__name__, [weights, tokens], folder, timeout)
     return BarkRun(**found, torch_codes=generate_codes(model, tokens, {}))
-
-
-def main(weights: str, tokens: str, result: str) -> None:
-    write_result(measure(weights, int(tokens)), result)
 
 
 def measure(weights: str, tokens: int) -> dict:
@@ -94,7 +89,3 @@ def add_hstack() -> None:
     import mindtorch
 
     mindtorch.hstack = lambda tensors: mindtorch.cat(list(tensors), 1)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from labsupport.base.errors import MindnlpError, NotAvailable
 from labsupport.base.paths import ROOT, atomic_write
@@ -17,6 +18,7 @@ from labsupport.machine.backend import is_installed
 # transformers and diffusers would detect these, and ask mindtorch for what it lacks: the import would fail.
 HIDDEN = ("torchao", "onnx", "onnxruntime", "onnxscript", "optimum")
 ENVIRONMENT = {"GLOG_v": "3", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(ROOT)}  # errors only, no warnings
+CALL = "import sys; from labsupport.via_mindnlp.process import write_measured; write_measured(*sys.argv[1:])"
 KNOWN_FAILURES = (AttributeError, ImportError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -52,21 +54,22 @@ def import_mindnlp() -> None:
     import mindnlp  # noqa: F401
 
 
-def measure_apart(module: str, arguments: Sequence[str], folder: str, timeout: float) -> dict:
-    """What `python -m MODULE ARGUMENTS... RESULT` writes to the file RESULT as JSON; raises as `run_to_end`.
+def measure_apart(module: str, arguments: Sequence[Any], folder: str, timeout: float) -> dict:
+    """`module.measure(*arguments)` in a process of its own; raises as `run_to_end`. JSON carries both ways.
 
     Args:
         folder: its working directory; MindSpore leaves files there.
     """
     result = Path(folder) / "result.json"
-    run_to_end([sys.executable, "-m", module, *arguments, str(result)], folder, timeout)
+    run_to_end([sys.executable, "-c", CALL, module, json.dumps(arguments), str(result)], folder, timeout)
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def write_result(found: dict, path: str) -> NoReturn:
-    """In that process: writes the result and ends at once, for MindSpore can hang in its own clean-up."""
+def write_measured(module: str, arguments: str, path: str) -> NoReturn:
+    """In that process: measures, writes the result and ends at once, for MindSpore can hang in its own clean-up."""
+    measured = importlib.import_module(module).measure(*json.loads(arguments))
     with atomic_write(Path(path)) as part:
-        part.write_text(json.dumps(found), encoding="utf-8")
+        part.write_text(json.dumps(measured), encoding="utf-8")
     os._exit(0)
 
 

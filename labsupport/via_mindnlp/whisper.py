@@ -1,8 +1,8 @@
 """transformers' own Whisper on MindSpore, through MindNLP, as article A's readers run it: measured token by token.
 
 `import mindnlp` puts a torch of its own (mindtorch, written on MindSpore) in the place of torch, for the whole process.
-So it runs in a process of its own, `python -m labsupport.via_mindnlp.whisper`, which `run_whisper` starts. Each of the
-last tokens is measured in another way; what fails is reported with its error.
+So it runs in a process of its own, which `run_whisper` starts. Each of the last tokens is measured in another way; what
+fails is reported with its error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import cProfile
 import pstats
 import re
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -27,7 +26,7 @@ from labsupport.profiling.kinds import op_kind
 from labsupport.profiling.table import Table, make_table
 from labsupport.results.timing import Ratio, paired_ratio
 from labsupport.speech import audio
-from labsupport.via_mindnlp.process import import_mindnlp, measure_apart, require_mindnlp, try_call, write_result
+from labsupport.via_mindnlp.process import import_mindnlp, measure_apart, require_mindnlp, try_call
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def run_whisper(
     """
     require_mindnlp()
     with tempfile.TemporaryDirectory() as folder:
-        return parse_result(measure_apart(__name__, [model, clip, attention, str(pairs)], folder, timeout))
+        return parse_result(measure_apart(__name__, [model, clip, attention, pairs], folder, timeout))
 
 
 def parse_result(found: dict) -> WhisperRun:
@@ -84,10 +83,6 @@ def parse_result(found: dict) -> WhisperRun:
 
 
 # --- in the process of its own ----------------------------------------------------------------------------------------
-
-
-def main(model: str, clip: str, attention: str, pairs: str, result: str) -> None:
-    write_result(measure(model, clip, attention, int(pairs)), result)
 
 
 def measure(model: str, clip: str, attention: str, pairs: int) -> dict:
@@ -162,7 +157,7 @@ def generate_tokens(network, features, pairs: int) -> dict:
     """One token for each instrument; the tokens and what the instruments measured, by `WhisperRun`'s names."""
     import mindtorch
 
-    seen: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     first: list[float] = []
     plain: list[float] = []
     mended: list[float] = []
@@ -170,14 +165,14 @@ def generate_tokens(network, features, pairs: int) -> dict:
         step for _ in range(pairs) for step in (stopwatch(plain), stopwatch(mended, mended_linear()))
     ]
     warm_up: list[AbstractContextManager] = [nullcontext(), mended_linear()]
-    views = [threads_clock(seen), python_profile(seen), op_by_op(seen)]
+    views = [threads_clock(measured), python_profile(measured), op_by_op(measured)]
     instruments: list[AbstractContextManager] = [stopwatch(first), *warm_up, *in_turns, *views]
     watched = TokenByToken(instruments)
     watched()
     wanted = len(instruments)
     tokens = network.generate(mindtorch.tensor(features), max_new_tokens=wanted, logits_processor=[watched])
     newest = [int(token) for token in tokens[0]][-wanted:]
-    return seen | {"tokens": newest, "first_token": first[0], "steps": {"as it is": plain, "mended": mended}}
+    return measured | {"tokens": newest, "first_token": first[0], "steps": {"as it is": plain, "mended": mended}}
 
 
 @contextmanager
@@ -190,12 +185,12 @@ def stopwatch(times: list, change: AbstractContextManager | None = None) -> Iter
 
 
 @contextmanager
-def threads_clock(seen: dict) -> Iterator[None]:
+def threads_clock(measured: dict) -> Iterator[None]:
     """CPU seconds of each of this process's threads, by their name; Linux alone names them."""
     before = read_threads()
     yield
     spent = {name: seconds - before.get(name, 0.0) for name, seconds in read_threads().items()}
-    seen["threads"] = dict(sorted(spent.items(), key=lambda item: -item[1]))
+    measured["threads"] = dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
 def read_threads() -> dict[str, float]:
@@ -209,14 +204,14 @@ def read_threads() -> dict[str, float]:
 
 
 @contextmanager
-def python_profile(seen: dict) -> Iterator[None]:
+def python_profile(measured: dict) -> Iterator[None]:
     """Rows for `make_table`: each Python function's own time on the main thread, waiting included."""
     profile = cProfile.Profile()
     profile.enable()
     yield
     profile.disable()
     functions = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]  # its stub lacks it
-    seen["python"] = [
+    measured["python"] = [
         (*name_function(file, name), calls, 1e3 * own, None) for (file, _, name), (_, calls, own, *_) in functions
     ]
 
@@ -233,7 +228,7 @@ def name_function(file: str, name: str) -> tuple[str, str]:
 
 
 @contextmanager
-def op_by_op(seen: dict) -> Iterator[None]:
+def op_by_op(measured: dict) -> Iterator[None]:
     """Rows for `make_table`: every op of mindtorch with a wait after it, so that its time is its own."""
     from mindtorch.dispatcher import Dispatcher
 
@@ -248,7 +243,7 @@ def op_by_op(seen: dict) -> Iterator[None]:
 
     with patch.object(Dispatcher, "dispatch", timed):
         yield
-    seen["ops"] = [(name, op_kind(name), len(times), sum(times), max(times)) for name, times in calls.items()]
+    measured["ops"] = [(name, op_kind(name), len(times), sum(times), max(times)) for name, times in calls.items()]
 
 
 @contextmanager
@@ -266,7 +261,3 @@ def mended_linear() -> Iterator[None]:
 
     with patch.object(cpu, "dense", product):
         yield
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

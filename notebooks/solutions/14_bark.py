@@ -1,4 +1,4 @@
-"""Solutions of 14_bark. They spoil the fun: try first."""
+"""Solutions of the exercises in 14_bark."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def peak(weights, prefetch):
     return max(now + prefetch * coming for now, coming in pairs)
 
 
-def peak_by_walking(weights, prefetch):
+def peak_by_loop(weights, prefetch):
     highest = 0
     for place, here in enumerate(weights):
         coming = weights[place + 1] if prefetch and place + 1 < len(weights) else 0
@@ -77,11 +77,11 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 lambda tokens: tuple(int(tokens * rate / 49.9) for rate in (150, 600, 24_000)),
-                "Only whole frames are spoken: round down once, to frames, and multiply then.",
+                "Only whole frames count: round down once, to frames, then multiply.",
             ),
             Mistake(
                 lambda tokens: tuple(count * math.ceil(tokens * 75 / 49.9) for count in (2, 8, 320)),
-                "A frame that is not full is not spoken: round down.",
+                "A frame that is not full does not count: round down.",
             ),
             Mistake(
                 lambda tokens: tuple(count * int(tokens * 75 / 50) for count in (2, 8, 320)),
@@ -99,24 +99,24 @@ EXERCISES = [
         mistakes=[
             Mistake(
                 lambda codes: (codes + np.array([[10_000], [11_024]])).reshape(-1),
-                "One book after the other; they must take turns, frame by frame.",
+                "This gives one book after the other; the books must alternate, frame by frame.",
             ),
             Mistake(
                 lambda codes: (codes + 10_000).T.reshape(-1),
-                "Both books have the same 1024 codes: without a shift of its own, the second cannot be told apart.",
+                "Both books have the same 1024 codes: without an offset, the second cannot be distinguished.",
             ),
             Mistake(
                 lambda codes: (codes + np.array([[11_024], [10_000]])).T.reshape(-1),
-                "The shifts are exchanged: the first book's codes begin at 10000.",
+                "The offsets are exchanged: the first book's codes begin at 10000.",
             ),
         ],
     ),
     Exercise(
         id="14.3",
         title="What must fit",
-        hint="Without prefetch one stage is here. With it the next comes while one computes; after the last none does.",
+        hint="Without prefetch one stage is in memory. With it, the next one too; after the last stage there is none.",
         solution=peak,
-        variant=peak_by_walking,
+        variant=peak_by_loop,
         cases=[([5, 3, 8, 1], False), ([5, 3, 8, 1], True), ([4], True), ([1, 1, 9], True), ([6, 6, 1, 2], True)],
         mistakes=[
             Mistake(
@@ -129,20 +129,20 @@ EXERCISES = [
             ),
             Mistake(
                 lambda weights, prefetch: sum(sorted(weights)[-1 - prefetch :]),
-                "The two largest need not be neighbours: only the next stage comes.",
+                "The two largest need not be neighbours: only the next stage is fetched.",
             ),
             Mistake(
                 lambda weights, prefetch: max(
                     here + prefetch * weights[(place + 1) % len(weights)] for place, here in enumerate(weights)
                 ),
-                "After the last stage nothing is fetched: the next text may never come.",
+                "After the last stage nothing is fetched: there may be no next text.",
             ),
         ],
     ),
     Exercise(
         id="14.4",
         title="Steps for nothing",
-        hint="A batch goes on until its longest row ends. The rows that ended before compute, and nobody listens.",
+        hint="A batch runs until its longest row ends. The rows that ended before still compute, for nothing.",
         solution=wasted,
         variant=wasted_by_rows,
         cases=[([4, 1, 3, 2], 2), ([1, 2, 3, 4], 2), ([5, 1, 1], 2), ([7], 4), ([2, 9, 4, 4, 1], 3)],
@@ -156,11 +156,11 @@ EXERCISES = [
                     max(lengths[start : start + size]) - min(lengths[start : start + size])
                     for start in range(0, len(lengths), size)
                 ),
-                "Not only the shortest row waits: count every row of the batch.",
+                "Not only the shortest row is padded: count every row of the batch.",
             ),
             Mistake(
                 lambda lengths, size: wasted(sorted(lengths), size),
-                "Take the rows in the order in which they are given: sorting is the remedy, not the question.",
+                "Take the rows in the order in which they are given: sorting would reduce what is asked for.",
             ),
             Mistake(
                 lambda lengths, size: sum(
