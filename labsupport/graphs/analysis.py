@@ -18,17 +18,11 @@ VIEW_OPS = {"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "U
 INDEXING_OPS = {"Gather", "Slice"}  # they read as much as they write, not their whole input
 
 
-# --- shapes --------------------------------------------------------------------------------------------------------
-
-
 def shapes_of(model: onnx.ModelProto, **lengths: int) -> dict[str, Shape]:
     """The shape of every value, by strict inference; ints, names of symbolic lengths, or None for an unknown one.
 
-    Args:
-        lengths: values for the graph's symbolic lengths, `past=100`.
-
-    Raises:
-        GraphError: the graph is not valid, or two shapes contradict each other.
+    `lengths` gives symbolic lengths a value, `past=100`. Raises GraphError if the graph is not valid, or two shapes
+    contradict each other.
     """
     import onnx
 
@@ -69,14 +63,6 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape:
     return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims)
 
 
-def check(model: onnx.ModelProto) -> None:
-    """Checks the whole graph against ONNX's rules, and every shape; raises as `shapes_of`."""
-    shapes_of(model)
-
-
-# --- counting ------------------------------------------------------------------------------------------------------
-
-
 def op_counts(model: onnx.ModelProto) -> Counter[str]:
     """How often each op stands in the graph; constants are not counted."""
     return Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
@@ -85,13 +71,8 @@ def op_counts(model: onnx.ModelProto) -> Counter[str]:
 def bytes_by_op(model: onnx.ModelProto, **lengths: int) -> dict[str, int]:
     """Bytes that each op reads and writes, the most first; ops that move nothing are left out.
 
-    Each operand counts once, as from a perfect cache: see `node_bytes`.
-
-    Args:
-        lengths: values for the graph's symbolic lengths, `past=100`.
-
-    Raises:
-        GraphError: as `shapes_of`; or a length has no value.
+    Each operand counts once, as from a perfect cache: see `node_bytes`. Raises GraphError as `shapes_of`, or if a
+    symbolic length has no value in `lengths`.
     """
     shapes, sizes = shapes_of(model, **lengths), item_sizes(model)
 

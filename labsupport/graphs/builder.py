@@ -109,13 +109,6 @@ def split_heads(g: Graph, x: str, config: Config, name: str) -> str:
     return g.op("Reshape", x, shape, name=f"{name}/Reshape")
 
 
-def query(g: Graph, x: str, config: Config, attention: str) -> str:
-    """The scaled queries: (batch, length, d_model) -> (batch, length, heads, head_dim)"""
-    scale = g.constant("attention_scale", np.float32(config.head_dim**-0.5))
-    scaled = g.op("Mul", linear(g, x, f"{attention}.q_proj"), scale, name=f"{attention}.q_proj/Mul")
-    return split_heads(g, scaled, config, f"{attention}.q_proj")
-
-
 def keys_values(g: Graph, x: str, config: Config, attention: str) -> tuple[str, str]:
     """(batch, length, d_model) -> keys and values, each (batch, length, heads, head_dim)"""
     k = linear(g, x, f"{attention}.k_proj", bias=False)
@@ -123,15 +116,18 @@ def keys_values(g: Graph, x: str, config: Config, attention: str) -> tuple[str, 
     return split_heads(g, k, config, f"{attention}.k_proj"), split_heads(g, v, config, f"{attention}.v_proj")
 
 
-def attend(g: Graph, q: str, kv: tuple[str, str], config: Config, attention: str, mask: str | None = None) -> str:
-    """Attention and its output projection: (batch, length, heads, head_dim) each -> (batch, queries, d_model).
+def add_attention(
+    g: Graph, x: str, h: str, kv: Iterable[str], config: Config, attention: str, mask: str | None = None
+) -> str:
+    """The residual path x, (batch, queries, d_model), plus the attention of the normed `h` to these keys and values.
 
+    Keys and values are (batch, keys, heads, head_dim); `mask` is added to the scores, (queries, keys) or more axes.
     Heads are brought forward for each matrix product and put back after it, as exporters leave them.
-
-    Args:
-        mask: what is added to the scores, (queries, keys) or more axes.
     """
     k, v = kv
+    scale = g.constant("attention_scale", np.float32(config.head_dim**-0.5))
+    q = g.op("Mul", linear(g, h, f"{attention}.q_proj"), scale, name=f"{attention}.q_proj/Mul")
+    q = split_heads(g, q, config, f"{attention}.q_proj")  # (batch, queries, heads, head_dim)
     q = g.op("Transpose", q, perm=[0, 2, 1, 3], name=f"{attention}/q_Transpose")  # (batch, heads, queries, head_dim)
     k = g.op("Transpose", k, perm=[0, 2, 3, 1], name=f"{attention}/k_Transpose")  # (batch, heads, head_dim, keys)
     v = g.op("Transpose", v, perm=[0, 2, 1, 3], name=f"{attention}/v_Transpose")  # (batch, heads, keys, head_dim)
@@ -139,11 +135,11 @@ def attend(g: Graph, q: str, kv: tuple[str, str], config: Config, attention: str
     if mask is not None:
         scores = g.op("Add", scores, mask, name=f"{attention}/mask_Add")
     weights = g.op("Softmax", scores, axis=-1, name=f"{attention}/Softmax")
-    x = g.op("MatMul", weights, v, name=f"{attention}/wv_MatMul")  # (batch, heads, queries, head_dim)
-    x = g.op("Transpose", x, perm=[0, 2, 1, 3], name=f"{attention}/out_Transpose")  # (batch, queries, heads, head_dim)
+    y = g.op("MatMul", weights, v, name=f"{attention}/wv_MatMul")  # (batch, heads, queries, head_dim)
+    y = g.op("Transpose", y, perm=[0, 2, 1, 3], name=f"{attention}/out_Transpose")  # (batch, queries, heads, head_dim)
     shape = g.constant("heads_joined", np.array([0, 0, -1], np.int64))
-    x = g.op("Reshape", x, shape, name=f"{attention}/Reshape")  # (batch, queries, d_model)
-    return linear(g, x, f"{attention}.out_proj")
+    y = g.op("Reshape", y, shape, name=f"{attention}/Reshape")  # (batch, queries, d_model)
+    return g.op("Add", x, linear(g, y, f"{attention}.out_proj"), name=f"{attention}/residual_Add")
 
 
 def project_vocabulary(g: Graph, x: str, weight: str, config: Config) -> str:

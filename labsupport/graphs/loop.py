@@ -32,9 +32,6 @@ class Loop:
         cross_kv: cross_k.i and cross_v.i, (1, 1500, heads, head_dim) float32.
         past: past_k.i and past_v.i, (beams, length, heads, head_dim) float32: the tokens so far.
         settings: as for `open_session`.
-
-    Raises:
-        GraphError: this is no loop graph, or the past is longer than its caches.
     """
 
     def __init__(self, model: onnx.ModelProto, cross_kv: Arrays, past: Arrays, **settings) -> None:
@@ -78,13 +75,7 @@ def past_after(
 
 
 def profile_step(
-    model: onnx.ModelProto,
-    cross_kv: Arrays,
-    past: Arrays,
-    tokens: np.ndarray,
-    folder: Path,
-    runs: int = 9,
-    **settings,
+    model: onnx.ModelProto, cross_kv: Arrays, past: Arrays, tokens: np.ndarray, folder: Path, runs: int = 9, **settings
 ) -> Table:
     """The op table of one step by ONNX Runtime's profiler: the step of median time among `runs` after a first.
 

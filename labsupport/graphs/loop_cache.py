@@ -39,17 +39,12 @@ class LoopCache:
         """Texts."""
         return next(iter(self.self_kv.values())).shape()[0]
 
-    # --- what it holds ------------------------------------------------------------------------------------------------
-
     def fill(self, values: Mapping[str, OrtValue], cross_layout: tuple[int, ...] = PLAIN) -> None:
-        """Takes over the keys and values of a prompt.
+        """Takes over the keys and values of a prompt; raises GraphError if the graph's caches are too short for them.
 
         Args:
             values: k.i and v.i, (rows, length, heads, head_dim), and cross_k.i and cross_v.i, in `cross_layout`.
             cross_layout: axes as in `LoopInterface`.
-
-        Raises:
-            GraphError: there are more tokens than the graph's caches have places.
         """
         order = tuple(cross_layout.index(axis) for axis in self.interface.cross_layout)
         for name, value in values.items():
@@ -94,15 +89,10 @@ class LoopCache:
             rows = rows[:1] if len(set(rows.tolist())) == 1 else rows
             self.cross_kv = {name: as_value(value.numpy()[rows]) for name, value in self.cross_kv.items()}
 
-    # --- a run of the graph -------------------------------------------------------------------------------------------
-
     def run(self, session: InferenceSession, tokens: np.ndarray) -> np.ndarray:
         """(rows,) int64, each text's next token -> the graph's result, (rows, vocab) logits or (rows, d_model).
 
-        The cache is not advanced: the same call gives the same again.
-
-        Raises:
-            GraphError: the graph's caches are full.
+        The cache is not advanced: the same call gives the same again. Raises GraphError if the caches are full.
         """
         if self.interface.capacity is not None and self.length >= self.interface.capacity:
             raise GraphError(f"{self.length} tokens leave no room in caches of {self.interface.capacity}.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labsupport.base.errors import GraphError
 from labsupport.graphs.analysis import shape_of
-from labsupport.graphs.passes.permutes import layouts
 
 if TYPE_CHECKING:
     import onnx
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 GROWS, SHIFTS, IN_PLACE = "grows", "shifts", "in place"
 READERS = {"Concat": GROWS, "Slice": SHIFTS, "ScatterND": IN_PLACE}  # the op that reads past_k.i
 PLAIN = (0, 1, 2, 3)  # batch, length, heads, head_dim
+LAYOUTS = "lab.layouts"  # the model's metadata: how `eliminate_permutes` has moved the axes of its inputs
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,18 @@ def read_interface(model: onnx.ModelProto) -> LoopInterface:
     readers = [node.op_type for node in model.graph.node if "past_k.0" in node.input]
     if past is None or len(readers) != 1 or readers[0] not in READERS:
         raise GraphError("This is no loop graph: nothing is appended to an input past_k.0.", where=model.graph.name)
-    moved = layouts(model)
+    moved = read_layouts(model)
     layout, form = moved.get("past_k.0", PLAIN), READERS[readers[0]]
     length = shape_of(past)[layout.index(1)]
     capacity = length if isinstance(length, int) and form != GROWS else None
     return LoopInterface(form, capacity, layout, moved.get("cross_k.0", PLAIN))
+
+
+def read_layouts(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Input name -> where each of its axes comes from, for the inputs that a pass has permuted.
+
+    `array.transpose(read_layouts(model)[name])` turns what the first form takes into what this one takes; the output
+    that belongs to a cache (`k.0` to `past_k.0`) has the same order as its input.
+    """
+    noted = {prop.key: prop.value for prop in model.metadata_props}
+    return {name: tuple(perm) for name, perm in json.loads(noted.get(LAYOUTS, "{}")).items()}

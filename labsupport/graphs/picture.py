@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from labsupport.base import plots
@@ -23,24 +24,19 @@ def neighbourhood(model: onnx.ModelProto, starts: Sequence[str], end: str) -> li
     """The nodes between these values and the first input of the node called `end`, in the graph's order."""
     makers = {name: node for node in model.graph.node for name in node.output}
     last = next(node for node in model.graph.node if node.name == end)
-    found, waiting = {}, [last.input[0]]
+    found, waiting = set(), [last.input[0]]
     while waiting:
         value = waiting.pop()
         if value in makers and value not in starts and value not in found:
-            found[value] = makers[value]
+            found.add(value)
             waiting += makers[value].input
-    chosen = {node.output[0] for node in found.values()}
-    return [node for node in model.graph.node if node.output[0] in chosen]
+    return [node for node in model.graph.node if found.intersection(node.output)]
 
 
 def draw_neighbourhood(
     models: dict[str, onnx.ModelProto], starts: Sequence[str], end: str, **lengths: int
 ) -> tuple[Figure, str]:
-    """The part between `starts` and `end` of each model, side by side; and an alt text that lists the nodes.
-
-    Args:
-        lengths: values for the graphs' symbolic lengths.
-    """
+    """The part between `starts` and `end` of each model, side by side; and its alt text. `lengths`: see `shapes_of`."""
     drawn, axes = plots.figure(width=4.4 * len(models), height=6.2)
     axes.remove()
     drawn.set_dpi(84)  # four such pictures go into one notebook
@@ -91,17 +87,13 @@ def spread(levels: dict[str, int], nodes: list[onnx.NodeProto]) -> dict[str, tup
     centres: dict[str, tuple[float, float]] = {}
     for level in sorted(set(levels.values()), reverse=True):
         row = [name for name in levels if levels[name] == level]
-        wanted = {name: mean([centres[reader][0] for reader in readers[name]]) for name in row}
+        wanted = {name: fmean([centres[reader][0] for reader in readers[name]] or [0]) for name in row}
         x, columns = float("-inf"), {}
         for name in sorted(row, key=wanted.__getitem__):
             columns[name] = x = max(wanted[name], x + SPACING)
-        shift = mean([wanted[name] - columns[name] for name in row])
+        shift = fmean(wanted[name] - columns[name] for name in row)
         centres |= {name: (column + shift, -float(level)) for name, column in columns.items()}
     return centres
-
-
-def mean(numbers: list[float]) -> float:
-    return sum(numbers) / len(numbers) if numbers else 0.0
 
 
 def label(name: str) -> str:

@@ -33,9 +33,6 @@ def open_session(
         optimise: let ONNX Runtime's optimiser rewrite the graph (all levels), or not at all.
         prepack: hold a copy of the weights in the order in which matrix products read them fastest.
         profile: the beginning of a file name for ONNX Runtime's profile; none is written without it.
-
-    Raises:
-        NotAvailable: ONNX Runtime is not installed.
     """
     require_runtime()
     import onnxruntime

@@ -24,19 +24,8 @@ LARGE = 4096  # bytes; smaller tensors stay in the file of their graph
 ALIGNED = 4096  # bytes: where a tensor begins, so that ONNX Runtime can map the file
 HERE = Path(__file__).resolve().parent
 # The source of all that builds and rewrites graphs: tests/graphs/test_store.py holds the list against the imports.
-BUILDERS = (
-    "../speech/features.py",
-    "analysis.py",
-    "builder.py",
-    "loop_interface.py",
-    "passes/__init__.py",
-    "passes/cache.py",
-    "passes/permutes.py",
-    "passes/rewriting.py",
-    "passes/tile.py",
-    "store.py",
-    "whisper_graphs.py",
-)
+MODULES = ("../speech/features.py", "analysis.py", "builder.py", "loop_interface.py", "store.py", "whisper_graphs.py")
+BUILDERS = (*MODULES, *sorted(f"passes/{path.name}" for path in (HERE / "passes").glob("*.py")))
 log = logging.getLogger(__name__)
 
 
@@ -48,9 +37,6 @@ def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Pat
 
     Args:
         start, languages: tokens, see `whisper_graphs.language`; without languages there is no such graph.
-
-    Raises:
-        FolderError: the folder cannot be written.
     """
     key = hashlib.sha256(json.dumps([identify(checkpoint), start, languages]).encode()).hexdigest()
     graphs = cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
@@ -80,18 +66,14 @@ def identify(checkpoint: Checkpoint) -> list:
     """What changes with a checkpoint's weights: its configuration, and their files' hashes or the seed."""
     if checkpoint.random:
         return [repr(checkpoint.config), checkpoint.seed]
-    files = find_weights(checkpoint.folder)
-    states = [(file, file.stat()) for file in files]
+    states = [(file, file.stat()) for file in find_weights(checkpoint.folder)]
     return [repr(checkpoint.config)] + [recall_hash(file, (s.st_size, s.st_mtime_ns)) for file, s in states]
 
 
 @functools.cache
 def hash_builders(folder: Path = HERE) -> str:
     """One hash of the source of all that builds and rewrites graphs."""
-    digest = hashlib.sha256()
-    for name in BUILDERS:
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in BUILDERS)).hexdigest()
 
 
 def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: list[int]) -> None:
@@ -102,8 +84,13 @@ def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: li
     loop = whisper_graphs.loop(checkpoint)
     interface = read_interface(loop)
     (folder / INTERFACE).write_text(json.dumps(asdict(interface)), encoding="utf-8")
+    offsets: dict[str, int] = {}
     with open(folder / WEIGHTS, "wb") as weights:
-        store = functools.partial(store_graph, folder, weights, {})
+
+        def store(name: str, model: onnx.ModelProto) -> None:
+            move_weights(model, weights, offsets)
+            (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+
         store("loop", loop)
         store("prefill", whisper_graphs.prefill(checkpoint, interface.cross_layout))
         if languages:
@@ -112,18 +99,8 @@ def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: li
             store(build.__name__, build(checkpoint))
 
 
-def store_graph(folder: Path, weights: BinaryIO, offsets: dict[str, int], name: str, model: onnx.ModelProto) -> None:
-    """Writes one graph; arguments as for `move_weights`."""
-    move_weights(model, weights, offsets)
-    (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-
-
 def move_weights(model: onnx.ModelProto, file: BinaryIO, offsets: dict[str, int]) -> None:
-    """Moves a graph's large tensors into `file`, each content once.
-
-    Args:
-        offsets: hash of a content -> its first byte in the file; grows.
-    """
+    """Moves a graph's large tensors into `file`, each content once; `offsets`, hash -> its first byte there, grows."""
     import onnx
 
     for tensor in model.graph.initializer:

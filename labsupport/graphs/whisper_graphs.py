@@ -14,19 +14,9 @@ from onnx.numpy_helper import from_array, to_array
 
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
-from labsupport.graphs.builder import (
-    Graph,
-    attend,
-    declare,
-    feed_forward,
-    gelu,
-    keys_values,
-    layer_norm,
-    project_vocabulary,
-    query,
-)
+from labsupport.graphs import builder
+from labsupport.graphs.builder import Graph, add_attention, feed_forward, gelu, keys_values, layer_norm
 from labsupport.graphs.loop_interface import PLAIN
-from labsupport.graphs.passes import run_all
 from labsupport.speech.features import FFT, HOP, WINDOW_FRAMES, mel_filters
 
 BEAMS = 5  # of the article
@@ -109,27 +99,22 @@ def encoder_layer(g: Graph, x: str, layer: str, config: Config) -> str:
     """Self-attention and the feed-forward net: (batch, 1500, d_model) -> the same"""
     attention = f"{layer}.self_attn"
     h = layer_norm(g, x, f"{layer}.self_attn_layer_norm")
-    mixed = attend(g, query(g, h, config, attention), keys_values(g, h, config, attention), config, attention)
-    return feed_forward(g, g.op("Add", x, mixed, name=f"{attention}/residual_Add"), layer)
+    x = add_attention(g, x, h, keys_values(g, h, config, attention), config, attention)
+    return feed_forward(g, x, layer)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
 def language(checkpoint: Checkpoint, start: int, languages: list[int]) -> onnx.ModelProto:
-    """encoder_out (batch, 1500, d_model) -> logits (batch, languages): how likely each is, right after the start token.
-
-    Args:
-        start: the token that a text starts with.
-        languages: the languages' tokens, in the order of the result.
-    """
+    """encoder_out (batch, 1500, d_model) -> logits (batch, languages): of these languages' tokens, after `start`."""
     config = checkpoint.config
     g = Graph("language", dict(checkpoint.tensors()))
     encoder_out = g.input("encoder_out", np.float32, ("batch", config.audio_positions, config.d_model))
     tokens = g.constant("start_token", np.array([[start]]))
     x, _ = decoder(g, tokens, g.constant("first_position", np.array([0])), encoder_out, config)
     rows = g.tensors["model.decoder.embed_tokens.weight"][languages]
-    logits = project_vocabulary(g, x, g.constant("language_tokens", rows), config)
+    logits = builder.project_vocabulary(g, x, g.constant("language_tokens", rows), config)
     g.output(logits, "logits", np.float32, ("batch", len(languages)))
     return g.finish()
 
@@ -138,11 +123,8 @@ def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> on
     """The decoder over a prompt, which also computes what every later step needs.
 
     Inputs: tokens (batch, length), encoder_out (batch, 1500, d_model). Outputs: logits (batch, length, vocab); for each
-    layer i cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim).
-
-    Args:
-        cross_layout: the order of the axes of cross_k.i and cross_v.i that the loop graph wants, see
-            `LoopInterface`.
+    layer i cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim). The
+    loop graph may want cross_k.i and cross_v.i with their axes in another order, `cross_layout`: see `LoopInterface`.
     """
     config = checkpoint.config
     g = Graph("prefill", dict(checkpoint.tensors()))
@@ -153,7 +135,7 @@ def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> on
     length = g.op("Gather", shape, step, name="prompt/Gather")
     positions = g.op("Range", zero, length, step, name="prompt/Range")
     x, caches = decoder(g, tokens, positions, encoder_out, config, causal_mask(g, length))
-    logits = project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
+    logits = builder.project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
     vocabulary = g.constant("vocabulary", np.array([config.vocab_size]))
     ends = g.op("Concat", shape, vocabulary, axis=0, name="logits/Concat")
     logits = g.op("Reshape", logits, ends, name="logits/Reshape")  # (batch, length, vocab)
@@ -187,14 +169,6 @@ def decoder(
     return layer_norm(g, x, "decoder.layer_norm"), caches
 
 
-def add_attention(
-    g: Graph, x: str, h: str, kv: tuple[str, str], config: Config, attention: str, mask: str | None = None
-) -> str:
-    """The residual path x, (batch, length, d_model), plus the attention of the normed `h` to these keys and values."""
-    mixed = attend(g, query(g, h, config, attention), kv, config, attention, mask)
-    return g.op("Add", x, mixed, name=f"{attention}/residual_Add")
-
-
 def causal_mask(g: Graph, length: str) -> str:
     """(length, length), added to scores: no token attends to those after it."""
     row = g.op("Unsqueeze", length, g.constant("axis_0", np.array([0])), name="mask/Unsqueeze")
@@ -204,11 +178,7 @@ def causal_mask(g: Graph, length: str) -> str:
 
 
 def decoder_step(
-    checkpoint: Checkpoint,
-    beams: int = 5,
-    layers: int | None = None,
-    capacity: int | None = None,
-    logits: bool = True,
+    checkpoint: Checkpoint, beams: int = 5, layers: int | None = None, capacity: int | None = None, logits: bool = True
 ) -> onnx.ModelProto:
     """One decode step of the beams of one window, in article B's first form.
 
@@ -229,7 +199,7 @@ def decoder_step(
         x = step_layer(g, x, number, config, beams, capacity)
     x = layer_norm(g, x, "decoder.layer_norm")
     if logits:
-        scores = project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
+        scores = builder.project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
         scores = g.op("Unsqueeze", scores, g.constant("second", np.array([1], np.int64)), name="logits/Unsqueeze")
         g.output(scores, "logits", np.float32, (beams, 1, config.vocab_size))
     else:
@@ -250,23 +220,25 @@ def step_layer(g: Graph, x: str, number: int, config: Config, beams: int, capaci
     layer, rest = f"decoder.layers.{number}", (config.heads, config.head_dim)
     attention, cross = f"{layer}.self_attn", f"{layer}.encoder_attn"
     h = layer_norm(g, x, f"{layer}.self_attn_layer_norm")
+    past_length, length = (capacity, capacity + 1) if capacity else ("past", "past + 1")
     self_kv, cross_kv = [], []
     for letter, new in zip("kv", keys_values(g, h, config, attention), strict=True):
-        past = g.input(f"past_{letter}.{number}", np.float32, (beams, capacity or "past", *rest))
+        past = g.input(f"past_{letter}.{number}", np.float32, (beams, past_length, *rest))
         grown = g.op("Concat", past, new, axis=1, name=f"{attention}/{letter}_Concat")
-        length = capacity + 1 if capacity else "past + 1"
         self_kv.append(g.output(grown, f"{letter}.{number}", np.float32, (beams, length, *rest)))
-    x = add_attention(g, x, h, (self_kv[0], self_kv[1]), config, attention)
+    x = add_attention(g, x, h, self_kv, config, attention)
     h = layer_norm(g, x, f"{layer}.encoder_attn_layer_norm")
     repeats = g.constant("beams_each", np.array([beams, 1, 1, 1], np.int64))
     for letter in "kv":
         window = g.input(f"cross_{letter}.{number}", np.float32, (1, config.audio_positions, *rest))
         cross_kv.append(g.op("Tile", window, repeats, name=f"{cross}/{letter}_Tile"))  # (beams, 1500, heads, head_dim)
-    return feed_forward(g, add_attention(g, x, h, (cross_kv[0], cross_kv[1]), config, cross), layer)
+    return feed_forward(g, add_attention(g, x, h, cross_kv, config, cross), layer)
 
 
 def loop(checkpoint: Checkpoint) -> onnx.ModelProto:
     """The decode step after article B's four rewrites, for any number of beams: see `passes` and `free_beams`."""
+    from labsupport.graphs.passes import run_all  # imports onnx_ir, which no other graph needs
+
     step = decoder_step(checkpoint, beams=BEAMS, capacity=checkpoint.config.text_positions)
     return free_beams(run_all(step), BEAMS)
 
@@ -301,7 +273,7 @@ def lift_indices(graph: onnx.GraphProto) -> None:
     (computed,) = {node.input[1] for node in writes}
     for node in writes:
         node.input[1] = "indices"
-    graph.input.append(declare("indices", np.int64, ("beams", "heads", 1, 3)))
+    graph.input.append(builder.declare("indices", np.int64, ("beams", "heads", 1, 3)))
     unread = [computed]
     while unread:
         name = unread.pop()

@@ -11,15 +11,13 @@ Names of inputs and outputs stay. The form of the caches changes, which the call
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+
+import onnx
 
 from labsupport.base.errors import GraphError
 from labsupport.graphs.passes.cache import cache_to_static, fuse_slice_concat
 from labsupport.graphs.passes.permutes import eliminate_permutes
 from labsupport.graphs.passes.tile import tile_to_broadcast
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["PASSES", "cache_to_static", "eliminate_permutes", "fuse_slice_concat", "run_all", "tile_to_broadcast"]
 
@@ -34,11 +32,7 @@ PASSES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
 
 
 def run_all(model: onnx.ModelProto, passes: Iterable[str] = PASSES) -> onnx.ModelProto:
-    """The model after these passes, one after the other.
-
-    Raises:
-        GraphError: there is no such pass, or a rewritten graph contradicts itself.
-    """
+    """The model after these passes, one after the other; GraphError if there is no such pass."""
     for name in passes:
         if name not in PASSES:
             raise GraphError(f"There is no pass {name!r}.", hint=f"There are {', '.join(PASSES)}.")

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
-from labsupport.graphs.passes.rewriting import (
-    add_constant,
-    axis_through_reshape,
-    constant,
-    dims,
-    is_op,
-    known,
-    rewriting,
-    source,
-)
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from labsupport.graphs.passes.rewriting import Dims, add_constant, constant, dims, is_op, known, rewriting, source
 
 CAPACITY = 448  # the longest text that Whisper's decoder has positions for
 HIDDEN = -1e4  # added to a score, it makes exp() 0 in half precision, too, and is no infinity there
@@ -58,17 +46,15 @@ def cache_to_static(model: ir.Model, capacity: int | None = None) -> bool:
     Matches graph inputs that a Concat lengthens by one row to a graph output, if every use of the row axis is a
     softmax's (keys) or a product with one (values); then a mask from the input `position` hides the rows that are
     still empty. Afterwards inputs and outputs have `capacity` rows, the newest last, the empty ones first. All caches
-    match, or none is touched.
-
-    Args:
-        capacity: rows of a cache; by default as many as a past of fixed shape has, else 448.
+    match, or none is touched. By default `capacity` is what a past of fixed shape has, else 448.
     """
     caches = list(find_growing(model.graph))
     position = next((value for value in model.graph.inputs if value.name == POSITION), None)
     softmaxes = find_softmaxes(caches)
     if position is None or not softmaxes:
         return False
-    capacity = capacity or fixed_capacity(caches) or CAPACITY
+    lengths = {cache.length(cache.past) for cache in caches}  # None: not fixed
+    capacity = capacity or (lengths.pop() if len(lengths) == 1 else None) or CAPACITY
     mask = add_mask(model.graph, capacity, position)
     for softmax in softmaxes:
         hide_rows(softmax, mask)
@@ -148,15 +134,9 @@ def drops_first_row(slicing: ir.Node, axis: int) -> bool:
     return start == 1 and end >= length and sliced % len(shape) == axis and step in ([], [1])
 
 
-def fixed_capacity(caches: list[GraphCache]) -> int | None:
-    """Rows of the past, where its shape is fixed already."""
-    lengths = {cache.length(cache.past) for cache in caches}
-    return lengths.pop() if len(lengths) == 1 else None
-
-
 # --- the rows' readers -----------------------------------------------------------------------------------------------
 
-Read = tuple["ir.Node", "ir.Node | None"]  # a softmax, and the product with values; None: the softmax of these scores
+Read = tuple[ir.Node, ir.Node | None]  # a softmax, and the product with values; None: the softmax of these scores
 
 
 def find_softmaxes(caches: list[GraphCache], masks: frozenset[ir.Value] = frozenset()) -> list[ir.Node]:
@@ -210,6 +190,14 @@ def next_axis(node: ir.Node, index: int, axis: int, masks: frozenset[ir.Value]) 
     return None
 
 
+def axis_through_reshape(before: Dims, after: Dims, axis: int) -> int | None:
+    """Where an axis longer than 1 is after a change of shape that moves only axes of length 1; else None."""
+    old, new = ([axis for axis, dim in enumerate(shape) if dim != 1] for shape in (before, after))
+    if [before[a] for a in old] != [after[a] for a in new] or axis not in old:
+        return None
+    return new[old.index(axis)]
+
+
 def same_for_all_rows(value: ir.Value | None, from_the_end: int) -> bool:
     """Whether an operand has length 1, or nothing, on the axis that far from the end."""
     shape = dims(value)
@@ -256,8 +244,6 @@ def products_of(softmax: ir.Node) -> set[ir.Node | None]:
 
 def add_mask(graph: ir.Graph, capacity: int, position: ir.Value) -> ir.Value:
     """(capacity,) float32: 0 for the last `position` + 1 rows, `HIDDEN` for those before them, still empty."""
-    import onnx_ir as ir
-
     rows = add_constant(graph, "cache_rows", np.arange(capacity, dtype=np.int64))
     last = add_constant(graph, "cache_last_row", np.array([capacity - 1], np.int64))
     shown = add_constant(graph, "row_shown", np.array(0, np.float32))
@@ -271,8 +257,6 @@ def add_mask(graph: ir.Graph, capacity: int, position: ir.Value) -> ir.Value:
 
 def hide_rows(softmax: ir.Node, mask: ir.Value) -> None:
     """Adds the mask to a softmax's scores."""
-    import onnx_ir as ir
-
     masked = ir.node("Add", [softmax.inputs[0], mask])
     softmax.prepend(masked)
     softmax.replace_input_with(0, masked.outputs[0])
@@ -305,8 +289,6 @@ def mask_of(softmax: ir.Node, masks: dict[ir.Value, tuple[int, ir.Value]]) -> ir
 
 def show_rows_up_to(mask: ir.Value, position: ir.Value) -> None:
     """Turns the mask of a cache with its newest row last into that of one whose row 0 is position 0."""
-    import onnx_ir as ir
-
     where = known(mask.producer())
     rows = known(known(where.inputs[0]).producer()).inputs[0]
     visible = ir.node("LessOrEqual", [rows, position])
@@ -319,8 +301,6 @@ def show_rows_up_to(mask: ir.Value, position: ir.Value) -> None:
 
 def shift_rows(graph: ir.Graph, cache: GraphCache, capacity: int) -> None:
     """Has the Concat take all but the oldest row of a past of fixed size."""
-    import onnx_ir as ir
-
     for value in (cache.past, cache.present):
         value.shape = ir.Shape([capacity if axis == cache.axis else dim for axis, dim in enumerate(known(value.shape))])
     bounds = [
@@ -334,8 +314,6 @@ def shift_rows(graph: ir.Graph, cache: GraphCache, capacity: int) -> None:
 
 def write_row(graph: ir.Graph, cache: GraphCache, position: ir.Value) -> None:
     """Puts a ScatterND that writes the new row in the place of Slice and Concat."""
-    import onnx_ir as ir
-
     leading = tuple(map(known, known(dims(cache.past))[: cache.axis]))
     indices, present = row_indices(graph, leading, position), cache.present
     write = ir.node("ScatterND", [cache.past, indices, cache.new], outputs=[ir.Value(name=f"{present.name}.written")])
@@ -360,11 +338,8 @@ def row_indices(graph: ir.Graph, leading: tuple[int, ...], position: ir.Value) -
 
     The graph has one such value for each `leading`, whichever cache asks.
     """
-    import onnx_ir as ir
-
     name = INDICES + "x".join(map(str, leading))
-    there = next((value for node in graph for value in node.outputs if value.name == name), None)
-    if there is not None:
+    if there := next((value for node in graph for value in node.outputs if value.name == name), None):
         return there
     grid = np.stack(np.meshgrid(*map(np.arange, leading), indexing="ij"), -1) if leading else np.zeros(0)
     before = add_constant(graph, f"{name}.before", grid.reshape(*leading, 1, len(leading)).astype(np.int64))

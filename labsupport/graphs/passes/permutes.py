@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript.rewriter import pattern
+from onnxscript.rewriter.rules import common
 
+from labsupport.graphs.loop_interface import LAYOUTS
 from labsupport.graphs.passes.cache import INDICES, row_indices
-from labsupport.graphs.passes.rewriting import (
-    add_constant,
-    constant,
-    dims,
-    infer,
-    is_op,
-    known,
-    moves_only_ones,
-    rewriting,
-    source,
-)
+from labsupport.graphs.passes.rewriting import add_constant, constant, dims, infer, is_op, known, rewriting, source
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-LAYOUTS = "lab.layouts"  # the model's metadata: how the axes of its inputs have been moved
 MOVERS = ("Concat", "ScatterND", "Slice", "Tile")  # their first input passes through in any order of axes
 
 
@@ -35,13 +25,9 @@ def eliminate_permutes(model: ir.Model) -> bool:
     1. A @ permute(B) = permute(permute(B)' @ permute(A)): where A has one row, its permutes and the result's move
        nothing, and B has the order that its other uses want (article B: the input's permute behind the MatMul).
     2. An input that is only ever read permuted (through Tile, Concat, Slice, ScatterND) comes in permuted, and its
-       output goes out so: the caller stores it in that order, which `layouts` gives.
+       output goes out so: the caller stores it in that order, which `read_layouts` gives.
     3. Pairs cancel; a permute of axes of length 1 becomes a Reshape, which moves nothing.
     """
-    import onnx_ir.passes.common as passes
-    from onnxscript.rewriter import pattern
-    from onnxscript.rewriter.rules import common
-
     before = count_moving(model.graph)
     behind = pattern.RewriteRule(times_permuted, permuted_times, one_row_times_columns)
     pattern.RewriteRuleSet([behind]).apply_to_model(model)
@@ -59,16 +45,6 @@ def eliminate_permutes(model: ir.Model) -> bool:
     return count_moving(model.graph) < before
 
 
-def layouts(model) -> dict[str, tuple[int, ...]]:
-    """Input name -> where each of its axes comes from, for an `onnx.ModelProto` whose inputs a pass has permuted.
-
-    `array.transpose(layouts(model)[name])` turns what the first form takes into what this one takes; the output that
-    belongs to a cache (`k.0` to `past_k.0`) has the same order as its input.
-    """
-    noted = {prop.key: prop.value for prop in model.metadata_props}
-    return {name: tuple(perm) for name, perm in json.loads(noted.get(LAYOUTS, "{}")).items()}
-
-
 def count_moving(graph: ir.Graph) -> int:
     """Transposes that move data."""
     transposes = [(node, dims(node.inputs[0])) for node in graph if is_op(node, "Transpose")]
@@ -77,6 +53,12 @@ def count_moving(graph: ir.Graph) -> int:
 
 def perm_of(node: ir.Node) -> tuple[int, ...]:
     return tuple(node.attributes["perm"].as_ints())
+
+
+def moves_only_ones(shape: list[int | None], perm: tuple[int, ...]) -> bool:
+    """Whether a permute leaves the order in memory as it is: the axes longer than 1 stay in order."""
+    longer = [axis for axis in perm if shape[axis] != 1]
+    return longer == sorted(longer)
 
 
 # --- 1. behind the MatMul ---------------------------------------------------------------------------------------------
@@ -119,7 +101,7 @@ def move_permute_out(model: ir.Model, value: ir.Value) -> None:
     for mover in movers:
         permute_mover(model.graph, mover, perm, family)
     for member in family:
-        permute_shape(member, perm)
+        member.shape = ir.Shape([known(member.shape)[axis] for axis in perm])
     for node in exits:
         node.outputs[0].replace_all_uses_with(known(node.inputs[0]))
         model.graph.remove(node, safe=True)
@@ -162,7 +144,8 @@ def position_of(scatter: ir.Node) -> ir.Value | None:
 def permute_mover(graph: ir.Graph, node: ir.Node, perm: tuple[int, ...], family: list[ir.Value]) -> None:
     """Has a mover work in the new order; what comes from elsewhere is permuted before it."""
     if is_op(node, "Concat"):
-        set_axis(node, perm.index(node.attributes["axis"].as_int() % len(perm)))
+        axis = perm.index(node.attributes["axis"].as_int() % len(perm))
+        node.attributes["axis"] = ir.AttrInt64("axis", axis)
         for index, value in enumerate(node.inputs):
             if value not in family:
                 permute_input(node, index, perm)
@@ -179,24 +162,10 @@ def permute_mover(graph: ir.Graph, node: ir.Node, perm: tuple[int, ...], family:
         permute_input(node, 2, perm)
 
 
-def set_axis(node: ir.Node, axis: int) -> None:
-    import onnx_ir as ir
-
-    node.attributes["axis"] = ir.AttrInt64("axis", axis)
-
-
 def permute_input(node: ir.Node, index: int, perm: tuple[int, ...]) -> None:
-    import onnx_ir as ir
-
     permute = ir.node("Transpose", [node.inputs[index]], {"perm": list(perm)})
     node.prepend(permute)
     node.replace_input_with(index, permute.outputs[0])
-
-
-def permute_shape(value: ir.Value, perm: tuple[int, ...]) -> None:
-    import onnx_ir as ir
-
-    value.shape = ir.Shape([known(value.shape)[axis] for axis in perm])
 
 
 def note_layout(model: ir.Model, value: ir.Value, perm: tuple[int, ...]) -> None:
@@ -221,7 +190,5 @@ def keeps_memory_order(context, x: ir.Value, perm: ir.Attr) -> bool:
 
 
 def reshaped(op, x: ir.Value, perm: ir.Attr):
-    import onnx_ir as ir
-
     target = [-1 if (dim := known(dims(x))[axis]) is None else dim for axis in perm.as_ints()]
     return op.Reshape(x, op.initializer(ir.tensor(np.array(target, np.int64), name=f"{x.name}/order")))

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
-from labsupport.graphs.analysis import check
-
-if TYPE_CHECKING:
-    import onnx
-    import onnx_ir as ir
+from labsupport.graphs.analysis import shapes_of
 
 T = TypeVar("T")
 Dims = list[int | None]  # a shape; None stands for a symbolic length
-
-# --- the frame of a pass ---------------------------------------------------------------------------------------------
 
 
 def rewriting(change: Callable[..., bool]) -> Callable[..., onnx.ModelProto]:
@@ -29,9 +26,6 @@ def rewriting(change: Callable[..., bool]) -> Callable[..., onnx.ModelProto]:
 
     @functools.wraps(change)
     def apply(model: onnx.ModelProto, **options) -> onnx.ModelProto:
-        import onnx
-        import onnx_ir as ir
-
         rewritten = ir.from_proto(model)
         infer(rewritten)
         if not change(rewritten, **options):
@@ -45,8 +39,6 @@ def rewriting(change: Callable[..., bool]) -> Callable[..., onnx.ModelProto]:
 
 def infer(model: ir.Model) -> None:
     """Writes the shapes of all values into the graph, as far as they can be known."""
-    import onnx_ir.passes.common as passes
-
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -56,25 +48,17 @@ def infer(model: ir.Model) -> None:
 
 def finish(model: ir.Model) -> onnx.ModelProto:
     """The graph sorted, without unread nodes, with its shapes, and checked; raises as `shapes_of`."""
-    import onnx_ir as ir
-    import onnx_ir.passes.common as passes
-
     tidy = [passes.IdentityEliminationPass(), passes.RemoveUnusedNodesPass(), passes.TopologicalSortPass()]
     for step in [*tidy, passes.NameFixPass()]:
         step(model)
     infer(model)
     rewritten = ir.to_proto(model)
-    check(rewritten)
+    shapes_of(rewritten)
     return rewritten
-
-
-# --- reading nodes ---------------------------------------------------------------------------------------------------
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
     """The numbers of a constant; None for anything that is computed."""
-    import onnx_ir as ir
-
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
@@ -105,8 +89,6 @@ def is_op(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """The graph's constant of this name; made if it is not there yet, with a number after a name that is taken."""
-    import onnx_ir as ir
-
     taken, wanted, number = graph.initializers, name, 0
     while wanted in taken:
         old = constant(taken[wanted])
@@ -114,28 +96,7 @@ def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
             return taken[wanted]
         number += 1
         wanted = f"{name}.{number}"
-    value = ir.Value(
-        name=wanted,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array, name=wanted),
-    )
+    tensor = ir.tensor(array, name=wanted)
+    value = ir.Value(name=wanted, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
-
-
-# --- following an axis -----------------------------------------------------------------------------------------------
-
-
-def axis_through_reshape(before: Dims, after: Dims, axis: int) -> int | None:
-    """Where an axis longer than 1 is after a change of shape that moves only axes of length 1; else None."""
-    old, new = ([axis for axis, dim in enumerate(shape) if dim != 1] for shape in (before, after))
-    if [before[a] for a in old] != [after[a] for a in new] or axis not in old:
-        return None
-    return new[old.index(axis)]
-
-
-def moves_only_ones(shape: Dims, perm: tuple[int, ...]) -> bool:
-    """Whether a permute leaves the order in memory as it is: the axes longer than 1 stay in order."""
-    longer = [axis for axis in perm if shape[axis] != 1]
-    return longer == sorted(longer)

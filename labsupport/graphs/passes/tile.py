@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import onnx_ir as ir
 
 from labsupport.graphs.passes.rewriting import constant, dims, is_op, known, rewriting
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 
 @rewriting
@@ -58,8 +54,6 @@ def reads_by_broadcast(node: ir.Node, index: int, lengths: dict[int, int]) -> bo
 
 def shrink(value: ir.Value, lengths: dict[int, int]) -> None:
     """Writes length 1 into the shapes of the value and of its permutes, for the Tiles that come next."""
-    import onnx_ir as ir
-
     value.shape = ir.Shape([1 if axis in lengths else dim for axis, dim in enumerate(known(dims(value)))])
     for use in value.uses():
         if is_op(use.node, "Transpose"):

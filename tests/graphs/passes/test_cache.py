@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from labsupport.graphs import passes
+from labsupport.graphs.passes.cache import axis_through_reshape
 
 
 def with_reader(model, value: str, op: str, **attributes) -> onnx.ModelProto:
@@ -37,3 +38,17 @@ def test_a_slice_of_other_rows_is_not_taken_for_the_pass_own(small, index):
     tensor = next(tensor for tensor in static.graph.initializer if tensor.name == name)
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([0 if index == 0 else 8], np.int64), name))
     assert passes.fuse_slice_concat(static).SerializeToString() == static.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "axis", "expected"),
+    [
+        ([5, 1, 8, 64], [5, 8, 1, 64], 2, 1),
+        ([5, None, 1], [5, 1, None], 1, 2),
+        ([5, 1, 8], [5, 8], 1, None),  # an axis of length 1 is not followed
+        ([5, 8, 64], [5, 512], 1, None),
+        ([5, 8], [8, 5], 0, None),
+    ],
+)
+def test_an_axis_is_followed_through_reshapes_that_move_only_ones(before, after, axis, expected):
+    assert axis_through_reshape(before, after, axis) == expected

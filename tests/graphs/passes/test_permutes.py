@@ -9,7 +9,8 @@ from onnx import helper
 from small_graphs import first_output, random_feed, small_graph
 
 from labsupport.graphs import analysis, passes
-from labsupport.graphs.passes.permutes import layouts
+from labsupport.graphs.loop_interface import read_layouts
+from labsupport.graphs.passes.permutes import moves_only_ones
 
 
 @st.composite
@@ -32,7 +33,7 @@ def permuted_products(draw):
 def test_a_permuted_input_is_taken_permuted_and_nothing_changes(model, seed):
     rewritten = passes.eliminate_permutes(model)
     feed = random_feed(model, seed)
-    orders = layouts(rewritten)
+    orders = read_layouts(rewritten)
     permuted = {name: np.ascontiguousarray(x.transpose(orders.get(name, range(x.ndim)))) for name, x in feed.items()}
     np.testing.assert_allclose(first_output(rewritten, permuted), first_output(model, feed), atol=1e-5)
     assert (rewritten.SerializeToString() == model.SerializeToString()) == (not orders)
@@ -49,3 +50,10 @@ def test_a_permute_of_what_is_read_otherwise_too_stays_byte_for_byte():
     model = small_graph(nodes, {"a": [2, 3, 4], "b": [2, 5, 4]}, {"y": [2, 3, 5], "s": [2, 5, 4]})
     for name in passes.PASSES:
         assert passes.PASSES[name](model).SerializeToString() == model.SerializeToString(), name
+
+
+@given(st.lists(st.sampled_from([1, 1, 2, 3]), min_size=1, max_size=5), st.data())
+def test_a_permute_moves_only_ones_where_the_order_in_memory_stays(shape, data):
+    perm = tuple(data.draw(st.permutations(range(len(shape)))))
+    array = np.arange(np.prod(shape)).reshape(shape)
+    assert moves_only_ones(shape, perm) == np.array_equal(array.transpose(perm).ravel(), array.ravel())
