@@ -6,6 +6,7 @@ Every result is stored under the hash of what it was made from, so that no graph
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,14 +25,13 @@ from labsupport.sophon.toolchain import Toolchain
 if TYPE_CHECKING:
     import onnx
 
+Arrays = Mapping[str, np.ndarray]
 NAME = "step"
 PROCESSOR, QUANTIZE = "bm1684x", "F16"
 LOWERED = f"{NAME}_{PROCESSOR}_{QUANTIZE.lower()}"
 VERSION = "2"  # of how the tools are called here; raise it when the same inputs would give other files
-SECONDS = 1800
 MEGABYTES = 1500  # about what six layers take while they are compiled
 PASSES = ("processor-tpu-optimize", "layer-group", "affine-opt")
-RUNNING = "[Running]: tpuc-opt "
 STAGES = {
     "imported": f"{NAME}_origin.mlir",
     "top": f"{NAME}.mlir",
@@ -76,18 +76,13 @@ class Compiled:
         return self.folder / f"{NAME}.bmodel"
 
     def agreement(self) -> list[Agreement]:
-        """The simulator's outputs against ONNX Runtime's, in the graph's order.
-
-        Raises:
-            SophonError: there are not as many, or their shapes differ.
-        """
+        """The simulator's outputs against ONNX Runtime's, in the graph's order."""
         with np.load(self.origin / "reference.npz") as reference, np.load(self.folder / "outputs.npz") as got:
             pairs = list(zip(reference.files, got.files, strict=False))
             shapes = [(reference[a].shape, got[b].shape) for a, b in pairs]
             if len(reference.files) != len(got.files) or any(a != b for a, b in shapes):
-                raise SophonError(
-                    f"The simulator's outputs have other shapes than the graph's: {shapes}.", where=self.folder
-                )
+                what = f"The simulator's outputs have other shapes than the graph's: {shapes}."
+                raise SophonError(what, where=self.folder)
             return [agree(a, reference[a], got[b]) for a, b in pairs]
 
 
@@ -98,12 +93,7 @@ def agree(name: str, expected: np.ndarray, got: np.ndarray) -> Agreement:
 
 
 def compile_graph(
-    model: onnx.ModelProto,
-    inputs: Mapping[str, np.ndarray],
-    toolchain: Toolchain,
-    *,
-    without: Collection[str] = (),
-    seconds: float = SECONDS,
+    model: onnx.ModelProto, inputs: Arrays, toolchain: Toolchain, *, without: Collection[str] = ()
 ) -> Compiled:
     """Compiles a graph of fixed shapes for BM1684X in F16 and runs it on the simulator with `inputs`.
 
@@ -112,11 +102,9 @@ def compile_graph(
     Args:
         inputs: by name; what the compiler checks its stages with, and the simulator's input.
         without: of `PASSES`, those to leave out: the compiler's commands are repeated without these options.
-        seconds: that each tool may take.
 
     Raises:
         SophonError: a tool failed or found that a stage gives other numbers, or `without` names an unknown pass.
-        FolderError: the results cannot be stored.
     """
     if unknown := set(without) - set(PASSES):
         raise SophonError(f"There is no pass {sorted(unknown)[0]!r}.", hint=f"Choose from {', '.join(PASSES)}.")
@@ -125,11 +113,11 @@ def compile_graph(
         return cached_folder(cache_dir() / "sophon" / "compiled" / key, "compiled graph", MEGABYTES, make)
 
     key = hash_of([VERSION, toolchain.version, *serialise(model, inputs)])
-    whole = stored(key, lambda folder: compile_whole(folder, model, inputs, toolchain, seconds))
+    whole = stored(key, lambda folder: compile_whole(folder, model, inputs, toolchain))
     if not without:
         return Compiled(whole, whole)
     again = f"{key}-{hash_of(sorted(without))}"
-    return Compiled(stored(again, lambda folder: compile_less(folder, whole, without, toolchain, seconds)), whole)
+    return Compiled(stored(again, lambda folder: compile_less(folder, whole, without, toolchain)), whole)
 
 
 def hash_of(parts: Iterable[bytes | str]) -> str:
@@ -141,25 +129,21 @@ def hash_of(parts: Iterable[bytes | str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def serialise(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[bytes | str]:
+def serialise(model: onnx.ModelProto, inputs: Arrays) -> list[bytes | str]:
     """What a result depends on, in a form to be hashed."""
     arrays = [(name, str(inputs[name].dtype), str(inputs[name].shape), inputs[name].tobytes()) for name in inputs]
     return [model.SerializeToString(deterministic=True), *(part for array in sorted(arrays) for part in array)]
 
 
-def compile_whole(
-    folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
-) -> None:
+def compile_whole(folder: Path, model: onnx.ModelProto, inputs: Arrays, toolchain: Toolchain) -> None:
     """Fills `folder` with all stages, the program, its profile, and the outputs of simulator and reference."""
-    transform(folder, model, inputs, toolchain, seconds)
-    deploy(folder, toolchain, seconds)
+    transform(folder, model, inputs, toolchain)
+    deploy(folder, toolchain)
     wanted = (*STAGES.values(), f"{NAME}_in_f32.npz", f"{LOWERED}_tpu_weights.npz", f"{NAME}.bmodel")
     remove_all_but(folder, (*wanted, "reference.npz", "outputs.npz", "compiler_profile_0.txt", "*.log"))
 
 
-def transform(
-    folder: Path, model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], toolchain: Toolchain, seconds: float
-) -> None:
+def transform(folder: Path, model: onnx.ModelProto, inputs: Arrays, toolchain: Toolchain) -> None:
     """ONNX -> the compiler's graph, which it checks against ONNX Runtime, and the reference outputs."""
     import onnx
 
@@ -168,58 +152,49 @@ def transform(
     np.savez(folder / "reference.npz", **run_onnx(model, inputs))
     arguments = ["--model_name", NAME, "--model_def", "graph.onnx", "--test_input", "inputs.npz"]
     arguments += ["--test_result", f"{NAME}_top.npz", "--mlir", f"{NAME}.mlir"]
-    toolchain.run("model_transform", *arguments, folder=folder, log=folder / "transform.log", seconds=seconds)
+    toolchain.run("model_transform", *arguments, log=folder / "transform.log")
 
 
-def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_onnx(model: onnx.ModelProto, inputs: Arrays) -> dict[str, np.ndarray]:
     """The graph's outputs by name, from ONNX Runtime in this process."""
     session = open_session(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def deploy(folder: Path, toolchain: Toolchain, seconds: float) -> None:
+def deploy(folder: Path, toolchain: Toolchain) -> None:
     """The compiler's graph -> the program, which model_deploy checks stage by stage and runs on the simulator."""
     arguments = ["--mlir", f"{NAME}.mlir", "--quantize", QUANTIZE, "--processor", PROCESSOR]
     arguments += ["--quant_input", "--quant_output", "--debug", "--model", f"{NAME}.bmodel"]
     arguments += ["--test_input", f"{NAME}_in_f32.npz", "--test_reference", f"{NAME}_top.npz"]
-    toolchain.run("model_deploy", *arguments, folder=folder, log=folder / "deploy.log", seconds=seconds)
+    toolchain.run("model_deploy", *arguments, log=folder / "deploy.log")
     (folder / f"{LOWERED}_model_outputs.npz").rename(folder / "outputs.npz")
 
 
-def compile_less(folder: Path, whole: Path, without: Collection[str], toolchain: Toolchain, seconds: float) -> None:
+def compile_less(folder: Path, whole: Path, without: Collection[str], toolchain: Toolchain) -> None:
     """Repeats the commands that model_deploy ran after lowering, less the passes; then runs the simulator."""
     log = folder / "deploy.log"
     for name in (f"{NAME}_in_f32.npz", STAGES["lowered"], f"{LOWERED}_tpu_weights.npz"):
         if (whole / name).exists():  # a graph may have no weights
             shutil.copyfile(whole / name, folder / name)  # the tools write over some of what they read
     for command in leave_out(read_commands(whole / "deploy.log"), without):
-        toolchain.run(*command, folder=folder, log=log, seconds=seconds)
+        toolchain.run(*command, log=log)
     arguments = ["--input", f"{NAME}_in_f32.npz", "--model", f"{NAME}.bmodel", "--output", "outputs.npz"]
-    toolchain.run("model_runner", *arguments, folder=folder, log=log, seconds=seconds)
+    toolchain.run("model_runner", *arguments, log=log)
     remove_all_but(folder, (*STAGES.values(), "outputs.npz", "compiler_profile_0.txt", "*.log"))
 
 
 def read_commands(log: Path) -> list[list[str]]:
-    """The calls of the compiler proper that model_deploy wrote into its log, from the lowered graph on.
-
-    Raises:
-        SophonError: there are not three of them.
-    """
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    calls = [shlex.split(line.removeprefix("[Running]: ")) for line in lines if line.startswith(RUNNING)]
-    after = [call for call in calls if call[1] != f"{NAME}.mlir"]
+    """The calls of the compiler proper that model_deploy wrote into its log, from the lowered graph on: three."""
+    calls = re.findall(r"^\[Running\]: (tpuc-opt .*)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
+    after = [call for call in map(shlex.split, calls) if call[1] != f"{NAME}.mlir"]
     if len(after) != 3:
         raise SophonError(f"model_deploy ran {len(after)} commands after lowering, not 3.", where=log)
     return after
 
 
 def leave_out(commands: list[list[str]], without: Collection[str]) -> list[list[str]]:
-    """The commands without these passes.
-
-    Raises:
-        SophonError: a pass is in none of them, so that leaving it out would change nothing.
-    """
+    """The commands without these passes; SophonError if one is in none of them, and leaving it out changes nothing."""
     names = {pass_name(option) for command in commands for option in command}
     if absent := set(without) - names:
         raise SophonError(f"The compiler does not run {sorted(absent)[0]!r}.", hint="Its log has the command lines.")

@@ -17,12 +17,9 @@ QUOTED = 12  # lines
 def run_tool(
     command: Sequence[str | Path], *, folder: Path, log: Path, seconds: float, env: Mapping[str, str] | None = None
 ) -> None:
-    """Runs the command in `folder`, and appends all that it prints to `log`.
+    """Runs the command in `folder`, and appends all that it prints to `log`; SophonError if it fails.
 
     A tool that takes too long is ended together with the processes that it started, and with no others.
-
-    Raises:
-        SophonError: it cannot be started, failed, or took longer than `seconds`.
     """
     arguments = [str(part) for part in command]
     line, name = " ".join(arguments), Path(arguments[0]).name
@@ -44,11 +41,8 @@ def run_tool(
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise SophonError(
-                f"{name} took longer than {seconds:g} s and was ended.{quote_end(log)}",
-                where=line,
-                hint="Give it more time, or a smaller graph.",
-            ) from error
+            what = f"{name} took longer than {seconds:g} s and was ended.{quote_end(log)}"
+            raise SophonError(what, where=line, hint="Take a smaller graph, or raise the limit.") from error
         finally:
             end_group(process)
     if code:

@@ -20,8 +20,7 @@ from labsupport.base.errors import NotAvailable, SophonError
 from labsupport.base.paths import ROOT, atomic_write, cache_dir, read_toml
 from labsupport.sophon.processes import run_tool
 
-INSTALL_SECONDS = 1800
-CHECK_SECONDS = 300
+SECONDS = 1800  # that a tool or a step of the installation may take
 # The bundled C library is Ubuntu 22.04's; beside another system's loader it crashes whatever loads it.
 FOREIGN_LIBRARIES = ("libc.so.6", "libm.so.6", "libpthread.so.0")
 # torch (a gigabyte) is imported for this one line, which copies an array to a tensor and back.
@@ -43,10 +42,10 @@ class Toolchain:
     def package(self) -> Path:
         return self.folder / "lib" / "python3.10" / "site-packages" / "tpu_mlir"
 
-    def run(self, tool: str, *arguments: str | Path, folder: Path, log: Path, seconds: float) -> None:
-        """Runs one of the tools, such as model_transform, in `folder`; errors as for `run_tool`."""
+    def run(self, tool: str, *arguments: str | Path, log: Path, seconds: float = SECONDS) -> None:
+        """Runs one of the tools, such as model_transform, in its log's folder; errors as for `run_tool`."""
         command = [self.folder / "bin" / tool, *arguments]
-        run_tool(command, folder=folder, log=log, seconds=seconds, env=self.environment())
+        run_tool(command, folder=log.parent, log=log, seconds=seconds, env=self.environment())
 
     def environment(self) -> dict[str, str]:
         """Variables for the tools, which call each other through `python3`: theirs must be the first on the path."""
@@ -115,7 +114,7 @@ def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
     def uv(*arguments: str | Path) -> None:
         command = [*find_uv(), *arguments, "--no-config"]
         try:
-            run_tool(command, folder=folder.parent, log=log, seconds=INSTALL_SECONDS, env=clean_environment())
+            run_tool(command, folder=folder.parent, log=log, seconds=SECONDS, env=clean_environment())
         except SophonError as error:
             hint = "Check that the package index can be reached; the next call uses what was fetched."
             raise NotAvailable(f"TPU-MLIR could not be installed. {error.what}", where=log, hint=hint) from error
@@ -152,11 +151,7 @@ def find_uv() -> list[str]:
 
 
 def find_python310() -> str:
-    """The path of a Python 3.10 that starts.
-
-    Raises:
-        NotAvailable: there is none.
-    """
+    """The path of a Python 3.10 that starts."""
     tried = []
     for candidate in candidate_pythons():
         tried.append(candidate)
@@ -193,9 +188,6 @@ def is_python310(path: str) -> bool:
     return done.stdout.split() == ["3", "10"]
 
 
-# --- what the wheel needs to run here ----------------------------------------------------------------------
-
-
 def set_aside_libraries(folder: Path) -> None:
     """Moves the bundled C library out of the loader's way."""
     aside = folder / "set_aside"
@@ -207,11 +199,7 @@ def set_aside_libraries(folder: Path) -> None:
 
 
 def drop_torch(source: Path) -> None:
-    """Makes the ONNX reader copy an array with NumPy, the only thing for which it imports torch.
-
-    Raises:
-        SophonError: the source is not the one that this was written for.
-    """
+    """Makes the ONNX reader copy an array with NumPy, the only thing for which it imports torch."""
     text = source.read_text(encoding="utf-8")
     if text.count(TORCH_IMPORT) != 1 or text.count(TORCH_USE) != 1:
         raise SophonError("TPU-MLIR's ONNX reader does not use torch where this patch expects it.", where=source)
@@ -224,9 +212,6 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
     """Compiles a graph of one matrix product and runs it on the simulator.
 
     The first run also links the simulator of this chip into place, which two runs at once could not do.
-
-    Raises:
-        SophonError: a tool does not run, or writes no program; its last lines are quoted.
     """
     import onnx
 
@@ -242,7 +227,7 @@ def check_toolchain(toolchain: Toolchain, folder: Path) -> None:
     deploy = "--mlir check.mlir --quantize F16 --processor bm1684x --gen_test_input --model check.bmodel"
     try:
         for tool, arguments in (("model_transform", transform), ("model_deploy", deploy)):
-            toolchain.run(tool, *arguments.split(), folder=folder, log=folder / "log", seconds=CHECK_SECONDS)
+            toolchain.run(tool, *arguments.split(), log=folder / "log", seconds=300)
         if not (folder / "check.bmodel").is_file():
             raise SophonError("model_deploy wrote no program.", where=folder)
     except SophonError as error:
