@@ -1,19 +1,24 @@
-"""The benchmark of Bark: what it runs, what it keeps, how it goes on, and what it makes of the numbers."""
+"""The benchmark of Bark: what it runs, what it writes, how it continues after a stop, and its summary."""
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from small_bark import TINY, tiny_shape  # noqa: F401 (a fixture)
 from typer.testing import CliRunner
 
 from labsupport import cli
+from labsupport.bark import models
 from labsupport.base import plots
 from labsupport.base.errors import BenchError
 from labsupport.benchmarks import bark
@@ -23,10 +28,14 @@ from labsupport.results import rows
 PLAIN, FUSED = Variant(), Variant(fused=True)
 
 
+SENTENCES = functools.cache(bark.corpus.load)  # decoding the clips takes longer than generating
+
+
 @pytest.fixture(autouse=True)
 def own_results(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.setattr(bark.corpus, "load", SENTENCES)
 
 
 def make_batch(variant="plain", batch=1, first=0, seconds=1.0, codes=7, peak=10**6):
@@ -36,39 +45,35 @@ def make_batch(variant="plain", batch=1, first=0, seconds=1.0, codes=7, peak=10*
 # --- what to run -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", bark.DEFAULT)
-def test_a_name_says_which_tricks(variant):
-    assert Variant.parse(variant.name) == variant
-
-
 def test_the_default_has_every_combination_of_the_articles_tricks():
     names = {variant.name for variant in bark.DEFAULT}
+    assert tuple(map(Variant.parse, (variant.name for variant in bark.DEFAULT))) == bark.DEFAULT
     assert len(names) == 11
     assert {"plain", "fused+half+offload", "half+offload", "fused+static", "fused+half+offload+static"} < names
 
 
-def test_an_unknown_trick_and_a_wrong_size_say_so():
+def test_an_unknown_trick_and_a_wrong_size_are_named():
     with pytest.raises(BenchError, match="no trick 'fast'"):
-        bark.read_variants("plain,fused+fast")
+        bark.parse_variants("plain,fused+fast")
     with pytest.raises(BenchError, match="no batch sizes"):
-        bark.read_sizes("1,b")
-    assert bark.read_variants(None) == bark.DEFAULT
-    assert bark.read_sizes("1,8") == (1, 8)
+        bark.parse_batch_sizes("1,b")
+    assert bark.parse_variants(None) == bark.DEFAULT
+    assert bark.parse_batch_sizes("1,8") == (1, 8)
 
 
 @given(samples=st.integers(1, 40), rounds=st.integers(1, 6), sizes=st.sets(st.integers(1, 8), min_size=1))
 def test_every_full_batch_of_every_variant_comes_once(samples, rounds, sizes):
     sizes = tuple(size for size in sizes if size <= samples) or (1,)
     plan = Plan(variants=(PLAIN, FUSED), batches=sizes, samples=samples, rounds=rounds)
-    come = [(variant, size, first) for variant, size, firsts in plan.blocks() for first in firsts]
+    planned = [(variant, size, first) for variant, size, firsts in plan.blocks() for first in firsts]
     expected = [(v, s, f) for v in plan.variants for s in sizes for f in range(0, samples, s) if f + s <= samples]
-    assert len(come) == len(set(come))
-    assert set(come) == set(expected)
+    assert len(planned) == len(set(planned))
+    assert set(planned) == set(expected)
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"tokens": 0}, {"rounds": 0}, {"samples": 4, "batches": (1, 8)}])
 def test_a_plan_that_cannot_be_is_refused(wrong):
-    with pytest.raises(BenchError, match="cannot be spoken"):
+    with pytest.raises(BenchError, match="cannot be generated"):
         Plan(**wrong)
 
 
@@ -76,7 +81,7 @@ def test_half_precision_is_what_the_cpu_has(monkeypatch):
     class Machine:
         features = ("avx512_fp16",)
 
-    monkeypatch.setattr(bark.hardware, "describe", lambda backend: Machine)
+    monkeypatch.setattr(bark, "describe_machine", lambda backend: Machine)
     assert str(bark.half_type("cpu")) == "torch.float16"
     Machine.features = ("avx512_fp16", "amx_bf16")
     assert str(bark.half_type("cpu")) == "torch.bfloat16"
@@ -84,7 +89,7 @@ def test_half_precision_is_what_the_cpu_has(monkeypatch):
     Machine.features = ("avx2",)
     with pytest.raises(BenchError, match="no instructions"):
         bark.half_type("cpu")
-    monkeypatch.setattr(bark, "opened", None)  # nothing is loaded before the complaint
+    monkeypatch.setattr(bark, "open_variant", None)  # nothing is loaded before the complaint
     with pytest.raises(BenchError, match="no instructions"):
         bark.run(Plan(samples=1))
 
@@ -92,46 +97,78 @@ def test_half_precision_is_what_the_cpu_has(monkeypatch):
 # --- running, stopping, going on -------------------------------------------------------------------------------------
 
 
-SMALL = {"checkpoint": "bark-lesson", "variants": (PLAIN, Variant(fused=True, offload=True)), "tokens": 2}
+VARIANTS = (PLAIN, Variant(fused=True, offload=True))
 
 
-def test_it_goes_on_where_it_was_and_says_the_same(monkeypatch):
-    plan = Plan(**SMALL, samples=2, rounds=2)
-    opened, told, weighed = [], [], []
-    real = bark.opened
-    monkeypatch.setattr(bark, "scales", lambda: ThreadPoolExecutor(1))
-    monkeypatch.setattr(bark, "weigh", lambda plan, variant, size: weighed.append(variant.name) or len(variant.name))
-    monkeypatch.setattr(bark, "opened", lambda name, variant: opened.append(variant.name) or real(name, variant))
-    first = bark.run(plan, lambda *news: told.append(news))
+@pytest.fixture
+def measured(monkeypatch):
+    """Takes the place of the measuring process: the variants whose peak was asked for, in turn."""
+    names = []
+
+    def measure_peak(plan, variant, size):
+        names.append(variant.name)
+        return len(variant.name)
+
+    monkeypatch.setattr(bark, "measuring_process", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(bark, "measure_peak", measure_peak)
+    return names
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The variants that were opened, in turn."""
+    names, open_variant = [], bark.open_variant
+
+    def noting(name, variant):
+        names.append(variant.name)
+        return open_variant(name, variant)
+
+    monkeypatch.setattr(bark, "open_variant", noting)
+    return names
+
+
+@pytest.fixture
+def plan(tiny_shape):  # noqa: F811
+    return Plan(TINY, VARIANTS, samples=2, tokens=2, rounds=2)
+
+
+def test_a_run_goes_in_rounds_and_reports_its_progress(plan, measured, opened):
+    progress = []
+    summaries = bark.run(plan, lambda *news: progress.append(news))
     assert opened == ["plain", "fused+offload"] * 2
-    assert weighed == ["plain", "fused+offload"]
-    assert [s.peak_bytes for s in first] == [5, 13]
-    assert [news[:2] for news in told] == [(n, 4) for n in (0, 0, 1, 1, 1, 2, 2, 3, 3, 4)]
-    assert told[0][2] == "plain, 1 at a time: weighing"
-    assert told[-1][2] == "fused+offload, 1 at a time"
-    assert [(s.variant, s.runs, s.same) for s in first] == [("plain", 2, 1.0), ("fused+offload", 2, 1.0)]
-    whole = plan.path().read_bytes()
-    lines = whole.splitlines(keepends=True)
+    assert measured == ["plain", "fused+offload"]
+    assert [s.peak_bytes for s in summaries] == [5, 13]
+    assert [news[:2] for news in progress] == [(n, 4) for n in (0, 0, 1, 1, 1, 2, 2, 3, 3, 4)]
+    assert progress[0][2] == "plain, 1 at a time: measuring memory"
+    assert progress[-1][2] == "fused+offload, 1 at a time"
+    assert [(s.variant, s.runs, s.same) for s in summaries] == [("plain", 2, 1.0), ("fused+offload", 2, 1.0)]
+
+
+def test_a_run_that_was_killed_continues_where_it_was(plan, measured, opened):
+    plan = replace(plan, variants=(PLAIN, FUSED), rounds=1)
+    bark.run(plan)
+    lines = plan.path().read_bytes().splitlines(keepends=True)
     plan.path().write_bytes(b"".join(lines[:3]) + lines[3][:20])  # killed in the middle of its last line
+    opened.clear()
     again = bark.run(plan)
-    assert opened[4:] == ["fused+offload"]
+    assert opened == ["fused"]
     assert plan.path().read_bytes().startswith(b"".join(lines[:3]))
     assert [s.runs for s in again] == [2, 2]
-    assert len(weighed) == 2
+    assert len(measured) == 2
     assert bark.run(plan) == again
-    assert len(opened) == 5
+    assert len(opened) == 1
     assert bark.run(plan, fresh=True) != again
-    assert len(opened) == 9
+    assert len(opened) == 3
 
 
-def test_offload_has_less_at_once_and_both_count_their_weights():
-    plan = Plan(**SMALL, samples=2, rounds=1)
-    plain, offloaded = bark.run(plan)
-    with bark.opened("bark-lesson", PLAIN) as (speaker, _):
-        weights = sum(parameter.nbytes for parameter in speaker.model.parameters())
-    assert plain.peak_bytes > weights
-    assert offloaded.peak_bytes < plain.peak_bytes
-    assert offloaded.peak_bytes > max(sum(p.nbytes for p in s.parameters()) for s in speaker.model.children())
+@pytest.mark.slow
+def test_offload_needs_less_memory_and_both_peaks_include_weights():
+    plan = Plan("bark-lesson", VARIANTS, samples=1, tokens=2)
+    with bark.measuring_process() as process:
+        plain, offloaded = (process.submit(bark.measure_peak, plan, variant, 1).result() for variant in VARIANTS)
+    model = models.load("bark-lesson")
+    assert plain > sum(parameter.nbytes for parameter in model.parameters())
+    assert plain > offloaded > max(sum(p.nbytes for p in stage.parameters()) for stage in model.children())
 
 
 def test_a_damaged_line_is_named(tmp_path):
@@ -184,24 +221,22 @@ def test_the_front_joins_what_nothing_beats(tmp_path):
     assert plots.to_png(figure)[:4] == b"\x89PNG"
 
 
-def test_the_command_prints_a_table_keeps_rows_and_draws(tmp_path):
-    options = {"--samples": "1", "--checkpoint": "bark-lesson", "--variants": "plain,fused", "--tokens": "2"}
-    ran = CliRunner().invoke(cli.app, ["bench", "bark", *(word for option in options.items() for word in option)])
+def test_the_command_prints_a_table_records_rows_and_draws(plan, measured, tmp_path):
+    options = {"--samples": "1", "--checkpoint": TINY, "--variants": "plain,fused", "--tokens": "2"}
+    ran = CliRunner().invoke(cli.app, ["bench", "bark", *chain.from_iterable(options.items())])
     assert ran.exit_code == 0, ran.output
     assert "latency (s)" in ran.output
     assert ran.output.count("one run") == 2
-    assert [line.split()[0] for line in ran.output.splitlines() if line.startswith(("plain", "fused"))] == [
-        "plain",
-        "fused",
-    ]
-    kept = rows.read_rows(rows.results_dir())
-    latencies = [row for row in kept if row.what.startswith("Bark, 1 at a time")]
+    printed = [line.split()[0] for line in ran.output.splitlines() if line.startswith(("plain", "fused"))]
+    assert printed == ["plain", "fused"]
+    recorded = rows.read_rows(rows.results_dir())
+    latencies = [row for row in recorded if row.what.startswith("Bark, 1 at a time")]
     assert [row.what for row in latencies] == ["Bark, 1 at a time: plain", "Bark, 1 at a time: fused"]
-    assert all(row.unit == "s" and row.value > 0 and row.peak_bytes > 10**8 for row in latencies)
+    assert all(row.unit == "s" and row.value > 0 and row.peak_bytes == 5 for row in latencies)
     assert all(row.spread is None and "one run" in row.note for row in latencies)
-    rates = [row for row in kept if row.what.startswith("Bark's throughput: ")]
+    rates = [row for row in recorded if row.what.startswith("Bark's throughput: ")]
     assert [1 / row.value for row in rates] == pytest.approx([row.value for row in latencies])
-    assert [row.peak_bytes for row in rates] == [row.peak_bytes for row in latencies]
+    assert [row.peak_bytes for row in rates] == [5, 5]
     (raw,) = (tmp_path / "bench").glob("*.jsonl")
     assert [json.loads(line)["variant"] for line in raw.read_text().splitlines()] == ["plain", "fused"]
     assert raw.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"

@@ -1,4 +1,4 @@
-"""One stage at a time: what is resident, what moves when, and that nothing is lost."""
+"""Offload: which weights are resident, when each is fetched, and that none is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labsupport.base.errors import OptimError
-from labsupport.optim.offload import DiskShelf, MemoryShelf, Offloader, Stage
+from labsupport.optim.offload import DiskStore, MemoryStore, Offloader, Stage
 
 ORDER = ("first", "second", "third")
 
@@ -47,20 +47,20 @@ def chain():
 X = torch.linspace(-1, 1, 16).reshape(2, 8)
 
 
-def bytes_held(module):
+def count_bytes(module):
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 @pytest.fixture(params=["memory", "disk", "disk, cold"])
-def shelf(request, tmp_path):
-    return MemoryShelf("cpu") if request.param == "memory" else DiskShelf(tmp_path, cold="cold" in request.param)
+def store(request, tmp_path):
+    return MemoryStore("cpu") if request.param == "memory" else DiskStore(tmp_path, cold="cold" in request.param)
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_the_result_is_the_same_and_the_model_comes_back(chain, shelf, prefetch):
+def test_the_result_is_the_same_and_remove_restores_the_model(chain, store, prefetch):
     before = {name: tensor.clone() for name, tensor in chain.state_dict().items()}
     expected = chain(X)
-    offloader = Offloader(stages_of(chain), shelf, prefetch)
+    offloader = Offloader(stages_of(chain), store, prefetch)
     for _ in range(2):
         assert torch.equal(chain(X), expected)
     offloader.remove()
@@ -71,39 +71,39 @@ def test_the_result_is_the_same_and_the_model_comes_back(chain, shelf, prefetch)
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_one_stage_is_resident_or_two(chain, shelf, prefetch):
-    sizes = {name: bytes_held(getattr(chain, name)) for name in ORDER}
-    offloader = Offloader(stages_of(chain), shelf, prefetch)
+def test_one_stage_is_resident_or_two_with_prefetch(chain, store, prefetch):
+    sizes = {name: count_bytes(getattr(chain, name)) for name in ORDER}
+    offloader = Offloader(stages_of(chain), store, prefetch)
     assert offloader.sizes == sizes
-    assert bytes_held(chain) == 0
+    assert count_bytes(chain) == 0
     chain(X)
     for name in ORDER:
-        offloader.enter(name)
-        assert [other for other in ORDER if bytes_held(getattr(chain, other))] == [name]
+        offloader.activate(name)
+        assert [other for other in ORDER if count_bytes(getattr(chain, other))] == [name]
     pairs = [sizes[a] + sizes[b] for a, b in pairwise(ORDER)]
-    assert max(held for _, held in offloader.resident) == (max(pairs) if prefetch else max(sizes.values()))
+    assert max(resident for _, resident in offloader.resident) == (max(pairs) if prefetch else max(sizes.values()))
     offloader.remove()
 
 
 @given(turns=st.lists(st.sampled_from(ORDER), max_size=12), prefetch=st.booleans())
-def test_in_any_order_the_stage_that_has_the_turn_is_whole(turns, prefetch):
+def test_in_any_order_the_active_stage_has_its_weights_and_no_other(turns, prefetch):
     chain = Chain()
-    whole = {name: getattr(chain, name).weight.detach().clone() for name in ORDER}
-    offloader = Offloader(stages_of(chain), MemoryShelf("cpu"), prefetch)
+    weights = {name: getattr(chain, name).weight.detach().clone() for name in ORDER}
+    offloader = Offloader(stages_of(chain), MemoryStore("cpu"), prefetch)
     for turn in turns:
-        offloader.enter(turn)
-        assert torch.equal(getattr(chain, turn).weight, whole[turn])
+        offloader.activate(turn)
+        assert torch.equal(getattr(chain, turn).weight, weights[turn])
         assert all(getattr(chain, other).weight.numel() == 0 for other in ORDER if other != turn)
     waits = [span.stage for span in offloader.spans if span.kind == "wait"]
     assert waits == [turn for turn, last in zip(turns, [None, *turns], strict=False) if turn != last]
     offloader.remove()
 
 
-def test_spans_tell_what_followed_what_and_fill_the_time(chain, shelf):
-    offloader = Offloader(stages_of(chain), shelf)
+def test_spans_follow_each_other(chain, store):
+    offloader = Offloader(stages_of(chain), store)
     offloader.reset()
     chain(X)
-    offloader.leave()
+    offloader.deactivate()
     turns = [span for span in offloader.spans if span.kind != "fetch"]
     assert [(span.stage, span.kind) for span in turns] == [(n, k) for n in ORDER for k in ("wait", "compute")]
     for before, after in pairwise(turns):
@@ -112,8 +112,8 @@ def test_spans_tell_what_followed_what_and_fill_the_time(chain, shelf):
     offloader.remove()
 
 
-class WatchedShelf(MemoryShelf):
-    """Remembers on which thread each stage was fetched, and tells when it was."""
+class WatchedStore(MemoryStore):
+    """Notes on which thread each stage was fetched, and sets an event when it is done."""
 
     def __init__(self):
         super().__init__("cpu")
@@ -127,16 +127,16 @@ class WatchedShelf(MemoryShelf):
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
-def test_prefetch_fetches_beside_the_computation(chain, prefetch):
-    """By the account: a stage is fetched while the one before computes, or else while the computation waits."""
-    shelf = WatchedShelf()
-    offloader = Offloader(stages_of(chain), shelf, prefetch)
+def test_prefetch_runs_beside_the_computation(chain, prefetch):
+    """By the spans: a stage is fetched while the one before computes, or else while the computation waits."""
+    store = WatchedStore()
+    offloader = Offloader(stages_of(chain), store, prefetch)
     for name, following in pairwise((*ORDER, None)):
-        offloader.enter(name)
+        offloader.activate(name)
         if prefetch and following:
-            assert shelf.fetched[following].wait(60)
-    offloader.leave()
-    assert [thread.startswith("fetch") for thread in shelf.threads] == [False, prefetch, prefetch]
+            assert store.fetched[following].wait(60)
+    offloader.deactivate()
+    assert [thread.startswith("fetch") for thread in store.threads] == [False, prefetch, prefetch]
     spans = {(span.stage, span.kind): span for span in offloader.spans}
     for before, name in pairwise(ORDER):
         around = spans[(before, "compute") if prefetch else (name, "wait")]
@@ -144,17 +144,17 @@ def test_prefetch_fetches_beside_the_computation(chain, prefetch):
     offloader.remove()
 
 
-def test_a_fetch_that_fails_says_so_where_it_is_waited_for(chain, tmp_path):
-    shelf = DiskShelf(tmp_path)
-    offloader = Offloader(stages_of(chain), shelf, prefetch=True)
-    shelf.path("second").unlink()
-    offloader.enter("first")
+def test_a_failed_fetch_raises_where_it_is_awaited(chain, tmp_path):
+    store = DiskStore(tmp_path)
+    offloader = Offloader(stages_of(chain), store, prefetch=True)
+    store.path("second").unlink()
+    offloader.activate("first")
     with pytest.raises(FileNotFoundError, match="second"):
-        offloader.enter("second")
+        offloader.activate("second")
 
 
-def test_files_are_whole_or_not_there(chain, tmp_path):
-    Offloader(stages_of(chain), DiskShelf(tmp_path)).remove()
+def test_a_file_for_each_stage_and_no_others(chain, tmp_path):
+    Offloader(stages_of(chain), DiskStore(tmp_path)).remove()
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{name}.safetensors" for name in sorted(ORDER)]
 
 
@@ -162,16 +162,15 @@ def test_stages_that_share_a_weight_are_refused(chain):
     chain.third.weight = nn.Parameter(torch.zeros(16, 16))
     chain.third.weight = chain.second.weight
     with pytest.raises(OptimError, match="also second's"):
-        Offloader(stages_of(chain), MemoryShelf("cpu"))
-    assert bytes_held(chain.second) > 0
+        Offloader(stages_of(chain), MemoryStore("cpu"))
+    assert count_bytes(chain.second) > 0
 
 
-def test_accelerates_hooks_give_the_same(chain):
-    expected = chain(X)
+def test_accelerates_hooks_give_the_same_result(chain):
     hook = None
     for name in ORDER:
         _, hook = cpu_offload_with_hook(getattr(chain, name), "cpu", prev_module_hook=hook)
-    theirs = chain(X)
-    offloader = Offloader(stages_of(Chain().eval()), MemoryShelf("cpu"))
-    assert torch.equal(theirs, expected)
+    ours = Chain().eval()
+    offloader = Offloader(stages_of(ours), MemoryStore("cpu"))
+    assert torch.equal(chain(X), ours(X))
     offloader.remove()
