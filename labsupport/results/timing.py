@@ -101,7 +101,7 @@ class Comparison:
         """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them."""
         rows = []
         for m in self.measurements.values():
-            measured = {"spread": m.spread, "runs": len(m.wall), "peak_bytes": m.peak_bytes}
+            measured: dict[str, Any] = {"spread": m.spread, "runs": len(m.wall), "peak_bytes": m.peak_bytes}
             rows.append(record(f"{what}: {m.name}", m.median, "s", **measured, **details))
         return rows
 
