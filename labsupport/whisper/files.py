@@ -10,23 +10,19 @@ from labsupport.base.errors import LabError
 from labsupport.speech import audio, text
 
 if TYPE_CHECKING:
-    from labsupport.speech.text import Transcript
     from labsupport.whisper import Transcriber
 
 
 def transcribe_files(
     files: Iterable[Path],
     transcriber: Transcriber,
-    write: Callable[[Transcript], None],
+    write: Callable[[text.Transcript], None],
     fail: Callable[[LabError], None],
     **options,
 ) -> int:
-    """Transcribes one file after the other; how many could not be read or transcribed, which stop no other.
+    """Transcribes one file after the other, with the options of `Transcriber.transcribe`; returns the failures' number.
 
-    Args:
-        write: takes each transcript.
-        fail: takes the error of a file without one.
-        options: as for `Transcriber.transcribe`.
+    `write` takes each transcript, and `fail` the error of a file that gives none, which stops no other.
     """
     failures = 0
     for file in files:
@@ -38,7 +34,7 @@ def transcribe_files(
     return failures
 
 
-def format_transcript(transcript: Transcript, form: str, timestamps: bool = False) -> str:
+def format_transcript(transcript: text.Transcript, form: str, timestamps: bool = False) -> str:
     """The transcript as "text" (with `timestamps`: a line a segment, its seconds before it), "json", "srt" or "vtt"."""
     if form != "text":
         return text.render(transcript.segments, form)

@@ -36,18 +36,12 @@ IGNORE_INDEX = -100  # a label that the loss leaves out
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """What saves memory.
+    """What saves memory."""
 
-    Args:
-        batch, accumulate: sentences in memory at once; batches for each optimiser step.
-        checkpointing: transformers', which computes every layer's activations again.
-        bf16: bfloat16 where it is safe, float32 elsewhere.
-    """
-
-    batch: int = 4
-    accumulate: int = 8
-    checkpointing: bool = False
-    bf16: bool = False
+    batch: int = 4  # sentences in memory at once
+    accumulate: int = 8  # batches for each optimiser step
+    checkpointing: bool = False  # transformers', which computes every layer's activations again
+    bf16: bool = False  # bfloat16 where it is safe, float32 elsewhere
 
 
 def to_example(sentence: corpus.Sentence, tokenizer: Tokenizer, config: Config) -> dict[str, np.ndarray]:
@@ -88,12 +82,7 @@ def loss_per_token(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tens
 def make_trainer(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float, save: bool) -> Seq2SeqTrainer:
     """A trainer on the packaged weights and the training sentences, with a checkpoint after every step."""
     import torch
-    from transformers import (
-        PrinterCallback,
-        Seq2SeqTrainer,
-        Seq2SeqTrainingArguments,
-        WhisperForConditionalGeneration,
-    )
+    from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
 
     checkpoint = find_checkpoint(name)
     tokenizer = Tokenizer(checkpoint.folder)
@@ -130,9 +119,8 @@ def make_trainer(folder: Path, name: str, options: MemoryOptions, steps: int, lr
 def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float = 2e-5, save: bool = True) -> dict:
     """Trains to the end, from the last checkpoint in `folder` if there is one, and writes the report and the model.
 
-    Returns:
-        the report: "losses" of every step, "resumed" (the checkpoint's step, or 0), "seconds", and "peak_bytes" above
-        what the process held before its first step.
+    The report has "losses" of every step, "resumed" (the checkpoint's step, or 0), "seconds", and "peak_bytes" above
+    what the process held before its first step.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -151,7 +139,7 @@ def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float
     if save:
         save_model(trainer, folder / "model", find_checkpoint(name).folder)
     with paths.atomic_write(folder / "report.json") as part:
-        Path(part).write_text(json.dumps(report), encoding="utf-8")
+        part.write_text(json.dumps(report), encoding="utf-8")
     return report
 
 

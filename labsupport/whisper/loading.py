@@ -30,7 +30,7 @@ def load(
         attn_implementation: an attention mode by its name, as transformers calls the argument; see `optim.attention`.
         engine: "onnx" runs the graphs of `onnx_model` in ONNX Runtime, and loads no framework; else a backend.
         components: what to replace, see `torch_model.Components`: attention, conv1d, cache; for "onnx" see
-            `onnx_model.load_model`: loop, threads.
+            `onnx_model.load_model`: loop.
 
     Raises:
         CheckpointError: no such model, or it is damaged.

@@ -32,13 +32,12 @@ class Whisper:
     Args:
         folder: with the graphs, from `graphs.store.find_graphs`.
         loop: another loop graph in place of the folder's: the article's first form, or after some of its rewrites.
-        threads: see `open_session`.
     """
 
     backend = "onnx"
 
-    def __init__(self, config: Config, folder: Path, loop: onnx.ModelProto | None = None, threads: int | None = None):
-        self.config, self.folder, self.threads, self.loop = config, folder, threads, loop
+    def __init__(self, config: Config, folder: Path, loop: onnx.ModelProto | None = None):
+        self.config, self.folder, self.loop = config, folder, loop
         self.sessions: dict[str, InferenceSession] = {}
         self.stored = read_stored_interface(folder)
         self.interface = read_interface(loop) if loop else self.stored
@@ -47,7 +46,7 @@ class Whisper:
         """A part of the pipeline, opened when it is first needed."""
         if name not in self.sessions:
             graph = self.loop if name == "loop" and self.loop else self.folder / f"{name}.onnx"
-            self.sessions[name] = open_session(graph, threads=self.threads, prepack=name in OFTEN)
+            self.sessions[name] = open_session(graph, prepack=name in OFTEN)
         return self.sessions[name]
 
     def log_mel(self, samples: np.ndarray) -> np.ndarray:
@@ -66,21 +65,13 @@ class Whisper:
         return LoopCache(self.interface)
 
     def project_cross_kv(self, encoder_out: np.ndarray, cache: LoopCache) -> None:
-        """(windows, 1500, d_model) for the prefill graph, which projects it together with the prompt, as article B's.
-
-        Raises:
-            OptimError: the cache has been used already.
-        """
+        """(windows, 1500, d_model) for the prefill graph, which projects it with the prompt, as in article B."""
         if cache.encoder_out is not None:
             raise OptimError("This cache holds the text of other windows.", hint="Begin with `model.new_cache()`.")
         cache.encoder_out = encoder_out
 
     def prefill(self, tokens: np.ndarray, cache: LoopCache) -> np.ndarray:
-        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits
-
-        Raises:
-            OptimError: the decoder has no positions for so many tokens, the cache holds no window, or other rows.
-        """
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
         if cache.length + tokens.shape[1] > self.config.text_positions:
             most = self.config.text_positions
             raise OptimError(f"{cache.length} + {tokens.shape[1]} tokens are more than the decoder's {most}.")
@@ -94,17 +85,14 @@ class Whisper:
         return logits
 
     def decode_step(self, tokens: np.ndarray, cache: LoopCache) -> np.ndarray:
-        """(rows,) int64, each text's next token -> (rows, vocab) float32 logits: one run of the loop graph.
-
-        Raises:
-            OptimError: the decoder has no position for it, or the cache holds other rows.
-        """
+        """(rows,) int64, each text's next token -> (rows, vocab) float32 logits: one run of the loop graph"""
         self.check_step(len(tokens), cache)
         logits = cache.run(self.session("loop"), tokens)
         cache.advance()
         return logits
 
     def check_step(self, texts: int, cache: LoopCache) -> None:
+        """Raises OptimError where the decoder has no position left, or the cache or the graph holds other rows."""
         if cache.length >= self.config.text_positions:
             raise OptimError(f"The decoder has {self.config.text_positions} positions, and the text fills them.")
         if texts != cache.rows:
@@ -134,21 +122,13 @@ class Whisper:
 
 
 def load_model(
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer | None = None,
-    loop: onnx.ModelProto | None = None,
-    threads: int | None = None,
+    checkpoint: Checkpoint, tokenizer: Tokenizer | None = None, loop: onnx.ModelProto | None = None
 ) -> Whisper:
-    """The model of a checkpoint; its graphs are built on first use. Arguments as for `Whisper`.
+    """The model of a checkpoint, `loop` as for `Whisper`; its graphs are built on first use.
 
-    Args:
-        tokenizer: says which tokens are languages; without it the model cannot detect one.
-
-    Raises:
-        NotAvailable: it is not installed.
-        FolderError: the graphs cannot be stored.
+    The tokenizer says which tokens are languages; without it the model cannot detect one.
     """
     start, languages = 0, []
     if tokenizer is not None and checkpoint.config.multilingual:
         start, languages = tokenizer.sot, list(tokenizer.languages.values())
-    return Whisper(checkpoint.config, find_graphs(checkpoint, start, languages), loop, threads)
+    return Whisper(checkpoint.config, find_graphs(checkpoint, start, languages), loop)

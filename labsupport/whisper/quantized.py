@@ -70,9 +70,6 @@ class IntegerLinear(QuantizedLinear):
 
     int8 times int8 adds up in int32 without any rounding; the two scales are applied at the end. That takes one scale
     for each row and each output channel: a scale can only be taken out of a sum that it is common to.
-
-    Raises:
-        OptimError: the weight's scheme is another than int8, symmetric, by channel.
     """
 
     def __init__(self, quantized: QuantizedTensor, bias: nn.Parameter | None) -> None:
@@ -130,12 +127,9 @@ def quantize_linears(model: nn.Module, make: LinearFactory, skip: Collection[str
 def quantize_model(
     model: Whisper, make: LinearFactory, skip: Collection[str] = (), embedding: LinearFactory | None = None
 ) -> Whisper:
-    """Quantises our Whisper in place; returns it.
+    """Quantises our Whisper in place, and returns it: its linear layers by `make`, the token embedding by `embedding`.
 
-    Args:
-        make: gives a linear layer's replacement: `IntegerLinear.of`, or `partial(QuantizedLinear.of, scheme=...)`.
-        skip: names of layers that stay in float32, for example those with outliers.
-        embedding: gives the replacement of the token embedding; None leaves it in float32.
+    What is named in `skip` stays in float32 (layers with outliers), and so does the embedding where there is None.
     """
     quantize_linears(model, make, skip)
     if embedding:
@@ -166,17 +160,17 @@ def dequantize_model(model: Whisper) -> Whisper:
     return model
 
 
+INT8 = QuantizedLinear.of
+INT8_GROUPS = partial(INT8, scheme=Scheme(8, 64))
 INT4 = {size: partial(QuantizedLinear.of, scheme=Scheme(4, size)) for size in ("channel", 128, 64, 32)}
 RECIPES: dict[str, Callable[[Whisper], Whisper]] = {  # name -> what quantises a model of ours in place
-    "int8 weights": partial(quantize_model, make=QuantizedLinear.of, embedding=QuantizedLinear.of),
-    "int8 weights, tokens in groups of 64": partial(
-        quantize_model, make=QuantizedLinear.of, embedding=partial(QuantizedLinear.of, scheme=Scheme(8, 64))
-    ),
+    "int8 weights": partial(quantize_model, make=INT8, embedding=INT8),
+    "int8 weights, tokens in groups of 64": partial(quantize_model, make=INT8, embedding=INT8_GROUPS),
     "int8 integers": partial(quantize_model, make=IntegerLinear.of, embedding=IntegerLinear.of),
     "int8 integers, weights in the decoder": quantize_by_side,
     **{
         f"int4 weights, {size if size == 'channel' else f'groups of {size}'}": partial(
-            quantize_model, make=make, embedding=QuantizedLinear.of
+            quantize_model, make=make, embedding=INT8
         )
         for size, make in INT4.items()
     },
@@ -202,10 +196,8 @@ def hook_linears(model: nn.Module, hook: Callable[[str, nn.Linear, Tensor, Tenso
 
 @torch.inference_mode()
 def layer_errors(model: nn.Module, run: Callable[[], object], make: LinearFactory) -> dict[str, float]:
-    """How wrong each linear layer's output becomes on its own input: name -> relative error, largest first.
-
-    Args:
-        run: does some work with the model, on which the layers are compared: an encoding, a few decode steps.
+    """How wrong each linear layer's output becomes on its own input, while `run` does some work with the model (an
+    encoding, a few decode steps): name -> relative error, largest first.
     """
     replacements = {name: make(linear) for name, linear in linear_layers(model)}
     squares = {name: [0.0, 0.0] for name in replacements}  # of the differences, of the exact outputs
@@ -235,12 +227,7 @@ def record_hessians(model: nn.Module, run: Callable[[], object]) -> dict[str, Te
 
 
 def gptq_factory(model: nn.Module, hessians: dict[str, Tensor], scheme: Scheme, damping: float = 1.0) -> LinearFactory:
-    """For `quantize_model`: quantises every linear layer of this model with `gptq_quantize`.
-
-    Args:
-        hessians: from `record_hessians` on the same model.
-        damping: see `gptq_quantize`.
-    """
+    """For `quantize_model`: `gptq_quantize` for this very model's layers, with `record_hessians` of it."""
     by_layer = {linear: hessians[name] for name, linear in linear_layers(model)}
     gptq = partial(quantization.gptq_quantize, scheme=scheme, damping=damping)
     return lambda linear: QuantizedLinear(gptq(linear.weight, by_layer[linear]), linear.bias)

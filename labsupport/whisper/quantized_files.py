@@ -25,11 +25,7 @@ KINDS: dict[str, type[QuantizedLinear]] = {"weight-only": QuantizedLinear, "inte
 
 
 def save(model: Whisper, path: Path, rest: str = "float16") -> None:
-    """Writes a quantised model.
-
-    Args:
-        rest: dtype of what has no codes: convolutions, positions, norms, biases, skipped layers.
-    """
+    """Writes a quantised model; what has no codes (convolutions, positions, norms, biases) gets the dtype `rest`."""
     tensors = {name: to_stored(name, tensor, getattr(torch, rest)) for name, tensor in model.state_dict().items()}
     layers = {name: describe(layer) for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
     metadata = {"format": FORMAT, "config": json.dumps(model.config.to_hf()), "layers": json.dumps(layers)}
@@ -49,11 +45,7 @@ def describe(layer: QuantizedLinear) -> dict:
 
 
 def load(path: Path) -> Whisper:
-    """Reads a file that `save` wrote; what has no codes becomes float32 again.
-
-    Raises:
-        OptimError: it is no such file, or cut short, or its tensors are not those of its description.
-    """
+    """Reads a file that `save` wrote, or raises OptimError; what has no codes becomes float32 again."""
     path = Path(path)
     metadata, tensors = read(path)
     try:

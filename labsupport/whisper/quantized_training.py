@@ -56,14 +56,9 @@ def convert_qat(model: nn.Module) -> nn.Module:
 def distill(
     teacher: nn.Module, student: nn.Module, draw: Callable[[], Example], steps: int, lr: float = 3e-5
 ) -> list[float]:
-    """Trains the student to give the teacher's distribution of the next token.
+    """Trains the student to give the teacher's distribution of the next token, on one drawn example a step.
 
-    Args:
-        draw: gives an example; each step takes one.
-        lr: AdamW's, which falls linearly to zero.
-
-    Returns:
-        each step's loss, in nats a token: see `kl_divergence`.
+    `lr` is AdamW's, which falls linearly to zero. Gives each step's loss, in nats a token: see `kl_divergence`.
     """
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0)
