@@ -17,11 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BarkModel
-from transformers.models.bark.generation_configuration_bark import (
-    BarkCoarseGenerationConfig,
-    BarkFineGenerationConfig,
-    BarkSemanticGenerationConfig,
-)
+from transformers.models.bark import generation_configuration_bark as configuration
 
 from labsupport.bark import models
 from labsupport.bark.voices import Voice
@@ -49,7 +45,6 @@ class BarkGenerator:
     """Bark with its settings.
 
     Args:
-        model: transformers' Bark.
         voice: the voice preset to continue; without one the model picks a voice.
         sampling: how tokens are chosen: `GREEDY`, or `SAMPLED` at another temperature.
         watch: surrounds each stage: a clock, `profiling.phase`, an offloader.
@@ -63,9 +58,9 @@ class BarkGenerator:
     def __post_init__(self) -> None:
         given: Any = self.model.generation_config  # BarkGenerationConfig, with the parts' settings as dicts
         self.codebook_size = given.codebook_size
-        self.semantic_settings = BarkSemanticGenerationConfig(**given.semantic_config)
-        self.coarse_settings = BarkCoarseGenerationConfig(**given.coarse_acoustics_config)
-        self.fine_settings = BarkFineGenerationConfig(**given.fine_acoustics_config)
+        self.semantic_settings = configuration.BarkSemanticGenerationConfig(**given.semantic_config)
+        self.coarse_settings = configuration.BarkCoarseGenerationConfig(**given.coarse_acoustics_config)
+        self.fine_settings = configuration.BarkFineGenerationConfig(**given.fine_acoustics_config)
 
     @property
     def history(self) -> dict[str, Tensor] | None:

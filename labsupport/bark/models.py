@@ -16,7 +16,6 @@ try:
 except ImportError:
     from transformers.modeling_utils import no_init_weights
 
-
 SHAPES = {  # name -> width, layers and heads of each of the three transformers
     "bark": (1024, 24, 16),
     "bark-small": (768, 12, 12),
@@ -26,25 +25,17 @@ SAMPLE_RATE = 24_000
 
 
 def make_config(name: str) -> BarkConfig:
-    """Shape `name` with the vocabularies of Suno's checkpoints.
-
-    Raises:
-        BarkError: there is no such shape.
-    """
+    """Shape `name` with the vocabularies of Suno's checkpoints; BarkError if there is no such shape."""
     if name not in SHAPES:
         raise BarkError(f"There is no shape {name!r}.", hint=f"Known: {', '.join(SHAPES)}.")
     width, layers, heads = SHAPES[name]
     common = {"hidden_size": width, "num_layers": layers, "num_heads": heads, "bias": False}
-    vocabularies = {
-        "semantic_config": (129_600, 10_048),
-        "coarse_acoustics_config": (12_096, 12_096),
-        "fine_acoustics_config": (1_056, 1_056),
-    }
-    parts = {
-        part: {**common, "input_vocab_size": read, "output_vocab_size": written}
-        for part, (read, written) in vocabularies.items()
-    }
-    return BarkConfig(**parts, codec_config=EncodecConfig().to_dict())
+    return BarkConfig(
+        semantic_config={**common, "input_vocab_size": 129_600, "output_vocab_size": 10_048},
+        coarse_acoustics_config={**common, "input_vocab_size": 12_096, "output_vocab_size": 12_096},
+        fine_acoustics_config={**common, "input_vocab_size": 1_056, "output_vocab_size": 1_056},
+        codec_config=EncodecConfig().to_dict(),
+    )
 
 
 def load(
@@ -63,8 +54,7 @@ def load(
     """
     register()
     if name in SHAPES:
-        model = make_random(make_config(name), attention, seed)
-        return nn.Module.to(model, device, dtype).eval()
+        return nn.Module.to(make_random(make_config(name), attention, seed), device, dtype).eval()
     try:
         return BarkModel.from_pretrained(name, attn_implementation=attention, dtype=dtype).to(device).eval()
     except (OSError, ValueError) as error:
@@ -94,13 +84,10 @@ def make_random(config: BarkConfig, attention: str, seed: int) -> BarkModel:
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """As GPT-2's: weights normal with deviation 0.02, norms 1."""
-    with torch.no_grad():
-        if isinstance(module, nn.LayerNorm):
-            module.weight.fill_(1.0)
-            if module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, (nn.Linear, nn.Embedding)):
-            module.weight.normal_(0.0, 0.02, generator=generator)
+    if isinstance(module, nn.LayerNorm):
+        module.reset_parameters()
+    elif isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02, generator=generator)
 
 
 def stages(model: BarkModel) -> dict[str, Stage]:

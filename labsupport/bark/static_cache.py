@@ -22,12 +22,7 @@ Allowed = Callable[[int], slice]  # the number of a new token -> its part of the
 
 
 class StaticStage:
-    """A causal stage with a cache of fixed size.
-
-    Args:
-        model: transformers' semantic or coarse model.
-        compiled: whether a step of one token runs as one compiled graph.
-    """
+    """A causal stage with a cache of fixed size; `compiled`: a step of one token runs as one compiled graph."""
 
     def __init__(self, model: BarkCausalModel, compiled: bool = False) -> None:
         self.model = model
@@ -101,10 +96,8 @@ class StaticBarkGenerator(BarkGenerator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.causal = {
-            stage: StaticStage(model, self.compiled)
-            for stage, model in (("semantic", self.model.semantic), ("coarse", self.model.coarse_acoustics))
-        }
+        parts = {"semantic": self.model.semantic, "coarse": self.model.coarse_acoustics}
+        self.causal = {stage: StaticStage(model, self.compiled) for stage, model in parts.items()}
 
     @torch.inference_mode()
     def semantic(self, tokens: Tensor, mask: Tensor, length: int) -> Tensor:
@@ -138,13 +131,9 @@ class StaticBarkGenerator(BarkGenerator):
 
     def coarse_history(self, rows: int) -> tuple[Tensor, Tensor]:
         """The voice's semantic tokens (rows, tokens) and coarse codes (rows, codes); without a voice none of either."""
+        longest = self.coarse_settings.max_coarse_history
         semantic, codes = self.model.coarse_acoustics.preprocess_histories(
-            self.coarse_settings.max_coarse_history,
-            self.ratio,
-            rows,
-            self.semantic_settings,
-            self.codebook_size,
-            self.history,
+            longest, self.ratio, rows, self.semantic_settings, self.codebook_size, self.history
         )
         return semantic.long(), codes.long()
 

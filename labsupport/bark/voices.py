@@ -42,8 +42,7 @@ def read(path: Path) -> Voice:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as parts:
-            missing = PARTS.keys() - set(parts.files)
-            if missing:
+            if missing := PARTS.keys() - set(parts.files):
                 raise BarkError(f"This voice lacks {', '.join(sorted(missing))}.", where=path)
             return Voice(*(check(parts[part], part, path) for part in PARTS))
     except FileNotFoundError as error:
@@ -59,8 +58,8 @@ def check(array: np.ndarray, part: str, path: Path) -> np.ndarray:
     if array.dtype.kind not in "iu":
         raise BarkError(f"{part} holds {array.dtype}, not integers.", where=path)
     if array.ndim != len(leading) + 1 or array.shape[:-1] != leading or not array.size:
-        expected = (*leading, "n")
-        raise BarkError(f"{part} has the shape {array.shape}, not ({', '.join(map(str, expected))}).", where=path)
+        expected = ", ".join(map(str, (*leading, "n")))
+        raise BarkError(f"{part} has the shape {array.shape}, not ({expected}).", where=path)
     if array.min() < 0 or array.max() >= vocabulary:
         what = f"{part} holds tokens from {array.min()} to {array.max()}; there are 0 to {vocabulary - 1}."
         raise BarkError(what, where=path, hint="Was it made for another model?")
