@@ -1,6 +1,6 @@
 """FlashAttention's backward pass: the scores that the forward pass did not save are computed again (Dao et al. 2022).
 
-This is the one place of recomputation. A forward pass alone, all that inference is, computes each score once.
+A forward pass alone, as in inference, computes each score once.
 """
 
 from __future__ import annotations

@@ -50,12 +50,7 @@ FORMS = {form.__name__: form for form in (via_conv2d_transposed, via_conv2d, im2
 
 
 def get_conv1d(name: str):
-    """The form called `name`, for `whisper.load(conv1d=...)`.
-
-    Raises:
-        OptimError: there is none; the message lists those there are.
-        NotAvailable: it needs what is not here; the message says what, and what to use instead.
-    """
+    """The form called `name`, for `whisper.load(conv1d=...)`; OptimError if there is none, NotAvailable if not here."""
     if name not in FORMS:
         raise OptimError(f"There is no convolution {name!r}.", hint=f"Choose one of {', '.join(FORMS)}.")
     if name == "native" and xp.name == "mindspore" and not on_ascend():

@@ -1,9 +1,8 @@
 """Offload: one stage of a model at a time on the device, the others where memory is cheap.
 
-A model of stages that run one after the other needs one stage's weights at a time. Between its turns a stage's tensors
-are empty, and its weights are in a **store**: CPU memory for a GPU, files for a CPU. Weights do not change, so they are
-dropped when the stage's turn ends, not copied back. With **prefetch** the next stage is fetched while this one
-computes: no waiting, for the memory of two stages.
+Between its turns a stage's tensors are empty, and its weights are in a **store**: CPU memory for a GPU, files for a
+CPU. Weights do not change, so they are dropped when the stage's turn ends, not copied back. With **prefetch** the next
+stage is fetched while this one computes: no waiting, for the memory of two stages.
 
 Source: article D, section 3; accelerate's `cpu_offload_with_hook`, which copies back, moves stages on their first
 `forward`, and needs an accelerator.

@@ -27,15 +27,9 @@ def index_put_first_axis(values, indices, first_axis_dim: int):
 
 
 def get_unpad_data(attention_mask):
-    """Where the real tokens are.
+    """Indices (total,) int64 of the real tokens in the flattened batch, cu_seqlens, and the longest sequence's length.
 
-    Args:
-        attention_mask: (batch, length) bool or int, true or 1 for a real token, wherever in the row.
-
-    Returns:
-        indices: (total,) int64, their places in the flattened batch.
-        cu_seqlens: (batch + 1,) int32.
-        max_seqlen: the length of the longest sequence.
+    attention_mask: (batch, length) bool or int, true or 1 for a real token, wherever in the row.
     """
     real = xp.to_numpy(attention_mask).astype(bool)  # (batch, length)
     lengths = real.sum(axis=1)  # (batch,)
@@ -58,15 +52,10 @@ def pad_input(hidden_states, indices, batch: int, seqlen: int):
 
 
 def varlen_attention(q, k, v, cu_seqlens, causal=False, attention=eager):
-    """Each sequence of a packed batch attends to itself alone: no padding, and no mask.
+    """Each sequence of a packed batch attends to itself alone, without padding or mask; all (total, heads, head_dim).
 
-    Args:
-        q, k, v: packed, (total, heads, head_dim).
-        attention: the mode that computes each sequence. With `attention.flash` on Ascend the kernel takes them all in
-            one call (layout TND); elsewhere there is one call for each.
-
-    Returns:
-        packed, (total, heads, head_dim).
+    attention: the mode that computes each sequence. With `attention.flash` on Ascend the kernel takes them all in one
+    call (layout TND); elsewhere there is one call for each.
     """
     bounds = xp.to_numpy(cu_seqlens).tolist()
     if attention is flash and on_ascend():

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Profile:
-    """What one run of some work did.
-
-    events: the calls of ops; phases: the named parts of the work; wall_ms: the run's time with the profiler on, which
-    costs time itself; trace: the file in Chrome's format.
-    """
+    """One run of some work. wall_ms: its time, which the profiler lengthens; trace: the file in Chrome's format."""
 
     events: tuple[Event, ...]
     phases: tuple[Event, ...]
