@@ -25,6 +25,7 @@ def test_the_shapes_have_the_size_of_sunos_checkpoints(name, millions):
     assert millions[0] < sum(p.numel() for p in model.parameters()) / 1e6 < millions[1]
 
 
+@pytest.mark.usefixtures("tiny_shape")
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     loaded = [models.load(TINY, seed=seed) for seed in (0, 0, 1)]
     first, same, different = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in loaded)
