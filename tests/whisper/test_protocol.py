@@ -6,12 +6,23 @@ import inspect
 
 import pytest
 
-from labsupport.whisper.onnx_model import Whisper as OnnxWhisper
+from labsupport.machine.backend import choose_backend
 from labsupport.whisper.protocol import WhisperModel
-from labsupport.whisper.replay import Recorder
-from labsupport.whisper.torch_model import Whisper as TorchWhisper
+
+pytestmark = pytest.mark.both_backends
 
 METHODS = [name for name, value in vars(WhisperModel).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+def list_models() -> list[type]:
+    """The classes that this process's framework can load."""
+    if choose_backend() == "mindspore":
+        from labsupport.whisper import mindspore_model
+
+        return [mindspore_model.Whisper]
+    from labsupport.whisper import onnx_model, replay, torch_model
+
+    return [torch_model.Whisper, onnx_model.Whisper, replay.Recorder]
 
 
 def parameters(owner: type, method: str) -> list[str]:
@@ -33,13 +44,13 @@ def test_the_protocol_names_what_search_calls():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [TorchWhisper, OnnxWhisper, Recorder])
+@pytest.mark.parametrize("model", list_models(), ids=lambda model: model.__module__)
 def test_a_model_has_them_all(model):
     assert find_gaps(model) == []
 
 
 def test_a_gap_is_found():
-    class Lacking(OnnxWhisper):
+    class Lacking(list_models()[0]):
         def decode_step(self, tokens):
             """Without the cache."""
 
