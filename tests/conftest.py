@@ -25,6 +25,14 @@ def pytest_ignore_collect(collection_path) -> bool | None:
     return os.environ.get("LAB_BACKEND", "torch") not in backends_of(str(collection_path)) or None
 
 
+# Files of MindSpore's session that take minutes each: they come first, so that no process waits for another at the end.
+LONGEST = ("test_mindspore_model.py", "test_kv_cache_mindspore.py", "test_notebooks.py")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def own_lab_home(tmp_path_factory, monkeypatch):
     """Results and progress of tests never mix with a learner's."""
