@@ -21,8 +21,9 @@ from labsupport.graphs.passes.tile import tile_to_broadcast
 
 __all__ = ["PASSES", "cache_to_static", "eliminate_permutes", "fuse_slice_concat", "run_all", "tile_to_broadcast"]
 
-# In the article's order. Every order gives the same numbers, but fuse_slice_concat finds nothing to fuse before
-# cache_to_static has made a Slice.
+# In the article's order. Where the past grows, every order gives the same numbers, but fuse_slice_concat finds nothing
+# to fuse before cache_to_static has made a Slice. Where the past has a fixed length, cache_to_static must come before
+# eliminate_permutes: after it, it raises GraphError.
 PASSES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "tile_to_broadcast": tile_to_broadcast,
     "cache_to_static": cache_to_static,
