@@ -33,6 +33,12 @@ def start_cache(model, encoder_out, cache=None):
     return cache
 
 
+def prefill_in_pieces(model, cache, tokens: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """(rows, sum of lengths) tokens through `prefill`, so many at a time -> (rows, sum of lengths, vocab) logits"""
+    pieces = np.split(tokens, np.cumsum(lengths)[:-1], axis=1)
+    return np.concatenate([model.prefill(piece, cache) for piece in pieces], axis=1)
+
+
 class WithCache:
     """A model with another kind of cache: the weights are loaded once."""
 
