@@ -98,20 +98,21 @@ def test_a_labelled_model_computes_the_same_in_named_phases(small_model, tmp_pat
 
 
 def test_waste_planted_in_the_model_is_found_as_in_the_exercise(small_model, tmp_path, monkeypatch):
+    """The exercise adds up times; here each call counts 1, for times on a shared machine may say anything."""
+
     def wasteful(x, weight, bias, stride, padding):
-        return (
-            torch.nn.functional.conv1d(x, weight, bias, stride, padding)
-            + 0 * torch.cosh(x.tanh().expand(60, -1, -1)).amin()
-        )
+        total = x.sum()
+        for _ in range(100):
+            total.cosh()
+        return torch.nn.functional.conv1d(x, weight, bias, stride, padding)
 
     def calls():
-        """Each op's smallest sum of three profiles: a stall would have to hit the same op in all of them."""
-        profiles = [profiling.profile(lambda: run_model(small_model), tmp_path) for _ in range(3)]
-        sums = [{row.name: row.total_ms for row in profile.table()} for profile in profiles]
-        return [(op, min(sums_of_one[op] for sums_of_one in sums)) for op in sums[0]]
+        profile = profiling.profile(lambda: run_model(small_model), tmp_path)
+        return [(row.name, float(row.calls)) for row in profile.table()]
 
     before = calls()
     monkeypatch.setattr(small_model.encoder, "conv1d", wasteful)
     after = calls()
     assert "aten::cosh" not in dict(before)
+    assert dict(after)["aten::cosh"] == 200
     assert exercises.find("4.4").solution(before, after) == "aten::cosh"
