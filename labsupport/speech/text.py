@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import html
 import json
@@ -17,21 +16,47 @@ from labsupport.base.errors import TextError
 
 
 @dataclass(frozen=True)
-class Segment:
-    """The text between `start` and `end`, both in seconds from the beginning of the recording."""
+class Word:
+    """A word with its punctuation, and when it is said, in seconds; probability: the mean of its tokens'."""
 
     start: float
     end: float
     text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The text between `start` and `end`, both in seconds from the beginning of the recording.
+
+    The rest says how sure the model was of the window that it comes from, see `whisper.guards`: the mean
+    log-probability of a token, how well the text compresses (a repeated one does), the probability that nothing is
+    said, and the temperature that gave the text.
+    """
+
+    start: float
+    end: float
+    text: str
+    word_timings: tuple[Word, ...] = ()
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of a whole recording. language: Whisper's code, such as "en"."""
+    """The text of a whole recording.
+
+    language: Whisper's code, such as "en"; language_probability: None where it was given, not detected.
+    duration: of the recording, in seconds.
+    """
 
     text: str
     segments: list[Segment]
     language: str
+    language_probability: float | None = None
+    duration: float = 0.0
 
 
 # --- comparing texts ---------------------------------------------------------------------------------------------
@@ -163,7 +188,8 @@ def _render_text(segments: Sequence[Segment]) -> str:
 
 
 def _render_json(segments: Sequence[Segment]) -> str:
-    return json.dumps([dataclasses.asdict(segment) for segment in segments], ensure_ascii=False, indent=2) + "\n"
+    fields = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
+    return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
 
 
 def _render_srt(segments: Sequence[Segment]) -> str:
