@@ -1,10 +1,11 @@
-"""From the encoder's output to tokens: greedy and beam search, language detection.
+"""From the encoder's output to tokens: greedy, beam search, drawn at a temperature; language detection.
 
 Everything here is NumPy and works on any `protocol.WhisperModel`, whatever its backend.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +14,23 @@ from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import Cache, EncoderOut, WhisperModel
 from labsupport.whisper.token_filters import TokenRules, filter_logits, log_softmax
 
+LOOP_TOKENS = 48  # so many tokens of nothing but repetitions are a loop: 20 s of speech
+LOOP_REPEATS = 4
+LONGEST_PERIOD = 60  # tokens; a sentence has about 20
+
 
 @dataclass
 class Hypothesis:
-    """One window's text: tokens without the end, their mean log-probability, and the probability of no speech."""
+    """One window's text: tokens without the end, their mean log-probability, and the probability of no speech.
+
+    `guards` adds the temperature that gave the text, and its compression ratio.
+    """
 
     tokens: list[int]
     avg_logprob: float
     no_speech_prob: float
+    temperature: float = 0.0
+    compression_ratio: float = 0.0
 
 
 def prefill_prompt(
@@ -35,38 +45,116 @@ def prefill_prompt(
     model.project_cross_kv(encoder_out, cache)
     tokens = np.tile(np.array(prompt, np.int64), (len(encoder_out), 1))  # (windows, prompt)
     logits = model.prefill(tokens, cache)  # (windows, prompt, vocab)
-    return cache, logits[:, -1], np.exp(log_softmax(logits[:, 0])[:, rules.no_speech])
+    start = prompt.index(rules.sot) if rules.sot in prompt else 0  # text from before may come first
+    return cache, logits[:, -1], np.exp(log_softmax(logits[:, start])[:, rules.no_speech])
 
 
 def greedy(
-    model: WhisperModel, encoder_out: EncoderOut, prompt: list[int], rules: TokenRules, limit: int | None = None
+    model: WhisperModel,
+    encoder_out: EncoderOut,
+    prompt: list[int],
+    rules: TokenRules,
+    limit: int | None = None,
+    stop_loops: bool = False,
 ) -> list[Hypothesis]:
     """Takes the likeliest token at every step; a window whose text has ended leaves the batch.
 
     Args:
         encoder_out: (windows, 1500, d_model), what `model.encode` gave.
         limit: most tokens a window; by default all that the decoder's positions allow.
+        stop_loops: end a text that does nothing but repeat itself, see `find_loop`.
     """
     cache, logits, no_speech_probs = prefill_prompt(model, encoder_out, prompt, rules)
-    hypotheses = [Hypothesis([], 0.0, float(p)) for p in no_speech_probs]
-    running, sums = list(range(len(hypotheses))), np.zeros(len(hypotheses))
-    for _ in range(limit or model.config.text_positions - len(prompt)):
-        allowed = filter_logits(logits, [hypotheses[window].tokens for window in running], rules)
-        chosen = allowed.argmax(-1)  # (running,)
+    limit = limit or model.config.text_positions - len(prompt)
+    texts, logprobs = extend_rows(model, cache, logits, rules, limit, lambda row: row.argmax(-1), stop_loops)
+    return [Hypothesis(*each) for each in zip(texts, logprobs, no_speech_probs.tolist(), strict=True)]
+
+
+def sample(
+    model: WhisperModel,
+    encoder_out: EncoderOut,
+    prompt: list[int],
+    rules: TokenRules,
+    temperature: float,
+    best_of: int,
+    rng: np.random.Generator,
+) -> list[Hypothesis]:
+    """Draws `best_of` texts for each window, and gives the one with the highest mean log-probability.
+
+    Args:
+        temperature: above 0; the logits are divided by it: 1 draws by the model's own probabilities, less by sharper
+            ones. Loops are stopped, see `find_loop`.
+
+    Source: GreedyDecoder and MaximumLikelihoodRanker in openai-whisper, decoding.py.
+    """
+    cache, logits, no_speech_probs = prefill_prompt(model, encoder_out, prompt, rules)
+    rows = np.repeat(np.arange(len(logits)), best_of)
+    model.select_rows(rows, cache)
+
+    def draw(allowed: np.ndarray) -> np.ndarray:
+        # adding Gumbel noise and taking the largest draws by softmax's probabilities
+        return (allowed / temperature + rng.gumbel(size=allowed.shape)).argmax(-1)
+
+    limit = model.config.text_positions - len(prompt)
+    texts, logprobs = extend_rows(model, cache, logits[rows], rules, limit, draw, stop_loops=True)
+    best = np.array(logprobs).reshape(-1, best_of).argmax(-1) + best_of * np.arange(len(no_speech_probs))
+    return [Hypothesis(texts[row], logprobs[row], float(p)) for row, p in zip(best, no_speech_probs, strict=True)]
+
+
+def extend_rows(
+    model: WhisperModel,
+    cache: Cache,
+    logits: np.ndarray,
+    rules: TokenRules,
+    limit: int,
+    choose: Callable[[np.ndarray], np.ndarray],
+    stop_loops: bool,
+) -> tuple[list[list[int]], list[float]]:
+    """Goes on with every row of the cache until its text ends.
+
+    Args:
+        logits: (rows, vocab) of each row's next token.
+        choose: (running, vocab) allowed logits -> (running,) tokens.
+
+    Returns:
+        each row's tokens without the end, and their mean log-probability, the end counted.
+    """
+    texts: list[list[int]] = [[] for _ in logits]
+    running, sums = list(range(len(texts))), np.zeros(len(texts))
+    for _ in range(limit):
+        allowed = filter_logits(logits, [texts[row] for row in running], rules)
+        chosen = choose(allowed)  # (running,)
         sums[running] += log_softmax(allowed)[np.arange(len(chosen)), chosen]
-        for window, token in zip(running, chosen, strict=True):
-            hypotheses[window].tokens.append(int(token))
-        rows = np.flatnonzero(chosen != rules.eot)
+        for row, token in zip(running, chosen, strict=True):
+            texts[row].append(int(token))
+        ended = [stop_loops and find_loop(texts[row], rules) is not None for row in running]
+        rows = np.flatnonzero((chosen != rules.eot) & ~np.array(ended))
         if len(rows) == 0:
             break
         if len(rows) < len(running):
             model.select_rows(rows, cache)
             running = [running[row] for row in rows]
         logits = model.decode_step(chosen[rows], cache)  # (running, vocab)
-    for hypothesis, total in zip(hypotheses, sums, strict=True):
-        hypothesis.avg_logprob = float(total / max(1, len(hypothesis.tokens)))
-        hypothesis.tokens = [token for token in hypothesis.tokens if token != rules.eot]
-    return hypotheses
+    logprobs = [float(total / max(1, len(text))) for total, text in zip(sums, texts, strict=True)]
+    return [[token for token in text if token != rules.eot] for text in texts], logprobs
+
+
+def find_loop(tokens: list[int], rules: TokenRules) -> int | None:
+    """Where a text's repetitions have been said once, if it ends in at least four and 48 tokens of them, else None.
+
+    Timestamps do not count: in a loop they run on.
+
+    Returns:
+        the number of `tokens` up to the end of the first repetition.
+    """
+    places = [i for i, token in enumerate(tokens) if token < rules.eot]
+    text = np.array([tokens[i] for i in places])
+    for period in range(1, min(LONGEST_PERIOD, len(text) // LOOP_REPEATS) + 1):
+        differs = np.flatnonzero(text[period:] != text[:-period])
+        start = differs[-1] + 1 if len(differs) else 0  # from here on every token is the one `period` before
+        if len(text) - start >= max(LOOP_TOKENS, LOOP_REPEATS * period):
+            return places[start + period - 1] + 1
+    return None
 
 
 class BeamGroup:
@@ -150,17 +238,21 @@ def advance_groups(groups: list[BeamGroup], logits: np.ndarray, rules: TokenRule
 def decode(
     model: WhisperModel, encoder_out: EncoderOut, prompt: list[int], rules: TokenRules, beams: int
 ) -> list[Hypothesis]:
-    """Greedy for one beam, beam search for more."""
+    """Greedy for one beam, beam search for more; greedy stops a text that only repeats itself."""
     if beams == 1:
-        return greedy(model, encoder_out, prompt, rules)
+        return greedy(model, encoder_out, prompt, rules, stop_loops=True)
     return beam_search(model, encoder_out, prompt, rules, beams)
 
 
 def detect_language(model: WhisperModel, encoder_out: EncoderOut, tokenizer: Tokenizer) -> list[tuple[str, float]]:
     """The likeliest language of each window, and its probability among the languages."""
     codes = list(tokenizer.languages)
-    scores = np.exp(log_softmax(language_logits(model, encoder_out, tokenizer)))  # (windows, languages)
-    return [(codes[row.argmax()], float(row.max())) for row in scores]
+    return [(codes[row.argmax()], float(row.max())) for row in language_probs(model, encoder_out, tokenizer)]
+
+
+def language_probs(model: WhisperModel, encoder_out: EncoderOut, tokenizer: Tokenizer) -> np.ndarray:
+    """(windows, languages) probabilities, in the tokenizer's order; each row's sum is 1."""
+    return np.exp(log_softmax(language_logits(model, encoder_out, tokenizer)))
 
 
 def language_logits(model: WhisperModel, encoder_out: EncoderOut, tokenizer: Tokenizer) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from labsupport.checkpoints.config import Config
 from labsupport.speech.text import Tokenizer
 
 
@@ -17,6 +19,8 @@ class TokenRules:
 
     suppressed: tokens never said (noises, brackets); suppressed_first: nor these at the start (a blank, the end).
     last_start: the highest timestamp that a text may begin with, counted in timestamp tokens (50 is 1 s).
+    sot: the start of the transcript, after which the probability of no speech is read; a prompt without one has it at
+        its first token.
     """
 
     eot: int
@@ -27,6 +31,7 @@ class TokenRules:
     suppressed_first: tuple[int, ...]
     last_start: int
     timestamps: bool = True
+    sot: int = -1
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Tokenizer, timestamps: bool = True) -> TokenRules:
@@ -41,6 +46,7 @@ class TokenRules:
             suppressed_first=tuple(settings.get("begin_suppress_tokens") or ()),
             last_start=settings.get("max_initial_timestamp_index", 50),
             timestamps=timestamps,
+            sot=tokenizer.sot,
         )
 
 
@@ -56,6 +62,19 @@ def make_prompt(tokenizer: Tokenizer, language: str | None, task: str = "transcr
     if language is not None:
         prompt += [tokenizer.languages[language], getattr(tokenizer, task)]
     return prompt if timestamps else [*prompt, tokenizer.no_timestamps]
+
+
+def add_context(
+    prompt: list[int], tokenizer: Tokenizer, previous: Sequence[int], hotwords: Sequence[int], config: Config
+) -> list[int]:
+    """The prompt with what was said before it: hotwords, then the last tokens of the previous text.
+
+    Both together fill at most half of the decoder's positions, less one for `sot_prev`: the other half is for the text.
+    """
+    if not previous and not hotwords:
+        return prompt
+    room = config.text_positions // 2 - 1 - len(hotwords)
+    return [tokenizer.sot_prev, *hotwords, *(list(previous)[-room:] if room > 0 else ()), *prompt]
 
 
 def forbid_timestamps(row: np.ndarray, text: list[int], rules: TokenRules) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from small_model import TIMESTAMP_RULES
 from transformers import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
-from labsupport.whisper.token_filters import filter_logits, log_softmax, make_prompt
+from labsupport.whisper.token_filters import add_context, filter_logits, log_softmax, make_prompt
 
 tokens_so_far = st.lists(st.integers(0, 49) | st.integers(61, 99), max_size=8)
 
@@ -53,3 +55,20 @@ class Tokens:
 def test_a_prompt_names_language_and_task_only_where_the_model_has_a_choice():
     assert make_prompt(Tokens, None) == [1]
     assert make_prompt(Tokens, "de", "translate", timestamps=False) == [1, 9, 3, 4]
+
+
+@given(st.integers(0, 400), st.integers(0, 112))
+def test_context_leaves_half_of_the_positions_to_the_text(previous, hotwords):
+    config, start = SimpleNamespace(text_positions=448), [1, 9, 3]
+    before, hot = list(range(1000, 1000 + previous)), list(range(2000, 2000 + hotwords))
+    prompt = add_context(start, SimpleNamespace(sot_prev=7), before, hot, config)
+    assert prompt[-3:] == start
+    if not previous and not hotwords:
+        assert prompt == start
+        return
+    assert prompt[0] == 7
+    assert len(prompt) - 3 <= 224
+    assert prompt[1 : 1 + hotwords] == hot
+    kept = prompt[1 + hotwords : -3]
+    assert kept == before[len(before) - len(kept) :]
+    assert len(kept) == min(previous, 223 - hotwords)
