@@ -95,6 +95,7 @@ def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: li
         store("prefill", whisper_graphs.prefill(checkpoint, interface.cross_layout))
         if languages:
             store("language", whisper_graphs.language(checkpoint, start, languages))
+        store("cross_attention", whisper_graphs.cross_attention(checkpoint))
         for build in (whisper_graphs.features, whisper_graphs.encoder, whisper_graphs.rearrange):
             store(build.__name__, build(checkpoint))
 

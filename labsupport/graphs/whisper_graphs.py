@@ -128,15 +128,10 @@ def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> on
     """
     config = checkpoint.config
     g = Graph("prefill", dict(checkpoint.tensors()))
-    tokens = g.input("tokens", np.int64, ("batch", "length"))
-    encoder_out = g.input("encoder_out", np.float32, ("batch", config.audio_positions, config.d_model))
-    shape = g.op("Shape", tokens, name="prompt/Shape")
-    zero, step = (g.constant(name, np.array(n)) for name, n in (("from_zero", 0), ("by_one", 1)))
-    length = g.op("Gather", shape, step, name="prompt/Gather")
-    positions = g.op("Range", zero, length, step, name="prompt/Range")
-    x, caches = decoder(g, tokens, positions, encoder_out, config, causal_mask(g, length))
+    tokens, x, caches = read_text(g, config, "batch")
     logits = builder.project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
     vocabulary = g.constant("vocabulary", np.array([config.vocab_size]))
+    shape = g.op("Shape", tokens, name="logits/Shape")
     ends = g.op("Concat", shape, vocabulary, axis=0, name="logits/Concat")
     logits = g.op("Reshape", logits, ends, name="logits/Reshape")  # (batch, length, vocab)
     g.output(logits, "logits", np.float32, ("batch", "length", config.vocab_size))
@@ -148,6 +143,32 @@ def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> on
         else:
             g.output(value, name, np.float32, ("batch", "length", config.heads, config.head_dim))
     return g.finish()
+
+
+def cross_attention(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """The decoder over a whole text of one window, for what each token attends to.
+
+    Inputs: tokens (1, length), encoder_out (1, 1500, d_model). Outputs: for each layer i weights.i
+    (1, heads, length, 1500), cross-attention's softmax weights.
+    """
+    config = checkpoint.config
+    g = Graph("cross_attention", dict(checkpoint.tensors()))
+    read_text(g, config, 1)
+    for number in range(config.decoder_layers):
+        softmax = f"decoder.layers.{number}.encoder_attn/Softmax"
+        g.output(softmax, f"weights.{number}", np.float32, (1, config.heads, "length", config.audio_positions))
+    return g.finish()
+
+
+def read_text(g: Graph, config: Config, batch: int | str) -> tuple[str, str, dict[str, str]]:
+    """The inputs of a text from its first token on, and the decoder over it: tokens, and what `decoder` gives."""
+    tokens = g.input("tokens", np.int64, (batch, "length"))
+    encoder_out = g.input("encoder_out", np.float32, (batch, config.audio_positions, config.d_model))
+    shape = g.op("Shape", tokens, name="prompt/Shape")
+    zero, step = (g.constant(name, np.array(n)) for name, n in (("from_zero", 0), ("by_one", 1)))
+    length = g.op("Gather", shape, step, name="prompt/Gather")
+    positions = g.op("Range", zero, length, step, name="prompt/Range")
+    return tokens, *decoder(g, tokens, positions, encoder_out, config, causal_mask(g, length))
 
 
 def decoder(

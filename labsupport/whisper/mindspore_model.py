@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -19,10 +20,11 @@ from mindspore import Parameter, Tensor, nn, ops
 from labsupport.base.errors import CheckpointError
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
-from labsupport.optim.attention import eager
+from labsupport.optim.attention import eager, softmax_scale
 from labsupport.optim.checkpointing import uncheckpointed
 from labsupport.optim.conv1d import framework
 from labsupport.optim.kv_cache import DynamicCache
+from labsupport.whisper.protocol import Heads, check_heads
 
 KeysValues = tuple[Tensor, Tensor]
 PROMPT_TOKENS = 4  # of the longest prompt; compiling for each length of a longer text takes longer than running it
@@ -89,6 +91,11 @@ class MultiHeadAttention(nn.Cell):
         query = self.split_heads(self.q_proj(x))  # (batch, heads, queries, head_dim)
         out = self.attention(query, k, v, mask, causal)  # (batch, heads, queries, head_dim)
         return self.out_proj(out.swapaxes(1, 2).reshape(x.shape))  # (batch, queries, d_model)
+
+    def attention_weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """(batch, queries, d_model) -> (batch, heads, queries, keys) float32, which no fused kernel writes down."""
+        query, key = self.split_heads(self.q_proj(x)).astype(ms.float32), keys_values[0].astype(ms.float32)
+        return ops.softmax(query @ key.swapaxes(-1, -2) * softmax_scale(query), axis=-1)
 
 
 class Layer(nn.Cell):
@@ -234,6 +241,30 @@ class Decoder(nn.Cell):
             self_kv = self_kv + keys_values
         return (self.embed_tokens.logits(self.layer_norm(x)), *self_kv)
 
+    @contextmanager
+    def record_cross_attention(self, heads: Heads) -> Iterator[dict[tuple[int, int], Tensor]]:
+        """(layer, head) -> its (queries, frames) weights for the first window, once a text has run inside the block.
+
+        `forward_layers` has to run as it is: a graph calls no hook.
+        """
+        recorded: dict[tuple[int, int], Tensor] = {}
+
+        def record(number: int, attention: MultiHeadAttention, inputs: tuple) -> None:
+            weights = attention.attention_weights(*inputs)[0]  # (heads, queries, frames)
+            recorded.update({(layer, head): weights[head] for layer, head in heads if layer == number})
+
+        hooks = [
+            self.layers[layer].encoder_attn.register_forward_pre_hook(
+                lambda attention, inputs, layer=layer: record(layer, attention, inputs)  # it takes no `partial`
+            )
+            for layer in {layer for layer, _ in heads}
+        ]
+        try:
+            yield recorded
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def graph(self, cache: DynamicCache, rows: int, new: int) -> Callable | None:
         """`forward_layers` compiled for this kind of cache; None where compiling would take longer than it saves.
 
@@ -316,6 +347,17 @@ class Whisper(nn.Cell):
     def select_rows(self, rows: np.ndarray, cache: DynamicCache) -> None:
         """Keeps or repeats rows: texts that end, windows that become beams."""
         cache.select_rows(rows)
+
+    def cross_attention(self, tokens: np.ndarray, encoder_out: Tensor, heads: Heads) -> np.ndarray:
+        """(1, length) int64 tokens, (1, 1500, d_model) -> (heads, length, 1500) float32 weights of these heads"""
+        check_heads(heads, self.config)
+        cache = DynamicCache()  # a whole text at once gains nothing from another one
+        self.project_cross_kv(encoder_out, cache)
+        cache.check_step(len(tokens), tokens.shape[1], self.config.text_positions)
+        position, cross_kv = ops.arange(tokens.shape[1]), flatten(cache.active_cross_kv())
+        with self.decoder.record_cross_attention(heads) as recorded:
+            self.decoder.forward_layers(cache.append, cache.visible, Tensor(tokens), position, *cross_kv)
+        return np.stack([recorded[pair].asnumpy() for pair in heads])
 
 
 def parameter_name(name: str) -> str:

@@ -18,6 +18,7 @@ from labsupport.graphs.loop_interface import read_interface
 from labsupport.graphs.session import as_value, open_session, run_bound, to_numpy
 from labsupport.graphs.store import find_graphs, read_stored_interface
 from labsupport.speech.text import Tokenizer
+from labsupport.whisper.protocol import Heads, check_heads
 
 if TYPE_CHECKING:
     import onnx
@@ -72,9 +73,7 @@ class Whisper:
 
     def prefill(self, tokens: np.ndarray, cache: LoopCache) -> np.ndarray:
         """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
-        if cache.length + tokens.shape[1] > self.config.text_positions:
-            most = self.config.text_positions
-            raise OptimError(f"{cache.length} + {tokens.shape[1]} tokens are more than the decoder's {most}.")
+        self.check_length(cache.length, tokens.shape[1])
         if cache.encoder_out is None:
             raise OptimError("The cache holds no window of sound.", hint="Call `model.project_cross_kv` first.")
         if cache.length:
@@ -90,6 +89,11 @@ class Whisper:
         logits = cache.run(self.session("loop"), tokens)
         cache.advance()
         return logits
+
+    def check_length(self, past: int, new: int) -> None:
+        """Raises OptimError where a text with so many tokens more has more than the decoder has positions."""
+        if past + new > self.config.text_positions:
+            raise OptimError(f"{past} + {new} tokens are more than the decoder's {self.config.text_positions}.")
 
     def check_step(self, texts: int, cache: LoopCache) -> None:
         """Raises OptimError where the decoder has no position left, or the cache or the graph holds other rows."""
@@ -119,6 +123,16 @@ class Whisper:
     def select_rows(self, rows: np.ndarray, cache: LoopCache) -> None:
         """Keeps or repeats rows: texts that end, windows that become beams."""
         cache.select_rows(rows)
+
+    def cross_attention(self, tokens: np.ndarray, encoder_out: np.ndarray, heads: Heads) -> np.ndarray:
+        """(1, length) int64 tokens, (1, 1500, d_model) -> (heads, length, 1500) float32 weights of these heads"""
+        check_heads(heads, self.config)
+        self.check_length(0, tokens.shape[1])
+        layers = sorted({layer for layer, _ in heads})
+        feed = {"tokens": tokens, "encoder_out": encoder_out}
+        outputs = self.session("cross_attention").run([f"weights.{layer}" for layer in layers], feed)
+        weights = dict(zip(layers, outputs, strict=True))  # each (1, heads, length, 1500)
+        return np.stack([weights[layer][0, head] for layer, head in heads])
 
 
 def load_model(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from labsupport.base.errors import OptimError
 from labsupport.checkpoints.config import Config
 
 EncoderOut = Any  # (windows, 1500, d_model), an array of the model's framework, on its device
+Heads = Sequence[tuple[int, int]]  # of the decoder's cross-attention: (layer, head) pairs
 Cache = Any  # the model's own kind: `optim.kv_cache.DynamicCache`, or the loop graph's
 
 
@@ -41,3 +44,27 @@ class WhisperModel(Protocol):
 
     def select_rows(self, rows: np.ndarray, cache: Any) -> None:
         """Keeps or repeats rows, (new rows,) int64: texts that end, windows that become beams."""
+
+    def cross_attention(self, tokens: np.ndarray, encoder_out: Any, heads: Heads) -> np.ndarray:
+        """How much each token of a whole text attends to each encoder frame of one window, from 0 to 1.
+
+        Args:
+            tokens: (1, length) int64, from the start of the transcript on.
+            encoder_out: (1, 1500, d_model).
+            heads: at least one; in this order the weights come.
+
+        Returns:
+            (heads, length, 1500) float32, the softmax weights; each sums to 1 over the frames.
+
+        Raises:
+            OptimError: the model has no such head, or fewer positions than the text has tokens.
+        """
+
+
+def check_heads(heads: Heads, config: Config) -> None:
+    """Raises OptimError unless these are heads of the decoder, one at least."""
+    unknown = [pair for pair in heads if not (0 <= pair[0] < config.decoder_layers and 0 <= pair[1] < config.heads)]
+    if unknown or not heads:
+        what = f"The decoder has no cross-attention head {unknown[0]}." if unknown else "No head is given."
+        hint = f"It has {config.decoder_layers} layers of {config.heads} heads; a head is a pair (layer, head)."
+        raise OptimError(what, hint=hint)

@@ -9,7 +9,7 @@ import numpy as np
 
 from labsupport.arrays import xp
 from labsupport.optim.kv_cache import DynamicCache
-from labsupport.whisper.protocol import EncoderOut, WhisperModel
+from labsupport.whisper.protocol import EncoderOut, Heads, WhisperModel
 
 TOKEN = 1  # any will do: time does not depend on it
 Call = tuple[str, np.ndarray]  # a method of WhisperModel, and its tokens or rows
@@ -46,6 +46,9 @@ class Recorder:
     def select_rows(self, rows: np.ndarray, cache: DynamicCache) -> None:
         self.calls.append(("select_rows", rows.copy()))
         self.model.select_rows(rows, cache)
+
+    def cross_attention(self, tokens: np.ndarray, encoder_out: EncoderOut, heads: Heads) -> np.ndarray:
+        return self.model.cross_attention(tokens, encoder_out, heads)
 
 
 def replay(model: WhisperModel, cache: DynamicCache, encoder_out: EncoderOut, calls: list[Call]) -> np.ndarray:

@@ -7,7 +7,8 @@ cache) are passed in. Source: Radford et al. 2022, section 2.2; Vaswani et al. 2
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.machine.backend import require_compiler
-from labsupport.optim.attention import sdpa
+from labsupport.optim.attention import sdpa, softmax_scale
 from labsupport.optim.checkpointing import uncheckpointed
 from labsupport.optim.conv1d import native
 from labsupport.optim.kv_cache import DynamicCache
+from labsupport.whisper.protocol import Heads, check_heads
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -69,6 +71,11 @@ class MultiHeadAttention(nn.Module):
         query = self.split_heads(self.q_proj(x))  # (batch, heads, queries, head_dim)
         out = self.attention(query, *keys_values, mask=mask, causal=causal)  # (batch, heads, queries, head_dim)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # (batch, queries, d_model)
+
+    def attention_weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """(batch, queries, d_model) -> (batch, heads, queries, keys) float32, which no fused kernel writes down."""
+        query, key = self.split_heads(self.q_proj(x)).float(), keys_values[0].float()
+        return (query @ key.mT * softmax_scale(query)).softmax(-1)
 
 
 class Layer(nn.Module):
@@ -196,6 +203,25 @@ class Decoder(nn.Module):
             self_kv.append(keys_values)
         return self.embed_tokens.logits(self.layer_norm(x)), self_kv
 
+    @contextmanager
+    def record_cross_attention(self, heads: Heads) -> Iterator[dict[tuple[int, int], Tensor]]:
+        """(layer, head) -> its (queries, frames) weights for the first window, once a text has run inside the block."""
+        recorded: dict[tuple[int, int], Tensor] = {}
+
+        def record(number: int, attention: MultiHeadAttention, inputs: tuple) -> None:
+            weights = attention.attention_weights(*inputs)[0]  # (heads, queries, frames)
+            recorded.update({(layer, head): weights[head].clone() for layer, head in heads if layer == number})
+
+        hooks = [
+            self.layers[layer].encoder_attn.register_forward_pre_hook(functools.partial(record, layer))
+            for layer in {layer for layer, _ in heads}
+        ]
+        try:
+            yield recorded
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def forward_compiled(
         self, tokens: Tensor, position: Tensor, cache: DynamicCache
     ) -> tuple[Tensor, list[KeysValues]]:
@@ -283,6 +309,16 @@ class Whisper(nn.Module):
     def select_rows(self, rows: np.ndarray, cache: DynamicCache) -> None:
         """Keeps or repeats rows: texts that end, windows that become beams."""
         cache.select_rows(rows)
+
+    @torch.inference_mode()
+    def cross_attention(self, tokens: np.ndarray, encoder_out: Tensor, heads: Heads) -> np.ndarray:
+        """(1, length) int64 tokens, (1, 1500, d_model) -> (heads, length, 1500) float32 weights of these heads"""
+        check_heads(heads, self.config)
+        cache = DynamicCache()  # a whole text at once gains nothing from another one
+        self.project_cross_kv(encoder_out, cache)
+        with self.decoder.record_cross_attention(heads) as recorded:
+            self.prefill(tokens, cache)
+        return torch.stack([recorded[pair] for pair in heads]).cpu().numpy()
 
 
 def load_model(checkpoint: Checkpoint, components: Components | None = None, device: str = "cpu") -> Whisper:

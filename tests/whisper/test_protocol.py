@@ -40,7 +40,8 @@ def find_gaps(model: type) -> list[str]:
 
 def test_the_protocol_names_what_search_calls():
     assert set(METHODS) == {
-        "encode", "new_cache", "project_cross_kv", "prefill", "decode_step", "reorder_beams", "select_rows"
+        "encode", "new_cache", "project_cross_kv", "prefill", "decode_step", "reorder_beams", "select_rows",
+        "cross_attention",
     }  # fmt: skip
 
 
