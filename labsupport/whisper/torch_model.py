@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labsupport.base.errors import CheckpointError
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.machine.backend import require_compiler
@@ -45,6 +46,14 @@ class Components:
     cache: Callable = DynamicCache
     run: Callable = uncheckpointed
     compiled: bool = False
+
+
+class Embedding(nn.Embedding):
+    """torch's table, except that it draws no random numbers on the meta device: that imports torch's compiler."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class MultiHeadAttention(nn.Module):
@@ -108,7 +117,7 @@ class Encoder(nn.Module):
         self.conv1d, self.run = components.conv1d, components.run
         self.conv1 = nn.Conv1d(config.mels, config.d_model, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(config.d_model, config.d_model, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = nn.Embedding(config.audio_positions, config.d_model)
+        self.embed_positions = Embedding(config.audio_positions, config.d_model)
         self.layers = nn.ModuleList(EncoderLayer(config, components) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
 
@@ -145,7 +154,7 @@ class DecoderLayer(Layer):
         return self.feed_forward(x), self_kv
 
 
-class TokenEmbedding(nn.Embedding):
+class TokenEmbedding(Embedding):
     """The table of tokens: read by row at the decoder's input, and as a matrix at its output."""
 
     def logits(self, x: Tensor) -> Tensor:
@@ -159,7 +168,7 @@ class Decoder(nn.Module):
     def __init__(self, config: Config, components: Components):
         super().__init__()
         self.embed_tokens = TokenEmbedding(config.vocab_size, config.d_model)
-        self.embed_positions = nn.Embedding(config.text_positions, config.d_model)
+        self.embed_positions = Embedding(config.text_positions, config.d_model)
         layers = (DecoderLayer(config, components) for _ in range(config.decoder_layers))
         self.layers: Any = nn.ModuleList(layers)  # of DecoderLayer, which a ModuleList's type cannot say
         self.layer_norm = nn.LayerNorm(config.d_model)
@@ -326,10 +335,16 @@ def load_model(checkpoint: Checkpoint, components: Components | None = None, dev
 
     Copies, because torch aligns its memory to whole cache lines, and NumPy does not: a decode step, which does little
     but read weights, is slower on NumPy's.
+
+    Raises:
+        CheckpointError: a tensor is missing, superfluous, or of another shape.
     """
     with torch.device("meta"):
         model = Whisper(checkpoint.config, components)
     tensors = {name.removeprefix("model."): torch.from_numpy(array).clone() for name, array in checkpoint.tensors()}
     tensors.pop("proj_out.weight", None)  # tied to the token embedding
-    model.load_state_dict(tensors, assign=True)
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The tensors do not fit: {error}.", where=checkpoint.label) from error
     return model.eval().to(device)

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_model import prefill_in_pieces, start_cache
+from small_whisper import SMALL
 
+from labsupport.base.errors import CheckpointError
 from labsupport.checkpoints.resolve import random_checkpoint
 from labsupport.optim.attention import eager
 from labsupport.speech import features
@@ -80,3 +82,29 @@ def test_components_are_used(jfk):
 def test_no_parameter_is_left_without_a_value():
     model = torch_model.load_model(random_checkpoint("tiny"))
     assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_model_built_without_a_checkpoint_is_initialised_as_torch_does():
+    torch.manual_seed(0)
+    table = torch_model.Whisper(SMALL.config).decoder.embed_tokens.weight
+    assert (table.mean().abs() < 0.1) and (0.9 < table.std() < 1.1)  # normal_ of nn.Embedding
+
+
+def without_the_fourth(tensors: list) -> list:
+    return tensors[:3] + tensors[4:]
+
+
+def with_another(tensors: list) -> list:
+    return [*tensors, ("model.decoder.other.weight", np.zeros(1, np.float32))]
+
+
+def with_a_longer_table(tensors: list) -> list:
+    return [(name, np.resize(array, (100, 16)) if "embed_tokens" in name else array) for name, array in tensors]
+
+
+@pytest.mark.parametrize("change", [without_the_fourth, with_another, with_a_longer_table])
+def test_a_checkpoint_of_another_shape_is_refused(monkeypatch, change):
+    tensors = change(list(SMALL.tensors()))
+    monkeypatch.setattr(type(SMALL), "tensors", lambda self: iter(tensors))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        torch_model.load_model(SMALL)
