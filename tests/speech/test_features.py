@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,3 +64,80 @@ def test_window_past_the_end_is_filled_with_zeros():
     assert part.shape == (80, 3000)
     assert part[:, :1000].all()
     assert not part[:, 1000:].any()
+
+
+# --- block by block --------------------------------------------------------------------------------------------------
+
+
+def noise(length: int, seed: int) -> np.ndarray:
+    """Noise that gets louder and softer, so that no two frames are alike."""
+    loudness = 10 ** np.interp(np.arange(length), np.linspace(0, length, 7), [-1, -3, 0, -5, -1, -2, -0.3])
+    return (np.random.default_rng(seed).uniform(-1, 1, length) * loudness).astype(np.float32)
+
+
+def feed(samples: np.ndarray, cuts: list[int] | range, mels: int = 80) -> features.LogMel:
+    recording = features.LogMel(mels)
+    for block in np.split(samples, sorted(cuts)):
+        recording.feed(block)
+    recording.finish()
+    return recording
+
+
+# around the reflected ends, a window of 30 s, and blocks of 5 s with the overlap of their frames
+lengths = st.one_of(
+    st.integers(0, 450),
+    st.integers(479_500, 481_000),
+    st.integers(-3, 3).flatmap(lambda off: st.sampled_from([80_000, 560_000, 560_040, 560_240]).map(lambda n: n + off)),
+    st.integers(0, 700_000),
+)
+
+
+@given(lengths, st.lists(st.integers(0, 700_000), max_size=5), st.sampled_from([80, 128]))
+@settings(max_examples=25, deadline=None)
+def test_any_cut_into_blocks_gives_transformers_features(length, cuts, mels):
+    samples = noise(length, length)
+    recording = feed(samples, cuts, mels)
+    assert recording.frames == max(1, length // features.HOP)
+    assert np.abs(recording.whole() - reference(samples, mels)).max() < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 150, 401, 2000])
+def test_blocks_of_one_sample_give_the_same_features(length):
+    samples = noise(length, 0)
+    assert np.array_equal(feed(samples, range(length)).whole(), features.log_mel(samples))
+
+
+@given(st.integers(0, 7000), st.one_of(st.none(), st.integers(0, 7000)))
+@settings(max_examples=25, deadline=None)
+def test_a_window_is_its_part_of_the_whole_and_zeros_after_its_end(seek, end):
+    whole = recording_of_40_s().whole()
+    expected = features.window(whole[:, : max(seek, whole.shape[1] if end is None else end)], seek)
+    assert np.array_equal(recording_of_40_s().window(seek, end), expected)
+    assert expected.dtype == np.float32
+
+
+@functools.cache
+def recording_of_40_s() -> features.LogMel:
+    return feed(noise(40 * 16_000 + 77, 1), [])
+
+
+def test_a_window_is_scaled_by_the_loudest_of_the_whole_recording():
+    samples = np.concatenate([noise(40 * 16_000, 2) * 1e-3, noise(5 * 16_000, 3)]).astype(np.float32)
+    first = feed(samples, []).window(0)
+    assert np.abs(first - reference(samples, 80)[:, :3000]).max() < 1e-5
+    assert np.abs(first - features.log_mel(samples[: 30 * 16_000])).max() > 0.5
+
+
+def test_a_long_recording_needs_little_more_memory_than_its_features():
+    block, count = noise(10 * 16_000, 4), 30  # 5 minutes
+    tracemalloc.start()
+    try:
+        recording = features.LogMel()
+        for _ in range(count):
+            recording.feed(block)
+        recording.finish()
+        recording.window(3000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < recording.frames * 80 * 4 + 10e6  # the samples in float64 would be 38 MB
