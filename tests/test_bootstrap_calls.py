@@ -97,6 +97,17 @@ def test_a_ready_environment_is_handed_over_to_within_a_second(lab):
     assert min(seconds) < 1
 
 
+def test_bytecode_is_stored_in_the_labs_own_environment_alone(lab, tmp_path, monkeypatch):
+    environments = []
+    monkeypatch.setattr(lab.os, "execve", lambda *arguments: environments.append(arguments[2]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    plant_venv(lab, wish_for(lab))
+    lab.bootstrap(["doctor"])
+    monkeypatch.setenv("LAB_ENV", str(plant_env(lab, tmp_path / "mine").parent.parent))
+    lab.bootstrap(["doctor"])
+    assert ["PYTHONDONTWRITEBYTECODE" in environment for environment in environments] == [False, True]
+
+
 def test_asking_for_help_installs_nothing(lab):
     done = call_lab(lab, "--help")
     assert (done.returncode, "./lab setup" in done.stdout, lab.VENV.exists()) == (0, True, False)
