@@ -30,8 +30,10 @@ from labsupport.whisper.token_filters import log_softmax
 LOG_MEL_FRAMES = 2  # in an encoder frame
 FRAME_SECONDS = LOG_MEL_FRAMES * HOP / SAMPLE_RATE  # an encoder frame
 MEDIAN_WIDTH = 7  # frames
+SMALL = np.finfo(np.float32).tiny  # no division by zero
 SLOWEST = 0.12  # seconds a letter: if words take longer, it is the alignment that is wrong
-SENTENCE_ENDS = frozenset(".。!！?？")
+SENTENCE_ENDS = frozenset(".!?…。！？؟।")
+CLOSING = "\"'”’»)]」』"  # may follow a sentence's end
 SPOKEN_MARKS = frozenset("%&@#")  # Unicode counts them as punctuation
 Cut = tuple[int, int, list[int]]  # as in `transcribe`: a segment's start and end in timestamps, and its tokens
 
@@ -95,16 +97,19 @@ def dtw(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trace_back(totals: np.ndarray, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
-    """The way to (i, j), from the totals as `dtw` lays them out; of equally cheap steps the one to the right."""
+    """The way to (i, j), from the totals as `dtw` lays them out; of equally cheap steps the one to the right.
+
+    openai-whisper's rule takes the step to the right also where the other two are cheaper and equal.
+    """
     way = [(i, j)]
     while i or j:
         both, down, right = totals[i + j, i], totals[i + j + 1, i], totals[i + j + 1, i + 1]
-        if both < down and both < right:
-            i, j = i - 1, j - 1
-        elif down < both and down < right:
-            i -= 1
-        else:
+        if right <= both and right <= down:
             j -= 1
+        elif both <= down:
+            i, j = i - 1, j - 1
+        else:
+            i -= 1
         way.append((i, j))
     found = np.array(way[::-1])
     return found[:, 0], found[:, 1]
@@ -118,8 +123,7 @@ def attention_picture(weights: np.ndarray) -> np.ndarray:
     """
     total = np.zeros(weights.shape[1:])
     for head in weights:  # (length, frames)
-        spread = np.maximum(head.std(0), np.finfo(np.float32).tiny)
-        total += median_filter((head - head.mean(0)) / spread)
+        total += median_filter((head - head.mean(0)) / np.maximum(head.std(0), SMALL))
     return total / len(weights)
 
 
@@ -142,25 +146,28 @@ def find_alignment(
         encoder_out: (1, 1500, d_model).
         text: tokens without timestamps. Those beyond the decoder's positions get the last time and probability 0.
         start: the tokens before the text, from the start of the transcript on.
-        frames: encoder frames that hold sound, at least one.
+        frames: encoder frames that hold sound, at least one; the attention beyond them is shared out among these.
     """
     room = model.config.text_positions - len(start) - 1
     fitting, rest = text[:room], len(text[room:])
     tokens = np.array([[*start, *fitting, eot]], np.int64)
     weights = model.cross_attention(tokens, encoder_out, heads)[:, :, :frames]  # (heads, length, frames)
-    picture = attention_picture(weights / weights.sum(-1, keepdims=True))
+    picture = attention_picture(weights / np.maximum(weights.sum(-1, keepdims=True), SMALL))
     rows, columns = dtw(-picture[len(start) - 1 : -1])  # a token's row is that of the one before, which predicts it
     times = columns[np.searchsorted(rows, np.arange(len(fitting) + 1))] * FRAME_SECONDS
-    probabilities = token_probabilities(model, encoder_out, tokens[:, :-1])[len(start) - 1 :]
+    probabilities = token_probabilities(model, encoder_out, start, fitting, eot)
     return Alignment(np.pad(times, (0, rest), mode="edge"), np.pad(probabilities, (0, rest)))
 
 
-def token_probabilities(model: WhisperModel, encoder_out: EncoderOut, tokens: np.ndarray) -> np.ndarray:
-    """(1, length) tokens -> (length - 1,): of each but the first, after those before it"""
+def token_probabilities(
+    model: WhisperModel, encoder_out: EncoderOut, start: list[int], text: list[int], eot: int
+) -> np.ndarray:
+    """Of each of the text's n tokens after those before it, among all text tokens: (n,) float32."""
     cache = model.new_cache()
     model.project_cross_kv(encoder_out, cache)
-    logits = model.prefill(tokens, cache)[0, :-1]  # (length - 1, vocab)
-    return np.exp(log_softmax(logits)[np.arange(len(logits)), tokens[0, 1:]])
+    tokens = np.array([[*start, *text[:-1]]], np.int64)
+    logits = model.prefill(tokens, cache)[0, len(start) - 1 :, :eot]  # (n, text tokens)
+    return np.exp(log_softmax(logits)[np.arange(len(text)), text])
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -332,7 +339,7 @@ def begins_sentence(i: int, words: list[Word]) -> bool:
 
 
 def ends_sentence(i: int, words: list[Word]) -> bool:
-    return i == len(words) - 1 or words[i].text.strip()[-1:] in SENTENCE_ENDS
+    return i == len(words) - 1 or words[i].text.strip().rstrip(CLOSING)[-1:] in SENTENCE_ENDS
 
 
 def shorten(word: Word, longest: float, begins: bool, ends: bool) -> Word:
