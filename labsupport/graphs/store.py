@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from labsupport.base.cached_folder import cached_folder, recall_hash
+from labsupport.base.cached_folder import cached_folder, find_damage, recall_hash
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.resolve import Checkpoint, find_weights
 from labsupport.graphs.loop_interface import LoopInterface, read_interface
@@ -38,15 +38,30 @@ def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Pat
     Args:
         start, languages: tokens, see `whisper_graphs.language`; without languages there is no such graph.
     """
-    key = hashlib.sha256(json.dumps([identify(checkpoint), start, languages]).encode()).hexdigest()
-    graphs = cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
-    folder = graphs / f"{hash_builders()[:8]}-{key[:8]}"
+    folder = locate_graphs(checkpoint, start, languages)
 
     def write(part: Path) -> None:
-        remove_outdated(graphs)
+        remove_outdated(folder.parent)
         write_graphs(part, checkpoint, start, languages)
 
     return cached_folder(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
+
+
+def has_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> bool:
+    """Whether `find_graphs` would find them whole, and so build none; arguments as there."""
+    if not any(checkpoint_folder(checkpoint).glob(f"{hash_builders()[:8]}-*")):
+        return False  # without a look at the weights, whose hash may take seconds
+    return find_damage(locate_graphs(checkpoint, start, languages)) is None
+
+
+def checkpoint_folder(checkpoint: Checkpoint) -> Path:
+    """Where all graphs of a checkpoint lie, those that earlier code has built among them."""
+    return cache_dir() / "onnx" / checkpoint.name.replace("/", "--")
+
+
+def locate_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Path:
+    key = hashlib.sha256(json.dumps([identify(checkpoint), start, languages]).encode()).hexdigest()
+    return checkpoint_folder(checkpoint) / f"{hash_builders()[:8]}-{key[:8]}"
 
 
 def read_stored_interface(folder: Path) -> LoopInterface:

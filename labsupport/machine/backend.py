@@ -57,6 +57,11 @@ def on_ascend() -> bool:
     return mindspore is not None and mindspore.get_context("device_target") == "Ascend"
 
 
+def has_accelerator_driver() -> bool:
+    """Whether the driver of an NVIDIA or an Ascend device is here. What the device can do, only a framework says."""
+    return shutil.which("nvidia-smi") is not None or os.path.exists("/dev/davinci_manager")
+
+
 def require_compiler() -> None:
     """Raises NotAvailable if there is no C++ compiler: the one that torch.compile calls on a CPU."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")

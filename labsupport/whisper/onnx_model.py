@@ -16,7 +16,7 @@ from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.graphs.loop_cache import LoopCache
 from labsupport.graphs.loop_interface import read_interface
 from labsupport.graphs.session import as_value, open_session, run_bound, to_numpy
-from labsupport.graphs.store import find_graphs, read_stored_interface
+from labsupport.graphs.store import find_graphs, has_graphs, read_stored_interface
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import Heads, check_heads
 
@@ -142,7 +142,16 @@ def load_model(
 
     The tokenizer says which tokens are languages; without it the model cannot detect one.
     """
-    start, languages = 0, []
-    if tokenizer is not None and checkpoint.config.multilingual:
-        start, languages = tokenizer.sot, list(tokenizer.languages.values())
-    return Whisper(checkpoint.config, find_graphs(checkpoint, start, languages), loop)
+    return Whisper(checkpoint.config, find_graphs(checkpoint, *language_tokens(checkpoint, tokenizer)), loop)
+
+
+def is_built(checkpoint: Checkpoint, tokenizer: Tokenizer) -> bool:
+    """Whether `load_model` would find the graphs in the cache."""
+    return has_graphs(checkpoint, *language_tokens(checkpoint, tokenizer))
+
+
+def language_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> tuple[int, list[int]]:
+    """The start of a transcript and the languages, for the graph that detects one; none for an English-only model."""
+    if tokenizer is None or not checkpoint.config.multilingual:
+        return 0, []
+    return tokenizer.sot, list(tokenizer.languages.values())

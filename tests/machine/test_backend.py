@@ -49,6 +49,16 @@ def test_mindspore_comes_before_the_torch_that_mindnlp_puts_beside_it(monkeypatc
     assert backend.loaded_framework() == "mindspore"
 
 
+@pytest.mark.parametrize(
+    ("program", "file", "expected"),
+    [(None, False, False), ("/usr/bin/nvidia-smi", False, True), (None, True, True)],
+)
+def test_an_accelerator_is_suspected_by_its_driver(monkeypatch, program, file, expected):
+    monkeypatch.setattr(backend.shutil, "which", lambda name: program if name == "nvidia-smi" else None)
+    monkeypatch.setattr(backend.os.path, "exists", lambda path: file and path == "/dev/davinci_manager")
+    assert backend.has_accelerator_driver() is expected
+
+
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(NotAvailable, match="no-such-compiler"):
