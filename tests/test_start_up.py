@@ -1,0 +1,99 @@
+"""What the commands import, each in a fresh process: a start is as long as its imports."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fresh_process import run_python
+
+from labsupport import whisper
+from labsupport.base.paths import ROOT
+
+CLIP = str(ROOT / "data" / "audio" / "jfk.flac")
+NUMERIC = {"numpy", "scipy", "torch", "mindspore", "onnx", "onnxruntime", "transformers", "tokenizers", "soundfile"}
+COMPILERS = {"torch._dynamo", "torch._inductor", "sympy"}
+UNUSED = {"transformers", "scipy", "matplotlib", "pandas", "jiwer", "onnx", "onnxscript", "huggingface_hub"}
+
+COMMAND = """
+import json, sys
+{plant}
+from labsupport import cli
+sys.argv = ["lab", *{argv}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(json.dumps(sorted(sys.modules)))
+"""
+EVERY_HELP = """
+import json, sys
+import typer
+from labsupport import cli
+
+def show_help(command, *names):
+    everything.main([*names, "--help"], standalone_mode=False)
+    imported[" ".join(names)] = sorted(sys.modules)
+    for name, child in getattr(command, "commands", {}).items():
+        show_help(child, *names, name)
+
+imported, everything = {}, typer.main.get_command(cli.app)
+show_help(everything)
+print(json.dumps(imported))
+"""
+BUILD = """
+import json, sys
+from small_whisper import SMALL
+from labsupport.whisper import torch_model
+{plant}
+torch_model.load_model(SMALL)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def last_line(printed: str):
+    return json.loads(printed.splitlines()[-1])
+
+
+def modules_after(*argv: str, plant: str = "") -> set[str]:
+    """The modules that a command of the lab has imported; `plant` runs before it."""
+    return set(last_line(run_python(COMMAND.format(plant=plant, argv=argv))))
+
+
+def build_small(plant: str = "") -> set[str]:
+    return set(last_line(run_python(BUILD.format(plant=plant), PYTHONPATH=f"{ROOT}:{ROOT}/tests/helpers")))
+
+
+def test_no_help_imports_numbers_or_a_framework():
+    imported = last_line(run_python(EVERY_HELP))
+    assert {"", "transcribe", "bench", "bench engines"} <= imported.keys()
+    assert {name: found for name, modules in imported.items() if (found := NUMERIC.intersection(modules))} == {}
+
+
+def test_an_import_planted_in_a_command_is_seen():
+    assert NUMERIC & modules_after("--version", plant="import numpy") == {"numpy"}
+
+
+@pytest.mark.slow
+def test_a_model_is_built_without_torchs_compiler():
+    assert not COMPILERS & build_small()
+
+
+@pytest.mark.slow
+def test_torchs_own_initialisation_is_seen_to_import_its_compiler():
+    assert {"torch._dynamo", "sympy"} <= build_small(plant="del torch_model.Embedding.reset_parameters")
+
+
+@pytest.mark.weights
+def test_a_transcription_with_torch_imports_no_compiler():
+    imported = modules_after("transcribe", CLIP, "--model", "tiny.en", "--engine", "torch")
+    assert "torch" in imported
+    assert not (COMPILERS | UNUSED | {"mindspore"}) & imported
+
+
+@pytest.mark.weights
+def test_a_transcription_with_onnx_imports_no_framework():
+    whisper.load("tiny.en", engine="onnx")  # builds the graphs, where they are not in the cache
+    imported = modules_after("transcribe", CLIP, "--model", "tiny.en", "--engine", "onnx")
+    assert "onnxruntime" in imported
+    assert not (COMPILERS | UNUSED | {"torch", "mindspore"}) & imported
