@@ -131,6 +131,17 @@ def test_prefill_gives_logits_and_what_the_loop_goes_on_from(small):
         assert error(out[name.removeprefix("past_")][:1], expected) < 1e-5
 
 
+@pytest.mark.parametrize("length", [1, 5])
+def test_cross_attention_gives_the_weights_of_every_head(small, length):
+    model, _, encoder_out = small
+    tokens = SMALL_TEXT[:1, :length]
+    out = run(whisper_graphs.cross_attention(SMALL), tokens=tokens, encoder_out=encoder_out[:1].numpy())
+    assert list(out) == ["weights.0", "weights.1"]
+    for layer, weights in enumerate(out.values()):
+        expected = model.cross_attention(tokens, encoder_out[:1], [(layer, 0), (layer, 1)])
+        assert error(weights[0], expected) < 1e-6
+
+
 def test_language_gives_the_logits_of_languages_alone(small):
     model, _, encoder_out = small
     logits = run(whisper_graphs.language(SMALL, 7, [50, 40, 60]), encoder_out=encoder_out.numpy())["logits"]
@@ -141,6 +152,7 @@ def test_language_gives_the_logits_of_languages_alone(small):
 def test_every_graph_is_valid_for_old_readers_too():
     graphs = [build(SMALL) for build in (whisper_graphs.features, whisper_graphs.encoder, whisper_graphs.prefill)]
     graphs += [build(SMALL) for build in (whisper_graphs.decoder_step, whisper_graphs.loop, whisper_graphs.rearrange)]
+    graphs.append(whisper_graphs.cross_attention(SMALL))
     for model in [*graphs, whisper_graphs.language(SMALL, 7, [50])]:
         onnx.checker.check_model(model, full_check=True)
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]

@@ -13,8 +13,8 @@ MODELS = ("tiny.en", "base")
 
 
 def references(name: str) -> dict[str, np.ndarray]:
-    """transformers' encoder output and logits in float64, how far its own float32 encoder lies from that; and our
-    torch model's transcripts, as JSON.
+    """transformers' encoder output, logits and cross-attention in float64, how far its own float32 encoder lies from
+    that; and our torch model's transcripts, as JSON.
     """
     import torch
     from transformers import WhisperForConditionalGeneration
@@ -30,7 +30,7 @@ def references(name: str) -> dict[str, np.ndarray]:
         theirs.set_attn_implementation("eager")  # as the twin computes it
         single = theirs.model.encoder(mel).last_hidden_state
         exact = theirs.double().model.encoder(mel.double()).last_hidden_state
-        logits = theirs(mel.double(), decoder_input_ids=torch.tensor([TEXT])).logits
+        out = theirs(mel.double(), decoder_input_ids=torch.tensor([TEXT]), output_attentions=True)
     ours = whisper.load(name, backend="torch")
     texts = {"jfk": ours.transcribe(jfk)}
     if name == "tiny.en":
@@ -39,7 +39,8 @@ def references(name: str) -> dict[str, np.ndarray]:
     return {
         f"{name} encoded": exact.numpy(),
         f"{name} float32 error": (single - exact).abs().max().numpy(),
-        f"{name} logits": logits.numpy(),
+        f"{name} logits": out.logits.numpy(),
+        f"{name} cross-attention": torch.cat(out.cross_attentions).numpy(),  # (layers, heads, length, 1500)
         f"{name} texts": np.array(json.dumps(plain)),
     }
 

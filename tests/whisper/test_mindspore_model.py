@@ -62,6 +62,18 @@ def test_encoder_and_logits_equal_transformers(torchs, ours, jfk):
     assert logits.max() < 1e-4
 
 
+def test_cross_attention_equals_transformers(torchs, ours):
+    encoded = ms.Tensor(torchs[f"{ours.label} encoded"].astype(np.float32))
+    expected = torchs[f"{ours.label} cross-attention"]  # (layers, heads, length, 1500)
+    heads = list(np.ndindex(expected.shape[:2]))
+    for length in (len(TEXT), 2):  # 2: so few run as a graph, which records nothing
+        found = ours.model.cross_attention(np.array([TEXT[:length]]), encoded, heads)
+        assert found.dtype == np.float32
+        assert np.abs(found - expected[:, :, :length].reshape(found.shape)).max() < 1e-4
+    short = ours.model.prefill(np.array([TEXT[:2]]), start_cache(ours.model, encoded))  # the graph still runs
+    assert np.abs(short - torchs[f"{ours.label} logits"][:, :2]).max() < 1e-4
+
+
 def test_a_graph_keeps_little_memory():
     """A division over the scores would keep 16 bytes a number, 1 GB for this encoder, as long as the process lives."""
     model = whisper.load("tiny.en", backend="mindspore").model

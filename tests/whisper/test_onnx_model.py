@@ -17,6 +17,7 @@ from labsupport.base.paths import AUDIO, ROOT
 from labsupport.graphs import whisper_graphs
 from labsupport.graphs.loop_interface import read_interface
 from labsupport.graphs.passes import PASSES, run_all
+from labsupport.speech import features
 from labsupport.whisper import onnx_model, torch_model
 
 TEXT = np.array([[7, 1, 90, 13, 2, 60, 61], [7, 2, 91, 14, 3, 62, 63]])
@@ -147,6 +148,31 @@ def test_too_long_a_text_and_a_wrong_batch_are_refused(small):
     fixed.prefill(TEXT[:, :2], cache)
     with pytest.raises(OptimError, match="loop graph of 5 beams"):
         fixed.decode_step(TEXT[:, 2], cache)
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_cross_attention_is_torchs(small, length):
+    theirs, model = small
+    heads = [(1, 1), (0, 0), (1, 0)]
+    expected = theirs.cross_attention(TEXT[:1, :length], theirs.encode(mels(1)), heads)
+    assert error(model.cross_attention(TEXT[:1, :length], model.encode(mels(1)), heads), expected) < 1e-6
+
+
+def test_an_unknown_head_and_too_long_a_text_are_refused(small):
+    _, model = small
+    with pytest.raises(OptimError, match=r"no cross-attention head \(2, 0\)"):
+        model.cross_attention(TEXT[:1], model.encode(mels(1)), [(2, 0)])
+    with pytest.raises(OptimError, match="25 tokens"):
+        model.cross_attention(np.zeros((1, 25), np.int64), model.encode(mels(1)), [(0, 0)])
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_cross_attention_of_real_speech_is_torchs(ours, tiny, jfk):
+    mel, text = features.log_mel(jfk)[None], np.array([[50257, 50362, 843, 11, 616, 5891, 3399]])
+    heads = [(layer, head) for layer in range(4) for head in range(6)]
+    expected = tiny.ours.model.cross_attention(text, tiny.ours.model.encode(mel), heads)
+    assert error(ours.model.cross_attention(text, ours.model.encode(mel), heads), expected) < 1e-4
 
 
 # --- without a framework ----------------------------------------------------------------------------------------------

@@ -133,6 +133,13 @@ def test_a_dequantised_model_gives_the_logits_of_the_quantised_one(name):
     assert np.abs(logits(plain) - before).max() < 1e-5
 
 
+def test_cross_attention_of_a_quantised_model_is_that_of_its_weights():
+    made = quantized.RECIPES["int8 weights"](whisper.load_model(WIDE, "cpu"))
+    encoder_out, heads = made.encode(MEL), [(0, 0), (0, 1)]
+    before = made.cross_attention(TOKENS, encoder_out, heads)
+    assert np.abs(quantized.dequantize_model(made).cross_attention(TOKENS, encoder_out, heads) - before).max() < 1e-5
+
+
 def test_integer_layers_are_not_dequantised():
     made = quantized.RECIPES["int8 integers"](whisper.load_model(WIDE, "cpu"))
     layers = sum(isinstance(layer, IntegerLinear) for layer in made.modules())
