@@ -12,6 +12,7 @@ from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import WhisperModel
 from labsupport.whisper.token_filters import TokenRules
 from labsupport.whisper.transcribe import Transcriber
+from labsupport.whisper.word_timestamps import read_alignment_heads
 
 ENGINES = (*FRAMEWORKS, "onnx")
 
@@ -103,7 +104,9 @@ def load_onnx(name: str | None, **options) -> Transcriber:
 
 
 def make_transcriber(checkpoint: Checkpoint, model: WhisperModel, tokenizer: Tokenizer) -> Transcriber:
-    return Transcriber(model, tokenizer, TokenRules.from_folder(checkpoint.folder, tokenizer), checkpoint.label)
+    rules = TokenRules.from_folder(checkpoint.folder, tokenizer)
+    heads = read_alignment_heads(checkpoint.folder, checkpoint.config)
+    return Transcriber(model, tokenizer, rules, checkpoint.label, heads)
 
 
 def load_model(checkpoint: Checkpoint, device: str | None = None, **components) -> WhisperModel:

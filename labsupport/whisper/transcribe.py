@@ -1,49 +1,73 @@
-"""Speech to text, the whole way: samples -> log-mel -> encoder -> search -> segments with times."""
+"""Speech to text, the whole way: samples -> log-mel, speech -> encoder -> guarded decoder -> segments with times."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from labsupport.base.errors import WhisperError
-from labsupport.speech import features
-from labsupport.speech.audio import SAMPLE_RATE
-from labsupport.speech.features import HOP, WINDOW_FRAMES, window
+from labsupport.speech.features import WINDOW_FRAMES
+from labsupport.speech.recording import Recording, analyse
+from labsupport.speech.segments import Span
 from labsupport.speech.text import Segment, Tokenizer, Transcript
+from labsupport.whisper.guards import GuardedDecoder, Guards
+from labsupport.whisper.language import VOTES, check_language, check_task, vote_language
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
-from labsupport.whisper.search import Hypothesis, decode, detect_language
+from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.token_filters import TokenRules, make_prompt
+from labsupport.whisper.windows import Cut, cut_segments, place_segments
+from labsupport.whisper.word_timestamps import align_window
 
-FRAME_SECONDS = HOP / SAMPLE_RATE  # a log-mel frame
-TIMESTAMP_SECONDS = 0.02  # a timestamp token
-FRAMES_PER_TIMESTAMP = 2
+GUARDS = Guards()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A window (in frames along the speech) with its text: as a hypothesis, and cut into segments by its timestamps."""
+
+    window: Span
+    encoder_out: EncoderOut  # (1, 1500, d_model)
+    hypothesis: Hypothesis
+    cuts: list[Cut]
 
 
 @dataclass
 class Transcriber:
-    """A model with all that turns sound into text; label: the checkpoint's name, as result rows give it."""
+    """A model with all that turns sound into text.
+
+    label: the checkpoint's name, as result rows give it.
+    alignment_heads: (layer, head) pairs of cross-attention that follow the sound, see `word_timestamps`.
+    """
 
     model: WhisperModel
     tokenizer: Tokenizer
     rules: TokenRules
     label: str
+    alignment_heads: Sequence[tuple[int, int]] = ()
 
     def transcribe(
         self,
-        samples: np.ndarray,
+        samples: np.ndarray | Iterable[np.ndarray],
         language: str | None = None,
         task: str = "transcribe",
         timestamps: bool = True,
         beams: int = 1,
         batch: int = 1,
+        vad: bool = False,
+        word_timestamps: bool = False,
+        initial_prompt: str | None = None,
+        hotwords: str | None = None,
+        guards: Guards = GUARDS,
+        on_progress: Callable[[float, float], None] = lambda done, total: None,
     ) -> Transcript:
         """Sound of any length to text.
 
         Args:
-            samples: (n,) float32, mono, 16 kHz.
+            samples: (n,) float32, mono, 16 kHz, or blocks of them in order, such as `audio.read_blocks` gives: then
+                the samples are never all in memory.
             language: a code such as "en"; None lets a multilingual model detect it.
             task: "transcribe", or "translate" into English (multilingual models).
             timestamps: let the model write times. Without them every window of 30 s is one segment.
@@ -51,133 +75,118 @@ class Transcriber:
             batch: 1 goes from window to window along the model's own timestamps. More decodes that many windows of
                 30 s at once, and without timestamps: asked for them, the model leaves a window's unfinished last
                 sentence out, and no later window would repeat it.
+            vad: decode only what a voice detector takes for speech, see `speech.segments`.
+            word_timestamps: give every segment the times of its words, see `word_timestamps`.
+            initial_prompt: what might have been said before the first window, for names and style.
+            hotwords: names and terms to expect, which every window is given.
+            guards: what a window's text must be, see `Guards`.
+            on_progress: called with the seconds that are done, and those of the recording.
 
         Raises:
-            WhisperError: the model does not know the language.
+            WhisperError: the model does not know the language or the task, or the hotwords are too many.
         """
-        mel = self.log_mel(samples)  # (mels, frames), once for the whole clip
-        frames = max(1, len(samples) // HOP)  # those that hold sound
-        encode = functools.lru_cache(maxsize=1)(lambda seek: self.model.encode(window(mel, seek)[None]))
-        language = choose_language(self.model, self.tokenizer, language, lambda: encode(0))
+        check_task(self.model, task)
+        check_language(self.model, self.tokenizer, language)
+        hotword_tokens = self.encode_hotwords(hotwords)
+        recording = analyse(samples, self.model.config.mels, vad)
+        encode = functools.lru_cache(maxsize=VOTES)(lambda span: self.model.encode(recording.window(span)[None]))
+        language, probability = self.choose_language(language, recording, encode)
         timestamps = timestamps and batch == 1
-        prompt = make_prompt(self.tokenizer, language, task, timestamps)
-        search = functools.partial(
-            decode, self.model, prompt=prompt, rules=replace(self.rules, timestamps=timestamps), beams=beams
-        )
+        decoder = GuardedDecoder(
+            self.model, self.tokenizer, replace(self.rules, timestamps=timestamps), beams=beams, guards=guards,
+            prompt=make_prompt(self.tokenizer, language, task, timestamps), hotwords=hotword_tokens,
+        )  # fmt: skip
+        previous = self.tokenizer.encode(f" {initial_prompt.strip()}") if initial_prompt else []
         if timestamps:
-            segments = self.transcribe_sequentially(search, encode, frames)
+            windows = decode_sequentially(decoder, recording, encode, previous)
         else:
-            segments = self.transcribe_in_batches(search, mel, frames, batch)
-        text = "".join(segment.text for segment in segments).strip()
-        return Transcript(text, [replace(s, text=s.text.strip()) for s in segments], language or "en")
+            windows = decode_in_batches(decoder, recording, batch, previous)
+        spoken: list[Segment] = []
+        for decoded in windows:
+            if not guards.is_silence(decoded.hypothesis):
+                after = spoken[-1].end if spoken else 0.0
+                spoken += self.place(decoded, recording, decoder.prompt, after, word_timestamps)
+            on_progress(recording.seconds * decoded.window.end / recording.frames, recording.seconds)
+        text = "".join(segment.text for segment in spoken).strip()
+        segments = [restored for segment in spoken for restored in recording.restore(segment)]
+        segments = [finish(segment, word_timestamps) for segment in segments]
+        return Transcript(text, segments, language or "en", probability, recording.seconds)
 
-    def log_mel(self, samples: np.ndarray) -> np.ndarray:
-        """(n,) -> (mels, frames), what the encoder takes: by the model's own graph, where it has one, else by NumPy."""
-        if hasattr(self.model, "log_mel"):
-            return self.model.log_mel(samples)
-        return features.log_mel(samples, self.model.config.mels)
+    def choose_language(
+        self, language: str | None, recording: Recording, encode: Callable[[Span], EncoderOut]
+    ) -> tuple[str | None, float | None]:
+        """The language for the prompt, None for an English-only model; and its probability, where it was detected."""
+        if not self.model.config.multilingual:
+            return None, None
+        windows = [] if language else recording.loud_windows(VOTES)
+        if not windows:
+            return language or "en", None  # nobody speaks, and nothing will be decoded
+        return vote_language(self.model, self.tokenizer, windows, encode)
 
-    def transcribe_sequentially(self, search: Callable, encode: Callable, frames: int) -> list[Segment]:
-        """Window by window: each begins where the last complete segment of the one before ended.
+    def encode_hotwords(self, hotwords: str | None) -> list[int]:
+        """Tokens; WhisperError where they would leave no room for the text before a window."""
+        tokens = self.tokenizer.encode(f" {hotwords.strip()}") if hotwords else []
+        if len(tokens) > (room := self.model.config.text_positions // 4):
+            hint = "Give the rarest ones: those that the model would not guess."
+            raise WhisperError(f"The hotwords are {len(tokens)} tokens, and {room} have room.", hint=hint)
+        return tokens
 
-        Args:
-            search: (windows, 1500, d_model) -> a Hypothesis for each.
-            encode: seek -> the encoder's output, (1, 1500, d_model), for the window that begins at this frame.
-            frames: log-mel frames of the recording that hold sound.
+    def place(
+        self, decoded: Decoded, recording: Recording, prompt: list[int], after: float, word_timestamps: bool
+    ) -> list[Segment]:
+        """The window's segments along the speech, the first no earlier than `after` seconds.
+
+        With the times of their words where they are asked for, or needed to divide a segment that silence interrupts.
         """
-        segments: list[Segment] = []
-        seek = 0
-        while seek < frames:
-            hypothesis = search(encode(seek))[0]
-            here = min(WINDOW_FRAMES, frames - seek)
-            cuts, ahead = cut_segments(hypothesis.tokens, self.rules, here)
-            if not is_silence(hypothesis):
-                segments += place_segments(cuts, seek, self.tokenizer, self.rules)
-            seek += here if is_silence(hypothesis) or ahead == 0 else ahead
-        return segments
-
-    def transcribe_in_batches(self, search: Callable, mel: np.ndarray, frames: int, batch: int) -> list[Segment]:
-        """Windows of 30 s side by side, `batch` at a time; arguments as above."""
-        segments: list[Segment] = []
-        seeks = range(0, frames, WINDOW_FRAMES)
-        for first in range(0, len(seeks), batch):
-            group = seeks[first : first + batch]
-            mels = np.stack([window(mel, seek) for seek in group])  # (windows, mels, 3000)
-            for seek, hypothesis in zip(group, search(self.model.encode(mels)), strict=True):
-                cuts, _ = cut_segments(hypothesis.tokens, self.rules, min(WINDOW_FRAMES, frames - seek))
-                if not is_silence(hypothesis):
-                    segments += place_segments(cuts, seek, self.tokenizer, self.rules)
-        return segments
+        window, cuts, quality = decoded.window, decoded.cuts, decoded.hypothesis
+        placed = place_segments(cuts, window, after, quality, self.tokenizer, self.rules)
+        if not word_timestamps and not any(recording.crosses_joint(s.start, s.end) for s in placed):
+            return placed
+        timings = align_window(
+            self.model, self.tokenizer, decoded.encoder_out, cuts, prompt, self.alignment_heads, window.start,
+            window.end - window.start,
+        )  # fmt: skip
+        return place_segments(cuts, window, after, quality, self.tokenizer, self.rules, timings)
 
 
-def choose_language(
-    model: WhisperModel, tokenizer: Tokenizer, language: str | None, encode: Callable[[], EncoderOut]
-) -> str | None:
-    """The language for the prompt: None for an English-only model, else the one given, else the one detected.
+def finish(segment: Segment, word_timestamps: bool) -> Segment:
+    """The segment as it is given: without space around its text, and with its words' times only where asked for."""
+    timings = segment.word_timings if word_timestamps else ()
+    return replace(segment, text=segment.text.strip(), word_timings=timings)
+
+
+def decode_sequentially(
+    decoder: GuardedDecoder, recording: Recording, encode: Callable[[Span], EncoderOut], previous: list[int]
+) -> Iterator[Decoded]:
+    """Window by window: each begins where the last complete segment of the one before ended.
 
     Args:
-        encode: gives the first window's encoder output; called only if the language must be detected.
-
-    Raises:
-        WhisperError: the model does not know `language`.
+        encode: window -> (1, 1500, d_model).
+        previous: tokens that the first window is given as the text before it.
     """
-    if not model.config.multilingual:
-        if language not in (None, "en"):
-            raise WhisperError(f"This model knows English alone, not {language!r}.", hint="Use the model base.")
-        return None
-    if language is None:
-        return detect_language(model, encode(), tokenizer)[0][0]
-    if language not in tokenizer.languages:
-        known = ", ".join(sorted(tokenizer.languages))
-        raise WhisperError(f"Whisper does not know the language {language!r}.", hint=f"It knows {known}.")
-    return language
+    seek = 0
+    while seek < recording.frames:
+        window = Span(seek, min(seek + WINDOW_FRAMES, recording.frames))
+        if recording.is_blank(window):
+            seek = window.end
+            continue
+        encoder_out = encode(window)
+        hypothesis = decoder.decode(encoder_out, previous)[0]
+        cuts, ahead = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
+        yield Decoded(window, encoder_out, hypothesis, cuts)
+        previous = decoder.next_context(previous, hypothesis, cuts)
+        seek = window.end if decoder.guards.is_silence(hypothesis) or ahead == 0 else seek + ahead
 
 
-Cut = tuple[int, int, list[int]]  # a segment: start and end in timestamp tokens from the window's beginning, tokens
-
-
-def cut_segments(tokens: list[int], rules: TokenRules, frames: int) -> tuple[list[Cut], int]:
-    """Cuts one window's text where two timestamps meet.
-
-    Args:
-        tokens: a window's text with its timestamps.
-        frames: log-mel frames of sound in the window.
-
-    Returns:
-        the complete segments; and how many frames the next window lies ahead: it begins where the last of them ends,
-        for what follows may be cut off.
-
-    Source: Radford et al. 2022, section 3.8 (openai-whisper, transcribe.py).
-    """
-    stamp = [token - rules.timestamp_begin for token in tokens]
-    cuts = [i for i in range(1, len(tokens)) if stamp[i - 1] >= 0 and stamp[i] >= 0]
-    if not cuts:
-        times = [time for time in stamp if time >= 0]
-        end = times[-1] if times and times[-1] > 0 else frames // FRAMES_PER_TIMESTAMP
-        return [(0, end, tokens)], frames
-    complete = len(tokens) >= 2 and stamp[-1] >= 0 and stamp[-2] < 0  # ends on one timestamp: nothing follows
-    ends = [*cuts, len(tokens)] if complete else cuts
-    starts = [0, *ends[:-1]]
-    segments = [(stamp[a], stamp[b - 1], tokens[a:b]) for a, b in zip(starts, ends, strict=True)]
-    return segments, frames if complete else stamp[ends[-1] - 1] * FRAMES_PER_TIMESTAMP
-
-
-def is_silence(hypothesis: Hypothesis) -> bool:
-    """Probably no speech, and a text of low probability.
-
-    openai-whisper's rule, with -0.5 for its -1.0: the small models answer pure silence with "you", at about -0.7.
-    """
-    return hypothesis.no_speech_prob > 0.6 and hypothesis.avg_logprob < -0.5
-
-
-def place_segments(segments: list[Cut], seek: int, tokenizer: Tokenizer, rules: TokenRules) -> list[Segment]:
-    """Turns (start, end, tokens) of the window that begins at frame `seek` into seconds and text."""
-    offset = seek * FRAME_SECONDS
-    return [
-        Segment(
-            round(offset + start * TIMESTAMP_SECONDS, 2),
-            round(offset + end * TIMESTAMP_SECONDS, 2),
-            tokenizer.decode([token for token in tokens if token < rules.timestamp_begin]),
-        )
-        for start, end, tokens in segments
-    ]
+def decode_in_batches(
+    decoder: GuardedDecoder, recording: Recording, batch: int, previous: list[int]
+) -> Iterator[Decoded]:
+    """Windows of at most 30 s side by side, `batch` at a time; each of them is given `previous`."""
+    windows = [window for window in recording.windows() if not recording.is_blank(window)]
+    for first in range(0, len(windows), batch):
+        group = windows[first : first + batch]
+        mels = np.stack([recording.window(window) for window in group])  # (windows, mels, 3000)
+        encoder_out = decoder.model.encode(mels)  # (windows, 1500, d_model)
+        for i, (window, hypothesis) in enumerate(zip(group, decoder.decode(encoder_out, previous), strict=True)):
+            cuts, _ = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
+            yield Decoded(window, encoder_out[i : i + 1], hypothesis, cuts)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from small_model import TIMESTAMP_RULES
-from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from labsupport.base.errors import WhisperError
-from labsupport.speech import audio, features, text
-from labsupport.whisper.transcribe import cut_segments
+from labsupport.speech import audio, text
+from labsupport.speech.features import LogMel
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +55,8 @@ def test_windows_in_batches_lose_little(tiny, narration):
 @pytest.mark.weights
 @pytest.mark.parametrize("batch", [1, 4])
 def test_log_mel_is_computed_once_for_the_whole_clip(tiny, narration, monkeypatch, batch):
-    lengths, log_mel = [], features.log_mel
-    monkeypatch.setattr(
-        features, "log_mel", lambda samples, mels: lengths.append(len(samples)) or log_mel(samples, mels)
-    )
+    lengths, feed = [], LogMel.feed
+    monkeypatch.setattr(LogMel, "feed", lambda self, samples: lengths.append(len(samples)) or feed(self, samples))
     samples = narration[: 34 * audio.SAMPLE_RATE]
     tiny.ours.transcribe(samples, batch=batch)
     assert lengths == [len(samples)]
@@ -76,33 +69,47 @@ def test_silence_is_no_error_and_no_text(tiny, samples):
 
 
 @pytest.mark.weights
-def test_a_language_that_the_model_lacks_is_refused(tiny, base, jfk):
-    with pytest.raises(WhisperError, match="English alone"):
-        tiny.ours.transcribe(jfk, language="de")
-    with pytest.raises(WhisperError, match="does not know"):
-        base.ours.transcribe(jfk, language="klingon")
+@pytest.mark.slow
+def test_silence_inside_is_cut_out_its_times_are_not_and_nothing_is_invented(tiny, jfk):
+    pause = np.zeros(20 * audio.SAMPLE_RATE, np.float32)
+    found = tiny.ours.transcribe(np.concatenate([jfk, pause, jfk]), vad=True)
+    assert text.wer(audio.clip("jfk").text * 2, found.text) == 0
+    assert found.duration == pytest.approx(42, abs=0.1)
+    times = [time for segment in found.segments for time in (segment.start, segment.end)]
+    assert times == sorted(times)
+    assert times[-1] <= found.duration
+    assert all(segment.end < 14 or segment.start > 28 for segment in found.segments)
 
 
-texts = st.lists(st.integers(0, 49) | st.integers(61, 99), min_size=1, max_size=8)
+@pytest.mark.weights
+@pytest.mark.slow
+def test_a_prompt_and_hotwords_change_the_spelling(tiny, jfk):
+    plain, prompted = (tiny.ours.transcribe(jfk, **options).text for options in ({}, {"hotwords": "FELLOW AMERICANS"}))
+    assert "fellow Americans" in plain
+    assert "FELLOW AMERICANS" in prompted.upper()
+    assert prompted != plain or tiny.ours.transcribe(jfk, initial_prompt="ASK NOT, MY FELLOW AMERICANS").text != plain
 
 
-@given(texts, st.integers(1, 1500))
-@settings(deadline=None)
-def test_cut_segments_equals_transformers(tokens, half_frames):
-    frames = 2 * half_frames
-    theirs, ahead = WhisperGenerationMixin._retrieve_segment(
-        seek_sequence=torch.tensor(tokens), seek_outputs=[None], time_offset=torch.zeros(1, dtype=torch.float64),
-        timestamp_begin=61, seek_num_frames=torch.tensor([frames]), time_precision=0.02,
-        time_precision_features=0.01, input_stride=2, prev_idx=0, idx=0, return_token_timestamps=False,
-        decoder_input_ids=torch.zeros(1, 1),
-    )  # fmt: skip
-    segments, our_ahead = cut_segments(tokens, TIMESTAMP_RULES, frames)
-    assert our_ahead == int(ahead)
-    assert len(segments) == len(theirs)
-    for (start, end, part), segment in zip(segments, theirs, strict=True):
-        assert 0.02 * start == pytest.approx(float(segment["start"]))
-        # transformers derives an end without a timestamp in floating point, and may lose one step of 0.02 s
-        stamps = [token for token in tokens if token >= 61]
-        slack = 1e-6 if stamps and stamps[-1] > 61 else 0.0201
-        assert 0.02 * end == pytest.approx(float(segment["end"]), abs=slack)
-        assert [t for t in part if t < 61] == [t for t in segment["tokens"].tolist() if t < 61]
+@pytest.mark.weights
+def test_too_many_hotwords_are_refused(tiny, jfk):
+    with pytest.raises(WhisperError, match=r"hotwords are \d+ tokens, and 112 have room"):
+        tiny.ours.transcribe(jfk, hotwords="Llanfairpwllgwyngyll " * 40)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_progress_goes_up_to_the_end(tiny, narration):
+    seen = []
+    tiny.ours.transcribe(narration, on_progress=lambda done, total: seen.append((done, total)))
+    done = [seconds for seconds, _ in seen]
+    assert done == sorted(done)
+    assert len(done) >= 4
+    assert seen[-1] == pytest.approx((len(narration) / audio.SAMPLE_RATE,) * 2, abs=0.05)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_blocks_give_what_the_whole_gives(tiny, narration):
+    samples = narration[: 40 * audio.SAMPLE_RATE]
+    blocks = (samples[i : i + 100_000] for i in range(0, len(samples), 100_000))
+    assert tiny.ours.transcribe(blocks, vad=True) == tiny.ours.transcribe(samples, vad=True)

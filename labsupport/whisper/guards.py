@@ -1,0 +1,138 @@
+"""Whisper's guards against invented text: how a window's text is judged, and decoded again where it fails.
+
+Whisper always says something. In silence, noise or a passage that it cannot follow it says what its training data had
+there (thanks for watching), or repeats itself without end. Such texts show: their tokens are improbable, they compress
+too well, or the model itself gives silence a high probability.
+
+Source: Radford et al. 2022, section 4.5; `decode_with_fallback` in openai-whisper, transcribe.py.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from labsupport.speech.text import Tokenizer
+from labsupport.whisper.protocol import EncoderOut, WhisperModel
+from labsupport.whisper.search import Hypothesis, decode, find_loop, sample
+from labsupport.whisper.token_filters import TokenRules, add_context
+from labsupport.whisper.windows import Cut
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What a window's text must be; None turns a threshold off. Names and defaults are openai-whisper's.
+
+    temperatures: 0 decodes by the likeliest tokens; where its text fails, the next temperature draws them, and so on.
+    best_of: how many texts are drawn at a temperature above 0; the likeliest is taken.
+    compression_ratio_threshold: a text that compresses better than this repeats itself: it fails.
+    logprob_threshold: a text whose mean log-probability of a token is lower fails.
+    no_speech_threshold: where the probability of no speech is higher, a text that fails `logprob_threshold` is silence.
+    condition_on_previous_text: give the decoder the text before the window, which keeps names and style the same; a
+        text above `prompt_reset_temperature` is not given on, for its faults would be repeated.
+    """
+
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    best_of: int = 5
+    compression_ratio_threshold: float | None = 2.4
+    logprob_threshold: float | None = -1.0
+    no_speech_threshold: float | None = 0.6
+    condition_on_previous_text: bool = False
+    prompt_reset_temperature: float = 0.5
+
+    def is_silence(self, hypothesis: Hypothesis) -> bool:
+        """Probably no speech, and a text of low probability."""
+        if self.no_speech_threshold is None or self.logprob_threshold is None:
+            return False
+        silent = hypothesis.no_speech_prob > self.no_speech_threshold
+        return silent and hypothesis.avg_logprob < self.logprob_threshold
+
+    def repeats(self, hypothesis: Hypothesis) -> bool:
+        limit = self.compression_ratio_threshold
+        return limit is not None and hypothesis.compression_ratio > limit
+
+    def fails(self, hypothesis: Hypothesis) -> bool:
+        """Whether the window must be decoded again, at a higher temperature."""
+        unlikely = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
+        return (self.repeats(hypothesis) or unlikely) and not self.is_silence(hypothesis)
+
+
+NO_GUARDS = Guards((0.0,), 1, None, None, None)
+
+
+def compression_ratio(text: str) -> float:
+    """The text's bytes over those of its zlib compression: about 1.5 for ordinary sentences, more for repeated ones."""
+    content = text.encode()
+    return len(content) / len(zlib.compress(content))
+
+
+@dataclass
+class GuardedDecoder:
+    """Decodes windows under guards.
+
+    prompt: the tokens from the start of the transcript on, see `token_filters.make_prompt`.
+    hotwords: tokens that stand before the previous text in every window's prompt: names and terms to expect.
+    beams: at temperature 0; 1 is greedy. Above it, `best_of` texts are drawn, by a generator with a fixed seed.
+    """
+
+    model: WhisperModel
+    tokenizer: Tokenizer
+    rules: TokenRules
+    prompt: list[int]
+    hotwords: Sequence[int] = ()
+    beams: int = 1
+    guards: Guards = field(default_factory=Guards)
+
+    def decode(self, encoder_out: EncoderOut, previous: Sequence[int] = ()) -> list[Hypothesis]:
+        """(windows, 1500, d_model) -> a hypothesis for each window that passes the guards, or the best that failed.
+
+        previous: tokens of the text before, which every window of the batch is given.
+        """
+        prompt = add_context(self.prompt, self.tokenizer, previous, self.hotwords, self.model.config)
+        first = self.decode_at(self.guards.temperatures[0], encoder_out, prompt)
+        return [
+            self.fall_back(hypothesis, encoder_out[i : i + 1], prompt) if self.guards.fails(hypothesis) else hypothesis
+            for i, hypothesis in enumerate(first)
+        ]
+
+    def fall_back(self, failed: Hypothesis, encoder_out: EncoderOut, prompt: list[int]) -> Hypothesis:
+        """One window's text at higher temperatures, until one passes; else the likeliest that has no repetitions."""
+        tried = [failed]
+        for temperature in self.guards.temperatures[1:]:
+            tried += self.decode_at(temperature, encoder_out, prompt)
+            if not self.guards.fails(tried[-1]):
+                return tried[-1]
+        varied = [hypothesis for hypothesis in tried if not self.guards.repeats(hypothesis)]
+        best = max(varied or tried, key=lambda hypothesis: hypothesis.avg_logprob)
+        best = best if varied else self.cut_loop(best)
+        return replace(best, temperature=self.guards.temperatures[-1])  # so its text is given to no other window
+
+    def decode_at(self, temperature: float, encoder_out: EncoderOut, prompt: list[int]) -> list[Hypothesis]:
+        if temperature > 0:
+            rng = np.random.default_rng(0)  # so that the same sound gives the same text, on every engine
+            found = sample(self.model, encoder_out, prompt, self.rules, temperature, self.guards.best_of, rng)
+        else:
+            found = decode(self.model, encoder_out, prompt, self.rules, self.beams)
+        return [self.judge(hypothesis, temperature) for hypothesis in found]
+
+    def judge(self, hypothesis: Hypothesis, temperature: float) -> Hypothesis:
+        """The hypothesis with its temperature and how well its text compresses."""
+        ratio = compression_ratio(self.tokenizer.decode(hypothesis.tokens).strip())
+        return replace(hypothesis, temperature=temperature, compression_ratio=ratio)
+
+    def cut_loop(self, hypothesis: Hypothesis) -> Hypothesis:
+        """Without the repetitions at its end, once of each: what is repeated may have been said."""
+        end = find_loop(hypothesis.tokens, self.rules)
+        return hypothesis if end is None else self.judge(replace(hypothesis, tokens=hypothesis.tokens[:end]), 0.0)
+
+    def next_context(self, previous: Sequence[int], hypothesis: Hypothesis, cuts: Sequence[Cut]) -> list[int]:
+        """What the next window is given as the text before it, after this window's text."""
+        unsure = hypothesis.temperature > self.guards.prompt_reset_temperature
+        if not self.guards.condition_on_previous_text or unsure:
+            return []
+        if self.guards.is_silence(hypothesis):
+            return list(previous)
+        return [*previous, *(token for _, _, tokens in cuts for token in tokens)]
