@@ -93,14 +93,18 @@ class SpeechDetector:
         """Takes the frames in the buffer, and leaves the end of the last one as context for the next."""
         sound = self._buffer[: self._filled]
         windows = np.lib.stride_tricks.sliding_window_view(sound, CONTEXT + FRAME)[::FRAME]  # (frames, 576)
-        levels = follow_level(np.abs(windows[:, CONTEXT:]).max(axis=1), self._level)  # (frames,)
-        h, c = self._state
-        inputs = {"input": windows * choose_gains(levels)[:, None], "h": h, "c": c}
-        probabilities, h, c = self._session.run(None, inputs)
-        self._probabilities.append(probabilities)
-        self._state, self._level = (h, c), float(levels[-1])
+        levels = follow_level(measure_peaks(windows[:, CONTEXT:]), self._level)  # (frames,)
+        self._probabilities.append(self._run_network(apply_gains(windows, choose_gains(levels))))
+        self._level = float(levels[-1])
         self._buffer[:CONTEXT] = sound[-CONTEXT:]
         self._filled = CONTEXT
+
+    def _run_network(self, windows: np.ndarray) -> np.ndarray:
+        """(frames, 576) float32 -> (frames,); the LSTM goes on from the frames before."""
+        h, c = self._state
+        probabilities, h, c = self._session.run(None, {"input": windows, "h": h, "c": c})
+        self._state = h, c
+        return probabilities
 
 
 def open_network() -> InferenceSession:
@@ -129,11 +133,17 @@ def find_network() -> Path:
     return path
 
 
+def measure_peaks(frames: np.ndarray) -> np.ndarray:
+    """How far each frame goes from its mean, which a recorder's constant offset moves: (frames, 512) -> (frames,)"""
+    means = frames.mean(axis=1)
+    return np.maximum(frames.max(axis=1) - means, means - frames.min(axis=1))
+
+
 def follow_level(peaks: np.ndarray, before: float) -> np.ndarray:
     """A running level: it rises with a frame's peak at once, and falls by `RELEASE`.
 
     Args:
-        peaks: (frames,) the largest absolute sample of each frame.
+        peaks: (frames,) of `measure_peaks`.
         before: the level at the frame before.
     """
     decibels = 20 * np.log10(np.maximum(np.append(before, peaks), SOFTEST))
@@ -142,11 +152,17 @@ def follow_level(peaks: np.ndarray, before: float) -> np.ndarray:
 
 
 def choose_gains(levels: np.ndarray) -> np.ndarray:
-    """What brings levels (frames,) between `QUIET` and `LOUD`, for the network alone: (frames,) float32.
+    """What brings levels (frames,) between `QUIET` and `LOUD`: (frames,).
 
-    Noise that is amplified so is still no speech to it: -60 dB of white noise has a probability of at most 0.12.
+    Noise that is amplified so is still no speech to the network: white noise at -60 dB gets at most 0.12.
     """
-    return (np.clip(levels, QUIET, LOUD) / np.maximum(levels, SOFTEST)).astype(np.float32)
+    return np.clip(levels, QUIET, LOUD) / levels
+
+
+def apply_gains(windows: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """(frames, 576) samples as the network gets them: where there is a gain, without their mean, and amplified."""
+    means = np.where(gains == 1.0, 0.0, windows.mean(axis=1))
+    return ((windows - means[:, None]) * gains[:, None]).astype(np.float32)
 
 
 # --- spans -----------------------------------------------------------------------------------------------------------
