@@ -212,7 +212,7 @@ def opens(text: str) -> bool:
     return bool(stripped) and all(unicodedata.category(c) in ("Ps", "Pi") or c in "¿¡" for c in stripped)
 
 
-def split_words(characters: Iterable[Span], spaced: bool) -> list[Span]:
+def split_text(characters: Iterable[Span], spaced: bool) -> list[Span]:
     """Joins characters to words, and punctuation to the word before it, or after it where it opens or comes first.
 
     A word begins at a space; in a language without spaces between words every character is one. The words' texts, one
@@ -293,10 +293,10 @@ def align_window(
     alignment = find_alignment(model, encoder_out, text, start, tokenizer.eot, heads, max(1, frames // LOG_MEL_FRAMES))
     segments, first = [], 0
     for part in texts:
-        spans = split_words(split_characters(part, tokenizer.decode, first), is_spaced(start, tokenizer))
+        spans = split_text(split_characters(part, tokenizer.decode, first), is_spaced(start, tokenizer))
         segments.append([time_word(span, alignment) for span in spans])
         first += len(part)
-    return [place(words, seek * HOP / SAMPLE_RATE) for words in shorten_words(segments)]
+    return [place(timings, seek * HOP / SAMPLE_RATE) for timings in take_out_pauses(segments)]
 
 
 def take_start(prompt: list[int], tokenizer: Tokenizer) -> list[int]:
@@ -310,7 +310,7 @@ def time_word(span: Span, alignment: Alignment) -> Word:
     return Word(float(start), float(end), span.text, float(alignment.probabilities[span.start : span.stop].mean()))
 
 
-def shorten_words(segments: list[list[Word]]) -> list[list[Word]]:
+def take_out_pauses(segments: list[list[Word]]) -> list[list[Word]]:
     """Takes pauses out of words: the tokens around a pause share it between them, as it happens.
 
     A word is too long at half again of what its letters take at the usual pace of the window. One that ends a sentence
@@ -322,10 +322,10 @@ def shorten_words(segments: list[list[Word]]) -> list[list[Word]]:
     pace = min(float(np.median([pace for pace in paces if pace > 0] or [SLOWEST])), SLOWEST)
     return [
         [
-            shorten(word, 1.5 * pace * count_letters(word.text), begins_sentence(i, words), ends_sentence(i, words))
-            for i, word in enumerate(words)
+            shorten(word, 1.5 * pace * count_letters(word.text), begins_sentence(i, timings), ends_sentence(i, timings))
+            for i, word in enumerate(timings)
         ]
-        for words in segments
+        for timings in segments
     ]
 
 
@@ -334,12 +334,12 @@ def count_letters(text: str) -> int:
     return 2 + max(1, sum(c.isalpha() + 4 * c.isdigit() for c in text))
 
 
-def begins_sentence(i: int, words: list[Word]) -> bool:
-    return i == 0 or ends_sentence(i - 1, words)
+def begins_sentence(i: int, timings: list[Word]) -> bool:
+    return i == 0 or ends_sentence(i - 1, timings)
 
 
-def ends_sentence(i: int, words: list[Word]) -> bool:
-    return i == len(words) - 1 or words[i].text.strip().rstrip(CLOSING)[-1:] in SENTENCE_ENDS
+def ends_sentence(i: int, timings: list[Word]) -> bool:
+    return i == len(timings) - 1 or timings[i].text.strip().rstrip(CLOSING)[-1:] in SENTENCE_ENDS
 
 
 def shorten(word: Word, longest: float, begins: bool, ends: bool) -> Word:
@@ -350,9 +350,9 @@ def shorten(word: Word, longest: float, begins: bool, ends: bool) -> Word:
     return replace(word, start=word.end - longest)
 
 
-def place(words: list[Word], offset: float) -> tuple[Word, ...]:
+def place(timings: list[Word], offset: float) -> tuple[Word, ...]:
     """Words of a window that begins at `offset` seconds."""
-    return tuple(replace(w, start=round(offset + w.start, 2), end=round(offset + w.end, 2)) for w in words)
+    return tuple(replace(w, start=round(offset + w.start, 2), end=round(offset + w.end, 2)) for w in timings)
 
 
 def tighten(segment: Segment) -> Segment:

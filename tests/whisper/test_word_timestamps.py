@@ -22,6 +22,7 @@ from labsupport.checkpoints.resolve import find_checkpoint
 from labsupport.speech import corpus, features
 from labsupport.speech.audio import SAMPLE_RATE
 from labsupport.speech.text import Segment, Tokenizer, Word
+from labsupport.whisper import word_timestamps
 from labsupport.whisper.token_filters import make_prompt
 from labsupport.whisper.word_timestamps import (
     FRAME_SECONDS,
@@ -32,9 +33,9 @@ from labsupport.whisper.word_timestamps import (
     find_alignment,
     median_filter,
     read_alignment_heads,
-    shorten_words,
     split_characters,
-    split_words,
+    split_text,
+    take_out_pauses,
     tighten,
 )
 
@@ -144,7 +145,7 @@ def test_characters_are_whole_and_lose_nothing_however_tokens_cut_them(text, pla
 @settings(max_examples=100, deadline=None)
 def test_words_lose_nothing_and_do_not_overlap(text, places, spaced):
     pieces = cut_bytes(text, places)
-    found = split_words(split_characters(list(range(len(pieces))), decoder_of(pieces)), spaced)
+    found = split_text(split_characters(list(range(len(pieces))), decoder_of(pieces)), spaced)
     assert "".join(texts(found)) == text
     assert all(span.start < span.stop for span in found)
     assert all(a.stop <= b.start for a, b in itertools.pairwise(found))
@@ -170,12 +171,12 @@ def test_broken_bytes_at_the_end_stay():
     ],
 )
 def test_words_of_a_language_with_spaces(pieces, expected):
-    assert texts(split_words(spans_of(pieces), spaced=True)) == expected
+    assert texts(split_text(spans_of(pieces), spaced=True)) == expected
 
 
 def test_characters_of_a_language_without_spaces():
     pieces = ["「", "今日", "は", "」", "、", "元", "気", "？"]
-    assert texts(split_words(spans_of(pieces), spaced=False)) == ["「今日", "は」、", "元", "気？"]
+    assert texts(split_text(spans_of(pieces), spaced=False)) == ["「今日", "は」、", "元", "気？"]
 
 
 @pytest.mark.weights
@@ -183,14 +184,14 @@ def test_characters_of_a_language_without_spaces():
 def test_whispers_tokens_make_whole_characters(text):
     tokenizer = Tokenizer(find_checkpoint("base").folder)
     tokens = tokenizer.encode(text)
-    found = split_words(split_characters(tokens, tokenizer.decode), spaced=False)
+    found = split_text(split_characters(tokens, tokenizer.decode), spaced=False)
     assert "".join(texts(found)) == text
     assert len(found) > 3
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in texts(found))
 
 
 def test_punctuation_around_a_word_does_not_lengthen_it():
-    (word,) = split_words(spans_of([" (", "fine", "-", "tuned", ")", "."]), spaced=True)
+    (word,) = split_text(spans_of([" (", "fine", "-", "tuned", ")", "."]), spaced=True)
     assert (word.start, word.stop) == (1, 4)
 
 
@@ -201,7 +202,7 @@ def timed(*words: tuple[str, float, float]) -> list[Word]:
 def test_a_pause_is_taken_from_a_words_end_at_a_sentences_end_else_from_its_start():
     plain = [(" word", i, i + 0.3) for i in range(20, 32)]
     long = [(" Then", 0, 2), (' silence."', 2, 8), (" Then", 8, 10), (" who", 10, 12), (" came", 12, 15)]
-    after = shorten_words([timed(*long), timed(*plain)])
+    after = take_out_pauses([timed(*long), timed(*plain)])
     moved = [(word.start > start, word.end < end) for word, (_, start, end) in zip(after[0], long, strict=True)]
     assert moved == [(True, False), (False, True), (True, False), (True, False), (False, True)]
     assert [word.end - word.start for word in after[0]] == pytest.approx([0.45, 0.675, 0.45, 0.375, 0.45])
@@ -209,14 +210,14 @@ def test_a_pause_is_taken_from_a_words_end_at_a_sentences_end_else_from_its_star
 
 
 def test_one_word_alone_is_no_slower_than_speech():
-    ((word,),) = shorten_words([timed((" Yes.", 0.0, 28.0))])
+    ((word,),) = take_out_pauses([timed((" Yes.", 0.0, 28.0))])
     assert word.end == 28.0
     assert word.end - word.start < 1.0
 
 
 def test_spoken_numbers_are_long():
     year = timed((" in", 0, 0.2), (" the", 0.2, 0.45), (" year", 0.45, 0.8), (" 1865.", 0.8, 2.1))
-    assert shorten_words([year]) == [year]
+    assert take_out_pauses([year]) == [year]
 
 
 def test_a_segment_is_tightened_to_its_words():
@@ -277,6 +278,16 @@ def test_words_are_where_the_attention_is_and_segments_get_their_own():
 
 def test_without_text_there_are_no_words():
     assert align([], [(0, 50, [61, 90]), (50, 60, [])])[0] == [(), ()]
+
+
+@pytest.mark.parametrize(("prompt", "count"), [([55, 56], 1), ([55, 58, 59], 3), ([55, 58, 57], 1), ([55], 1)])
+def test_the_prompts_language_says_whether_words_have_spaces(prompt, count):
+    """A translation from Japanese is English; so is the text of a model without languages."""
+    joined = SimpleNamespace(
+        **vars(TOKENIZER) | {"decode": lambda tokens: "".join(chr(97 + token) for token in tokens)}
+    )
+    (found,) = align_window(Attending([5, 9, 13]), joined, None, [(0, 9, [1, 2, 3])], prompt, HEADS, 0, 3000)
+    assert len(found) == count
 
 
 def test_a_text_longer_than_the_decoder_is_cut_and_loses_no_word():
@@ -378,6 +389,16 @@ def test_times_of_the_narration_are_the_synthesisers(pair, narration):
     error = np.abs(errors(align_given_text(pair.ours, narration[: 55 * SAMPLE_RATE], times), times))
     assert np.median(error, axis=0).max() < 0.1
     assert np.quantile(error, 0.9, axis=0).max() < 0.25
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_an_alignment_that_is_one_token_late_would_be_seen(tiny, narration, monkeypatch):
+    picture = word_timestamps.attention_picture
+    monkeypatch.setattr(word_timestamps, "attention_picture", lambda weights: np.roll(picture(weights), 1, axis=0))
+    times = [word for word in TIMES["narration"] if word[2] < 25]
+    error = np.abs(errors(align_given_text(tiny.ours, narration[: 25 * SAMPLE_RATE], times), times))
+    assert np.median(error, axis=0).min() > 0.12
 
 
 @pytest.mark.weights
