@@ -144,7 +144,7 @@ class Transcriber:
             return placed
         timings = align_window(
             self.model, self.tokenizer, decoded.encoder_out, cuts, prompt, self.alignment_heads, window.start,
-            window.end - window.start,
+            window.end - window.start, after,
         )  # fmt: skip
         return place_segments(cuts, window, after, quality, self.tokenizer, self.rules, timings)
 

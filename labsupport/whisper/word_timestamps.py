@@ -270,6 +270,7 @@ def align_window(
     heads: Heads,
     seek: int,
     frames: int,
+    after: float = 0.0,
 ) -> list[tuple[Word, ...]]:
     """When the words of one window are said.
 
@@ -280,6 +281,7 @@ def align_window(
         heads: from `read_alignment_heads`.
         seek: the log-mel frame of the recording at which the window begins.
         frames: log-mel frames of sound in the window.
+        after: seconds of the recording at which the window before has its last word's end, which may lie in this one.
 
     Returns:
         the words of each segment, none for one without text. Times are seconds from the recording's beginning, within
@@ -296,7 +298,7 @@ def align_window(
         spans = split_text(split_characters(part, tokenizer.decode, first), is_spaced(start, tokenizer))
         segments.append([time_word(span, alignment) for span in spans])
         first += len(part)
-    return [place(timings, seek * HOP / SAMPLE_RATE) for timings in take_out_pauses(segments)]
+    return [place(timings, seek * HOP / SAMPLE_RATE, after) for timings in take_out_pauses(segments)]
 
 
 def take_start(prompt: list[int], tokenizer: Tokenizer) -> list[int]:
@@ -350,9 +352,12 @@ def shorten(word: Word, longest: float, begins: bool, ends: bool) -> Word:
     return replace(word, start=word.end - longest)
 
 
-def place(timings: list[Word], offset: float) -> tuple[Word, ...]:
-    """Words of a window that begins at `offset` seconds."""
-    return tuple(replace(w, start=round(offset + w.start, 2), end=round(offset + w.end, 2)) for w in timings)
+def place(timings: list[Word], offset: float, after: float) -> tuple[Word, ...]:
+    """Words of a window that begins at `offset` seconds; none is before `after`."""
+    return tuple(
+        replace(word, start=round(max(after, offset + word.start), 2), end=round(max(after, offset + word.end), 2))
+        for word in timings
+    )
 
 
 def tighten(segment: Segment) -> Segment:

@@ -262,9 +262,9 @@ class Attending:
         return logits
 
 
-def align(peaks, cuts, prompt=(55, 56), seek=0, frames=3000):
+def align(peaks, cuts, prompt=(55, 56), seek=0, frames=3000, after=0.0):
     model = Attending(peaks)
-    return align_window(model, TOKENIZER, None, cuts, list(prompt), HEADS, seek, frames), model
+    return align_window(model, TOKENIZER, None, cuts, list(prompt), HEADS, seek, frames, after), model
 
 
 def test_words_are_where_the_attention_is_and_segments_get_their_own():
@@ -274,6 +274,12 @@ def test_words_are_where_the_attention_is_and_segments_get_their_own():
     assert ([w.text for w in first], second, [w.text for w in third]) == ([" b", " c"], (), [" d"])
     assert [first[1].start, third[0].start] == pytest.approx([11.1, 11.35], abs=0.1)
     assert first[0].probability == pytest.approx(1 / 50)
+
+
+def test_a_word_of_the_window_before_may_end_in_this_one():
+    ((first, second),), _ = align([50, 200], [(0, 50, [1, 2])], seek=1000, after=11.6)
+    assert first.start == 11.6
+    assert first.start <= first.end <= second.start
 
 
 def test_without_text_there_are_no_words():
