@@ -1,27 +1,35 @@
-"""Reads audio: any common file becomes float32 mono samples at 16 kHz; every kind of bad file has its own message."""
+"""Reads audio: any file with sound becomes float32 mono samples at 16 kHz; every kind of bad file has its message."""
 
 from __future__ import annotations
 
-import io
+import errno
 import math
 import os
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from labsupport.base import paths
 from labsupport.base.errors import AudioError
+from labsupport.speech import decoding
+from labsupport.speech.mixing import SAMPLE_RATE, Mixer, Resampler
 
-if TYPE_CHECKING:
-    import soundfile
+BLOCK = 30 * SAMPLE_RATE  # samples that read_blocks gives at once
+SPEECH_RATE = 1000  # Hz: below it no speech is left, and a small file claims hours
+LOW_RATE_SECONDS = 600
 
-SAMPLE_RATE = 16_000  # Hz, the rate that every Whisper was trained on
-UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more frames than this for "unknown"
-UNKNOWN_DATA_SIZE = 0x7FFFF000  # the smallest size that wav writers put for "unknown"
-MP3_TOLERANCE = 2 * 1152  # samples; encoders differ in whether they count their first and last frame
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too much to read: each gives an AudioError before the sound is decoded, as far as the header tells it."""
+
+    seconds: float = 12 * 3600
+    channels: int = 64
+    rate: int = 768_000  # Hz
 
 
 @dataclass(frozen=True)
@@ -79,155 +87,199 @@ def check_samples(samples: np.ndarray) -> None:
         raise AudioError("The array has no samples.")
 
 
-def read(path: str | Path) -> np.ndarray:
-    """Decodes an audio file into float32 samples (samples,), mono, 16 kHz.
+def read(path: str | Path | BinaryIO, channel: int | None = None, limits: Limits = Limits()) -> np.ndarray:
+    """Decodes a file's sound into float32 samples (samples,), mono, 16 kHz.
 
-    Takes wav, flac, mp3, ogg (Vorbis, Opus) and whatever else libsndfile knows, at any rate, bit depth and number of
-    channels; channels are averaged, rates converted by soxr at its high quality. Full scale is ±1; a float file that
-    goes beyond is not clipped. Every file with at least one sample gives at least one.
+    Takes what libsndfile and FFmpeg can decode: wav, flac, mp3, ogg, m4a, webm, wma, amr, a video's sound and many
+    more, at any rate, bit depth and number of channels; of several audio tracks, the one that FFmpeg holds for the
+    best. `path` may be a binary file that can seek, such as standard input that was stored; its `name` stands in
+    messages. Recordings that are joined in one file (chained Ogg, joined mp3, flac, wav, mp4 and others) come one after
+    the other. Full scale is ±1; a float file that goes beyond is not clipped. Every file with at least one sample gives
+    at least one.
+
+    Channels are averaged, as far as they do not cancel each other (see mixing.Mixer); `channel` chooses one, from 1 on.
+    Rates are converted by soxr at its high quality.
 
     Raises:
-        AudioError: the file is missing, unreadable, no audio, empty, damaged, holds numbers that are not finite, or was
-            cut, as far as it shows that: a wav by its data size, a FLAC by its sample count, an Ogg by the end mark
-            on its last page, an mp3 by the frame count in its Xing header. Not found: the loss of an mp3 without that
-            header, or of its last 2304 samples; of a wav that was streamed without a size, or is an RF64 or W64; of
-            anything cut before it was encoded.
+        AudioError: the file is missing, unreadable, no audio, without sound, empty, encrypted, of a codec that is not
+            supported, damaged, beyond a limit, holds numbers that are not finite, or was cut, as far as it shows that:
+            a wav, aiff, au, caf, w64, wma, mp4 or m4a by its sizes, a FLAC by its sample count, an Ogg by the end mark
+            on its last page, webm and mkv by the sizes of their elements or their duration, an mp3 by the frame count
+            in its Xing header. Not found: the loss of an mp3 without that header, or of its last 2304 samples; of a
+            wav, FLAC or webm that was streamed without a size; of raw AAC or AMR between two frames; of a file without
+            a container's sizes; of anything cut before it was encoded.
     """
-    path = Path(path)
-    with _open(path) as stream:
-        samples, rate = _decode(stream, path)
-    if not len(samples):
-        hint = "A recording that was interrupted may have left its size at 0."
-        raise AudioError("The file holds no sound at all.", where=path, hint=hint)
-    if not np.isfinite(samples).all():
-        first = np.flatnonzero(~np.isfinite(samples))[0] / rate
-        hint = "The program that wrote the file divided by zero or overflowed; write it again."
-        raise AudioError(f"A sample at {first:.3f} s is not a finite number.", where=path, hint=hint)
-    return _resample(samples, rate)
+    blocks = list(read_blocks(path, channel, limits))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _open(path: Path) -> BinaryIO:
+def read_blocks(
+    path: str | Path | BinaryIO, channel: int | None = None, limits: Limits = Limits()
+) -> Iterator[np.ndarray]:
+    """Gives what `read` gives in blocks of 30 s (the last is shorter), and holds little more than one at a time.
+
+    The errors are those of `read`; what is found only at the end of the sound is raised there.
+    """
+    with _open(path) as (file, where):
+        yield from _join_blocks(_convert(file, where, channel, limits), where)
+
+
+def count_channels(path: str | Path | BinaryIO) -> int:
+    """The number of channels in which the sound begins; AudioError as in `read`, as far as the header shows it."""
+    with _open(path) as (file, where):
+        return next(decoding.open_parts(file, where)).channels
+
+
+def duration(path: str | Path | BinaryIO) -> float | None:
+    """Seconds of sound by the header, which may be a guess from the bit rate; None where nothing tells it."""
+    with _open(path) as (file, where):
+        seconds = [decoder.seconds for decoder in decoding.open_parts(file, where)]
+    return None if None in seconds else sum(each for each in seconds if each)
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(path: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, object]]:
+    """Gives the file and its name for messages; whatever goes wrong with it meanwhile becomes an AudioError."""
+    if isinstance(path, (str, Path)):
+        where: object = Path(path)
+    else:
+        where = getattr(path, "name", "a file object")
+    try:
+        with _open_regular(Path(path)) if isinstance(path, (str, Path)) else nullcontext(path) as file:
+            _check_not_empty(file, where)
+            yield file, where
+    except OSError as error:
+        raise _system_error(error, where) from error
+    except (MemoryError, OverflowError) as error:
+        hint = "Cut it into shorter files: ffmpeg -i INPUT -f segment -segment_time 3600 part%d.flac"
+        raise AudioError("The sound does not fit into this machine's memory.", where=where, hint=hint) from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
     """Opens a regular file that is not empty; AudioError says why it fails."""
     try:
         if path.is_dir():
             raise AudioError("This is a folder, not an audio file.", where=path, hint="Name a file in it.")
         if path.exists() and not path.is_file():
-            raise AudioError("This is not a regular file.", where=path)  # a pipe would block, a device never end
-        if path.stat().st_size == 0:
-            hint = "The program that wrote it failed; copy or record it again."
-            raise AudioError("The file is empty (0 bytes).", where=path, hint=hint)
+            hint = "Store its sound in a file first, or give it as standard input (-)."
+            raise AudioError("This is not a regular file.", where=path, hint=hint)  # a pipe blocks, a device never ends
+        if path.suffix.lower() == ".raw":
+            raise AudioError("A .raw file does not say what its bytes mean.", where=path, hint="Give it a wav header.")
         return path.open("rb")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        hint = "Check the spelling and the folder."
-        raise AudioError("There is no such file.", where=path, hint=hint) from error
-    except PermissionError as error:
-        hint = "Change its permissions, or copy it to a folder of yours."
-        raise AudioError("This user may not read the file.", where=path, hint=hint) from error
+    except ValueError as error:  # a NUL, or a character that the file system's encoding lacks
+        hint = "Check the spelling; a name must not hold such characters."
+        raise AudioError("No file can have this name.", where=path, hint=hint) from error
 
 
-def _decode(stream: BinaryIO, path: Path) -> tuple[np.ndarray, int]:
-    """Gives mono float32 samples (samples,) and their rate in Hz."""
-    import soundfile
-
-    if path.suffix.lower() == ".raw":
-        raise AudioError("A .raw file does not say what its bytes mean.", where=path, hint="Give it a wav header.")
-    try:
-        sound = soundfile.SoundFile(stream)
-    except soundfile.LibsndfileError as error:
-        if _starts_like_audio(stream):
-            raise _cut_off_error("its header breaks off or is damaged", path) from error
-        hint = "Takes wav, flac, mp3 and ogg; ffmpeg converts most others: ffmpeg -i INPUT output.flac"
-        raise AudioError("This is no audio that can be decoded.", where=path, hint=hint) from error
-    with sound:
-        if sound.frames > UNKNOWN_FRAMES:
-            raise _unknown_length("This FLAC", path)
-        try:
-            # in one call: soundfile seeks between calls, and then reads over a gap in an Ogg without an error
-            samples = sound.read(dtype="float32", always_2d=True).mean(axis=1)
-        except soundfile.LibsndfileError as error:
-            raise _cut_off_error("decoding breaks off before its end", path) from error
-        _check_complete(sound, stream, len(samples), path)
-        return samples, sound.samplerate
+def _check_not_empty(file: BinaryIO, where: object) -> None:
+    if file.seek(0, os.SEEK_END) == 0:
+        hint = "The program that wrote it failed; copy or record it again."
+        raise AudioError("The file is empty (0 bytes).", where=where, hint=hint)
 
 
-def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    if rate == SAMPLE_RATE:
-        return samples
-    import soxr
-
-    shortest = math.ceil(rate / SAMPLE_RATE)  # fewer would give no sample
-    padded = np.pad(samples, (0, max(0, shortest - len(samples))))
-    return soxr.resample(padded, rate, SAMPLE_RATE, quality="HQ")
-
-
-# --- is the file complete? -----------------------------------------------------------------------------------------
+SYSTEM_ERRORS = {  # errno: what it means here, and what to do
+    errno.ENOENT: ("There is no such file.", "Check the spelling and the folder."),
+    errno.ENOTDIR: ("There is no such file.", "Check the spelling and the folder."),
+    errno.EACCES: ("This user may not read the file.", "Change its permissions, or copy it to a folder of yours."),
+    errno.ELOOP: ("This is a symbolic link that leads back to itself.", "Remove it, and link the file again."),
+    errno.ENAMETOOLONG: ("The name is longer than this system allows.", "Check the spelling, or shorten the name."),
+}
 
 
-def _cut_off_error(how: str, path: Path) -> AudioError:
-    hint = "Copy or download it again; to use what is left: ffmpeg -i INPUT output.wav"
-    return AudioError(f"The file is cut off or damaged: {how}.", where=path, hint=hint)
+def _system_error(error: OSError, where: object) -> AudioError:
+    otherwise = (
+        f"The file cannot be read: {error.strerror or error}.",
+        "Check the disk or connection, or copy it again.",
+    )
+    what, hint = SYSTEM_ERRORS.get(error.errno or 0, otherwise)
+    return AudioError(what, where=where, hint=hint)
 
 
-def _starts_like_audio(stream: BinaryIO) -> bool:
-    stream.seek(0)
-    return re.match(rb"RIFF....WAVE|fLaC|OggS", stream.read(12), re.DOTALL) is not None
+# --- decoding, mixing, converting ------------------------------------------------------------------------------------
 
 
-def _unknown_length(what: str, path: Path) -> AudioError:
-    hint = "Convert it first: ffmpeg -i INPUT output.wav"
-    return AudioError(f"{what} does not say how long it is, so its end might be lost.", where=path, hint=hint)
+def _convert(file: BinaryIO, where: object, channel: int | None, limits: Limits) -> Iterator[np.ndarray]:
+    """Gives all the sound of a file as mono float32 pieces of any length at 16 kHz."""
+    converter = Converter(where, channel, limits)
+    for decoder in decoding.open_parts(file, where):
+        converter.check(decoder.rate, decoder.channels, decoder.seconds or 0)
+        for frames, rate in decoder.blocks():
+            yield from converter.convert(frames, rate)
+    yield converter.finish()
 
 
-def _check_complete(sound: soundfile.SoundFile, stream: BinaryIO, decoded: int, path: Path) -> None:
-    """Raises AudioError if less was decoded than the file states, or the decoder stopped before its end."""
-    stopped = stream.tell()
-    if sound.format == "MP3" and not _has_frame_count(stream):
-        # here `frames` is libsndfile's guess from the first bitrate, too high or too low
-        if decoded == sound.frames and _has_mp3_frames(stream, stopped):
-            raise _unknown_length("This mp3", path)
-        return
-    if decoded + (MP3_TOLERANCE if sound.format == "MP3" else 0) < sound.frames:
-        stated, found = sound.frames / sound.samplerate, decoded / sound.samplerate
-        raise _cut_off_error(f"it should hold {stated:.2f} s and holds {found:.2f} s", path)
-    if missing := _count_missing_bytes(sound.extra_info):
-        raise _cut_off_error(f"{missing} bytes of sound are missing at its end", path)
-    if sound.format == "OGG" and not _has_last_page(stream):
-        raise _cut_off_error("its last page does not carry the end mark", path)
+class Converter:
+    """Mixes and resamples one decoded block after the other, and holds each to the limits."""
+
+    def __init__(self, where: object, channel: int | None, limits: Limits):
+        self.where, self.channel, self.limits = where, channel, limits
+        self.seconds = 0.0  # of sound so far
+        self.form: tuple[int, int] | None = None  # rate and channels of the last block
+        self.mixer: Mixer
+        self.resampler: Resampler
+
+    def check(self, rate: int, channels: int, seconds: float) -> None:
+        """Raises AudioError if sound of this form, which goes on for `seconds` more, must not or cannot be read."""
+        if not 1 <= rate <= self.limits.rate:
+            hint = f"The limit is {self.limits.rate} Hz; with the right rate: ffmpeg -ar RATE -i INPUT output.wav"
+            raise AudioError(f"A rate of {rate} Hz cannot be right.", where=self.where, hint=hint)
+        if channels > self.limits.channels:
+            hint = f"`--max-channels {channels}` allows it."
+            raise AudioError(f"The sound has {channels} channels.", where=self.where, hint=hint)
+        if self.channel is not None and not 1 <= self.channel <= channels:
+            hint = f"It has {channels}, counted from 1."
+            raise AudioError(f"There is no channel {self.channel}.", where=self.where, hint=hint)
+        self._check_duration(rate, self.seconds + seconds)
+
+    def _check_duration(self, rate: int, seconds: float) -> None:
+        hours = seconds / 3600
+        if seconds > self.limits.seconds:
+            hint = f"`--max-hours {math.ceil(hours)}` allows it."
+            raise AudioError(f"The sound lasts {hours:.1f} hours, or its header is wrong.", where=self.where, hint=hint)
+        if rate < SPEECH_RATE and seconds > LOW_RATE_SECONDS:
+            hint = "With the right rate: ffmpeg -ar RATE -i INPUT output.wav"
+            what = f"At a rate of {rate} Hz it would last {hours:.1f} hours and carry no speech."
+            raise AudioError(what, where=self.where, hint=hint)
+
+    def convert(self, frames: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+        """`frames` (frames, channels) float32 at any rate -> pieces (samples,) float32 at 16 kHz."""
+        channels = frames.shape[1]
+        if self.form != (rate, channels):
+            yield self.finish()
+            self.check(rate, channels, 0)
+            self.form, self.mixer, self.resampler = (rate, channels), Mixer(channels, rate), Resampler(rate)
+        mono = frames[:, self.channel - 1] if self.channel else self.mixer.mix(frames)
+        self._check_finite(mono, rate)
+        self.seconds += len(frames) / rate
+        self._check_duration(rate, self.seconds)
+        yield self.resampler.feed(mono)
+
+    def finish(self) -> np.ndarray:
+        return self.resampler.finish() if self.form else np.zeros(0, np.float32)
+
+    def _check_finite(self, samples: np.ndarray, rate: int) -> None:
+        if not np.isfinite(samples).all():
+            first = self.seconds + np.flatnonzero(~np.isfinite(samples))[0] / rate
+            hint = "The program that wrote the file divided by zero or overflowed; write it again."
+            raise AudioError(f"A sample at {first:.3f} s is not a finite number.", where=self.where, hint=hint)
 
 
-def _count_missing_bytes(log: str) -> int:
-    """From libsndfile's log of a wav or aiff: the data chunk's stated size, and in brackets the size that is there."""
-    found = re.search(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    stated, present = (int(found[1]), int(found[2])) if found else (0, 0)
-    return max(0, stated - present) if stated < UNKNOWN_DATA_SIZE else 0
-
-
-def _has_last_page(stream: BinaryIO) -> bool:
-    """Whether the last Ogg page is whole and marked as the end of its stream (RFC 3533, section 6)."""
-    stream.seek(max(0, stream.seek(0, os.SEEK_END) - 65_307))  # the largest page there can be
-    _, mark, page = stream.read().rpartition(b"OggS")
-    if not mark or len(page) < 23:
-        return False
-    whole = len(page) >= 23 + page[22] + sum(page[23 : 23 + page[22]])
-    return whole and bool(page[1] & 4)
-
-
-def _has_frame_count(stream: BinaryIO) -> bool:
-    """Whether an mp3's first frame is a Xing, Info or VBRI header, which counts the frames."""
-    stream.seek(0)
-    tag = stream.read(10)
-    size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
-    stream.seek(10 + size if tag[:3] == b"ID3" else 0)
-    return re.search(rb"Xing|Info|VBRI", stream.read(200)) is not None
-
-
-def _has_mp3_frames(stream: BinaryIO, start: int) -> bool:
-    """Whether there is mp3 audio from byte `start` on that can be decoded."""
-    import soundfile
-
-    stream.seek(start)
-    try:
-        with soundfile.SoundFile(io.BytesIO(stream.read())) as rest:
-            return rest.format == "MP3"
-    except soundfile.LibsndfileError:
-        return False
+def _join_blocks(pieces: Iterator[np.ndarray], where: object) -> Iterator[np.ndarray]:
+    """Pieces of any length -> blocks of 30 s and a last one; AudioError if there is no sample at all."""
+    held: list[np.ndarray] = []
+    count = total = 0
+    for piece in pieces:
+        held.append(piece)
+        count, total = count + len(piece), total + len(piece)
+        while count >= BLOCK:
+            joined = np.concatenate(held)
+            yield joined[:BLOCK]
+            held, count = [joined[BLOCK:]], count - BLOCK
+    if not total:
+        hint = "A recording that was interrupted may have left its size at 0."
+        raise AudioError("The file holds no sound at all.", where=where, hint=hint)
+    if count:
+        yield np.concatenate(held)

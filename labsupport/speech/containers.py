@@ -1,0 +1,221 @@
+"""What an audio file's bytes say of its container: the recordings that were joined in it, and whether each is complete.
+
+Ogg streams are chained (internet radio), other files are joined byte for byte, and decoders stop at the end of the
+first. `find_parts` cuts such a file into parts that decode by themselves; nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from labsupport.speech import ogg_pages, wav_chunks
+from labsupport.speech.parts import (
+    PIECE,
+    Part,
+    Readable,
+    cut_off_error,
+    encrypted_error,
+    find_all,
+    is_unknown,
+    missing_bytes_error,
+    read_at,
+)
+
+
+def find_parts(file: Readable, where: object) -> list[Part]:
+    """The recordings that a seekable file holds, in order; most files are one part.
+
+    AudioError, which names the file as `where`, if the container shows that bytes are missing or damaged, or the sound
+    encrypted.
+    """
+    size = file.seek(0, 2)
+    head = read_at(file, 0, 64)
+    for mark, find in READERS.items():
+        if re.match(mark, head, re.DOTALL):
+            return find(file, size, where)
+    return [Part(file, 0, size)]
+
+
+def starts_like_media(file: Readable) -> bool:
+    """Whether a file begins as audio or video does, though it may be unreadable further on."""
+    mark = rb"RIFF....WAVE|fLaC|OggS|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|#!AMR|caff|FORM....AIF|ID3"
+    return re.match(mark, read_at(file, 0, 12), re.DOTALL) is not None
+
+
+def name_codec(file: Readable) -> str:
+    """What a file calls the coding of its sound, for a message: a wav's number, mp4's four letters, Matroska's name."""
+    head = read_at(file, 0, PIECE)
+    if re.match(wav_chunks.START, head, re.DOTALL):
+        return f"format {wav_chunks.read_tag(file):#06x} of wav"
+    found = re.search(rb"soun.*?stsd.{12}(?P<mp4>....)|(?P<mkv>A_[A-Z0-9/_.]+)", head, re.DOTALL)
+    return repr((found["mp4"] or found["mkv"]).decode("latin-1")) if found else "something unknown"
+
+
+def _cut_at(file: Readable, starts: list[int], end: int, by_soundfile: bool = False) -> list[Part]:
+    return [Part(file, a, b, by_soundfile) for a, b in zip(starts, [*starts[1:], end], strict=True)]
+
+
+def _one_by_soundfile(file: Readable, size: int, where: object) -> list[Part]:
+    return [Part(file, 0, size, by_soundfile=True)]
+
+
+# --- flac and amr: one mark at the start of each ---------------------------------------------------------------------
+
+FLAC_START = rb"fLaC[\x00\x80]\x00\x00\x22"  # the mark, and the header of the first block, which has one length
+
+
+def _find_flacs(file: Readable, size: int, where: object) -> list[Part]:
+    starts = list(find_all(file, FLAC_START, 0, size))
+    if not starts:
+        raise cut_off_error("its header breaks off or is damaged", where)
+    parts = _cut_at(file, [0, *starts[1:]], size)
+    for part, start in zip(parts, starts, strict=True):
+        count = int.from_bytes(read_at(file, start + 21, 5), "big") & (1 << 36) - 1
+        part.by_soundfile = count > 0  # libsndfile loses the end of a FLAC that does not say how long it is
+    return parts
+
+
+def _find_amrs(file: Readable, size: int, where: object) -> list[Part]:
+    return _cut_at(file, list(find_all(file, rb"#!AMR(-WB)?\n", 0, size)), size)
+
+
+# --- mp4, mov, m4a, 3gp: boxes (ISO/IEC 14496-12) --------------------------------------------------------------------
+
+MP4_ENCRYPTED = rb"stsd.{12}(enca|drms|aavd)"  # the first entry of a track's sample description; aavd is Audible's
+
+
+def _find_mp4s(file: Readable, size: int, where: object) -> list[Part]:
+    starts, seen = [0], set[bytes]()
+    for name, start, end in _read_boxes(file, size):
+        if name == b"moov" and any(find_all(file, MP4_ENCRYPTED, start, min(end, size))):
+            raise encrypted_error(where)
+        if name == b"ftyp" and b"moov" in seen:
+            starts.append(start)
+            seen.clear()
+        seen.add(name)
+        if end > size and name in (b"mdat", b"moov", b"moof"):
+            raise missing_bytes_error(end - size, where)
+    if b"moov" not in seen:
+        raise cut_off_error("it has no index (moov), as where a recording was interrupted", where)
+    return _cut_at(file, starts, size)
+
+
+def _read_boxes(file: Readable, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of each outermost box, as far as they follow each other."""
+    at = 0
+    while re.fullmatch(rb"....[ -~\xa9]{4}", head := read_at(file, at, 8), re.DOTALL):
+        length, name = struct.unpack(">I4s", head)
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        end = size if length == 0 else at + length
+        yield name, at, end
+        if end < at + 8:
+            return
+        at = end
+
+
+# --- webm, mkv: elements (RFC 8794, RFC 9559) ------------------------------------------------------------------------
+
+EBML, SEGMENT, CLUSTER, TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
+ENCRYPTION = 0x5035
+ENTERED = {SEGMENT, TRACKS, 0xAE, 0x6D80, 0x6240}  # the way to a track's encryption
+
+
+@dataclass(frozen=True)
+class Element:
+    id: int
+    start: int
+    content: int
+    end: int | None  # where it is stated
+
+
+def _find_matroskas(file: Readable, size: int, where: object) -> list[Part]:
+    starts = []
+    for element in _read_elements(file, size):
+        if element.id == EBML:
+            starts.append(element.start)
+        if element.id == ENCRYPTION:
+            raise encrypted_error(where)
+        if element.end is not None and element.end > size:
+            raise missing_bytes_error(element.end - size, where)
+    return _cut_at(file, [0, *starts[1:]], size)
+
+
+def _read_elements(file: Readable, size: int) -> Iterator[Element]:
+    at = 0
+    while at < size and (element := _read_element(file, at)):
+        yield element
+        inside = element.id in ENTERED or element.end is None
+        at = element.content if inside else element.end or size
+
+
+def _read_element(file: Readable, at: int) -> Element | None:
+    head = read_at(file, at, 12)
+    id_size = 9 - head[0].bit_length() if head[0] else 0
+    if not 1 <= id_size <= 4 or len(head) <= id_size or not head[id_size]:
+        return None
+    width = 9 - head[id_size].bit_length()
+    content = id_size + width
+    mask = (1 << 7 * width) - 1
+    length = int.from_bytes(head[id_size:content], "big") & mask
+    end = None if length == mask else at + content + length
+    return Element(int.from_bytes(head[:id_size], "big"), at, at + content, end)
+
+
+# --- wma: objects (Advanced Systems Format, revision 01.20.05) -------------------------------------------------------
+
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+ASF_ENCRYPTION = (  # content encryption, extended content encryption, advanced content encryption
+    bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"),
+    bytes.fromhex("14e68a292226174cb935dae07ee9289c"),
+    bytes.fromhex("338505438169e6499b74ad12cb86d58c"),
+)
+
+
+def _find_wmas(file: Readable, size: int, where: object) -> list[Part]:
+    starts = []
+    at = 0
+    while len(head := read_at(file, at, 24)) == 24:
+        name, (length,) = head[:16], struct.unpack("<Q", head[16:])
+        if name == ASF_HEADER:
+            starts.append(at)
+            if any(mark in read_at(file, at, min(length, 1 << 20)) for mark in ASF_ENCRYPTION):
+                raise encrypted_error(where)
+        if name in (ASF_HEADER, ASF_DATA) and at + length > size and not is_unknown(length):
+            raise missing_bytes_error(at + length - size, where)
+        if length < 24:
+            break
+        at += length
+    return _cut_at(file, starts, size)
+
+
+# --- caf: chunks (Apple Core Audio Format Specification 1.0) ---------------------------------------------------------
+
+
+def _find_cafs(file: Readable, size: int, where: object) -> list[Part]:
+    at = 8
+    while len(head := read_at(file, at, 12)) == 12:
+        name, length = struct.unpack(">4sq", head)
+        if length < 0:  # to the end of the file
+            break
+        at += 12 + length
+        if name == b"data" and at > size:
+            raise missing_bytes_error(at - size, where)
+    return [Part(file, 0, size, by_soundfile=True)]
+
+
+READERS = {  # how a file begins: what finds its parts
+    wav_chunks.START: wav_chunks.find_wavs,
+    rb"OggS": ogg_pages.find_links,
+    rb"fLaC": _find_flacs,
+    rb"....(ftyp|moov|mdat|wide|free|skip|pnot)": _find_mp4s,
+    rb"\x1a\x45\xdf\xa3": _find_matroskas,
+    re.escape(ASF_HEADER): _find_wmas,
+    rb"caff": _find_cafs,
+    rb"#!AMR(-WB)?\n": _find_amrs,
+    rb"FORM....AIF[FC]|\.snd|riff\x2e\x91\xcf\x11": _one_by_soundfile,
+}

@@ -1,0 +1,313 @@
+"""Decodes the parts of audio files: libsndfile where it reads the format well, FFmpeg through PyAV for all others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from labsupport.base.errors import AudioError
+from labsupport.speech import containers
+from labsupport.speech.parts import Part, Readable, cut_off_error, is_unknown, missing_bytes_error, read_at
+
+if TYPE_CHECKING:
+    import av
+
+BLOCK_SECONDS = 30
+BLOCK_VALUES = 1 << 21  # of all channels: 8 MB in float32
+UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more frames than this for "unknown"
+MP3_FRAMES_TOLERANCE = 2  # encoders differ in whether they count their first and last frame
+DURATION_TOLERANCE = 0.5  # seconds; encoders pad the start and the end
+FORMATS = (  # FFmpeg's demuxers of sound and video files: none that opens other files, playlists or the network
+    "aa,aac,ac3,ac4,adx,aea,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,avr,bonk,caf,codec2,dsf,dss,dts,dtshd,eac3,flac,flv,"
+    "gsm,iff,ircam,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,ogg,oma,osq,paf,pvf,qcp,qoa,rka,rm,"
+    "sbc,sds,shn,sox,svx,swf,tak,truehd,tta,voc,vqf,w64,wav,wtv,wv,xwma"
+)
+STATED_DURATION = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "asf",
+    "ape",
+    "wv",
+    "tta",
+    "tak",
+    "mpc",
+    "mpc8",
+    "caf",
+    "flac",
+)
+TAG = rb"ID3[\x02-\x04]|TAG|APETAGEX"
+XING = rb"(Xing|Info)\0\0\0([\1\3\5\7\x09\x0b\x0d\x0f](?P<xing>....)|.)|VBRI.{10}(?P<vbri>....)"
+
+
+def open_parts(file: Readable, where: object) -> Iterator[SoundfileDecoder | AvDecoder]:
+    """A decoder for each recording that a seekable file holds, in order; each is closed when the next is asked for.
+
+    AudioError, which names the file as `where`, if it is no audio, encrypted, damaged, cut off, or of an unknown codec.
+    """
+    for part in containers.find_parts(file, where):
+        decoder = _open_part(part, where)
+        try:
+            yield decoder
+        finally:
+            decoder.close()
+        if part.fault:
+            raise part.fault
+
+
+def _open_part(part: Part, where: object) -> SoundfileDecoder | AvDecoder:
+    kinds = (SoundfileDecoder, AvDecoder) if part.by_soundfile else (AvDecoder, SoundfileDecoder)
+    for kind in kinds:
+        part.seek(0)
+        try:
+            return kind(part, where)
+        except UnknownFormat:
+            continue
+    if containers.starts_like_media(part.file):
+        raise cut_off_error("its header breaks off or is damaged", where)
+    hint = "Takes what FFmpeg and libsndfile can decode, such as wav, flac, mp3, m4a, ogg, webm, wma, mp4."
+    raise AudioError("This is no audio that can be decoded.", where=where, hint=hint)
+
+
+class UnknownFormat(Exception):
+    """A library does not know this kind of file, or not this variant of it: another one may."""
+
+
+class SoundfileDecoder:
+    """A part that libsndfile reads; `seconds` by its header, None if that does not say."""
+
+    def __init__(self, part: Part, where: object):
+        import soundfile
+
+        self.where = where
+        try:
+            self.sound = soundfile.SoundFile(part)
+        except soundfile.LibsndfileError as error:
+            raise UnknownFormat from error
+        self.rate, self.channels = self.sound.samplerate, self.sound.channels
+        known = self.sound.frames < UNKNOWN_FRAMES
+        self.seconds = self.sound.frames / self.rate if known else None
+        if missing := _count_missing_bytes(self.sound.extra_info):
+            raise missing_bytes_error(missing, where)
+        if not self.sound.seekable():  # soundfile reads such a file only as a whole
+            raise UnknownFormat
+
+    def close(self) -> None:
+        self.sound.close()
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        """float32 samples (frames, channels) and their rate in Hz, block by block; AudioError where the end is lost."""
+        import soundfile
+
+        size, decoded = block_frames(self.rate, self.channels), 0
+        try:
+            while len(block := self.sound.read(size, dtype="float32", always_2d=True)):
+                decoded += len(block)
+                yield block, self.rate
+        except soundfile.LibsndfileError as error:
+            raise cut_off_error(f"decoding breaks off at {decoded / self.rate:.2f} s", self.where) from error
+        if self.seconds is not None and decoded < self.sound.frames:
+            found = decoded / self.rate
+            raise cut_off_error(f"it should hold {self.seconds:.2f} s and holds {found:.2f} s", self.where)
+
+
+def block_frames(rate: int, channels: int) -> int:
+    """How many frames are decoded at once: half a minute, or less where there are many channels."""
+    return max(1, min(BLOCK_SECONDS * rate, BLOCK_VALUES // channels))
+
+
+def _count_missing_bytes(log: str) -> int:
+    """From libsndfile's log of an aiff, au or w64: the stated size, and in brackets the size that is there."""
+    found = re.search(r"^ *(?:data|SSND|BODY|riff|Data Size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    stated, present = (int(found[1]), int(found[2])) if found else (0, 0)
+    return max(0, stated - present) if not is_unknown(stated) else 0
+
+
+class AvDecoder:
+    """A part that FFmpeg reads: its best audio track; `seconds` by its header or its bit rate, None if unknown."""
+
+    def __init__(self, part: Part, where: object):
+        import av
+
+        self.part, self.where = part, where
+        try:
+            self.container = av.open(
+                part,
+                "r",
+                metadata_errors="replace",
+                container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
+            )
+        except av.FFmpegError as error:
+            raise UnknownFormat from error
+        self.stream = self._choose_stream()
+        self.rate, self.channels = self.stream.codec_context.sample_rate, self.stream.codec_context.layout.nb_channels
+        ticks, time_base = self.stream.duration, self.stream.time_base
+        whole = self.container.duration
+        self.seconds = float(ticks * time_base) if ticks and time_base else whole / av.time_base if whole else None
+
+    def close(self) -> None:
+        self.container.close()
+
+    def _choose_stream(self) -> av.AudioStream:
+        from av.stream import Discard
+
+        stream = self.container.streams.best("audio")
+        if stream is None and not self.container.streams.audio:
+            hint = "Name a file that has an audio track."
+            raise AudioError("The file holds no sound, only pictures or text.", where=self.where, hint=hint)
+        if stream is None or stream.codec_context is None:
+            raise self._unsupported_error()
+        for other in self.container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        stream.codec_context.thread_count = 1  # audio decoders gain nothing from more
+        return cast("av.AudioStream", stream)
+
+    def _unsupported_error(self) -> AudioError:
+        name = containers.name_codec(self.part)
+        hint = "Convert it where it plays, to wav, flac, mp3 or m4a."
+        what = f"The sound is coded as {name}, for which there is no decoder here."
+        return AudioError(what, where=self.where, hint=hint)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        """float32 samples (frames, channels) and their rate in Hz, block by block; AudioError where the end is lost."""
+        pieces: list[np.ndarray] = []
+        count, now = 0, (self.rate, self.channels)
+        for piece, rate in self._pieces():
+            if pieces and (count >= block_frames(*now) or (rate, piece.shape[1]) != now):
+                yield np.concatenate(pieces), now[0]
+                pieces, count = [], 0
+            now = (rate, piece.shape[1])
+            count += len(piece)
+            pieces.append(piece)
+        if pieces:
+            yield np.concatenate(pieces), now[0]
+
+    def _pieces(self) -> Iterator[tuple[np.ndarray, int]]:
+        """What each packet holds, float32 (frames, channels), and its rate."""
+        import av
+
+        progress = self._start_progress()
+        try:
+            for packet in self.container.demux(self.stream):
+                for frame in progress.decode(packet):
+                    yield to_float(frame), frame.sample_rate
+        except av.error.DecoderNotFoundError as error:
+            raise self._unsupported_error() from error
+        except av.FFmpegError as error:
+            raise cut_off_error(f"decoding breaks off at {progress.position:.2f} s", self.where) from error
+        if missing := progress.find_missing():
+            raise cut_off_error(missing, self.where)
+
+    def _start_progress(self) -> Progress:
+        if self.container.format.name == "mp3":
+            return Mp3Progress(self.stream, self.part)
+        return Progress(self.stream, self._stated_seconds())
+
+    def _stated_seconds(self) -> float | None:
+        """The duration, where the header states that of this track; for other formats FFmpeg guesses it."""
+        stated = self.container.format.name in STATED_DURATION
+        alone = len(self.container.streams) == 1
+        return self.seconds if stated and (self.stream.duration or alone) else None
+
+
+class Progress:
+    """Decodes the packets of a file and compares what they hold with the stated duration."""
+
+    def __init__(self, stream: av.AudioStream, stated: float | None):
+        self.stream, self.stated = stream, stated
+        self.decoded = self.position = 0.0  # seconds: of sound, and of the last frame's end by its time stamp
+        self.start: float | None = None
+
+    def decode(self, packet: av.Packet) -> list[av.AudioFrame]:
+        frames = self._try(packet)
+        for frame in frames:
+            seconds = frame.samples / frame.sample_rate
+            self.decoded += seconds
+            if frame.time is not None:
+                self.start = frame.time if self.start is None else self.start
+                self.position = max(self.position, frame.time - self.start + seconds)
+        return frames
+
+    def _try(self, packet: av.Packet) -> list[av.AudioFrame]:
+        """The packet's frames: none if it is a tag between two files, or comes before the first that can be decoded."""
+        import av
+
+        try:
+            return self.stream.decode(packet)
+        except av.error.InvalidDataError:
+            if self.decoded and not re.match(TAG, bytes(packet)):
+                raise
+            return []
+
+    def find_missing(self) -> str:
+        """What is missing at the end, in words; "" if nothing."""
+        found = max(self.decoded, self.position)
+        if self.stated is None or found + DURATION_TOLERANCE >= self.stated:
+            return ""
+        return f"it should hold {self.stated:.2f} s and holds {found:.2f} s"
+
+
+class Mp3Progress(Progress):
+    """Counts the frames of each mp3 that is joined in a part, and compares with what its Xing or VBRI header states.
+
+    An mp3 has no container: decoders look for the next frame after what they cannot read.
+    """
+
+    def __init__(self, stream: av.AudioStream, part: Part):
+        super().__init__(stream, None)
+        self.stated_frames = [read_frame_count(_read_first_frame(part))]
+        self.found_frames = [0]
+        self.good_bytes = self.bad_bytes = 0
+
+    def _try(self, packet: av.Packet) -> list[av.AudioFrame]:
+        import av
+
+        content = bytes(packet)
+        if re.search(XING, content[:1000]):  # behind the tag of the next file, which begins here
+            self.stated_frames.append(read_frame_count(content))
+            self.found_frames.append(0)
+            return []
+        try:
+            frames = self.stream.decode(packet)
+        except av.error.InvalidDataError:
+            self.bad_bytes += packet.size
+            return []
+        self.good_bytes += packet.size
+        self.found_frames[-1] += len(frames)
+        return frames
+
+    def find_missing(self) -> str:
+        if self.bad_bytes > self.good_bytes:
+            return f"only {self.good_bytes} of {self.good_bytes + self.bad_bytes} bytes can be decoded"
+        for stated, found in zip(self.stated_frames, self.found_frames, strict=True):
+            if stated is not None and found + MP3_FRAMES_TOLERANCE < stated:
+                return f"it should hold {stated} frames and holds {found}"
+        return ""
+
+
+def _read_first_frame(part: Part) -> bytes:
+    tag = read_at(part.file, part.start, 10)  # not through the part, whose place FFmpeg holds
+    size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False))
+    return read_at(part.file, part.start + (10 + size if tag[:3] == b"ID3" else 0), 200)
+
+
+def read_frame_count(frame: bytes) -> int | None:
+    """The number of frames that the Xing, Info or VBRI header in an mp3's first frame states; None if it does not."""
+    found = re.search(XING, frame, re.DOTALL)
+    if not found:
+        return None
+    count = found["xing"] or found["vbri"]
+    return int.from_bytes(count, "big") if count else None
+
+
+def to_float(frame: av.AudioFrame) -> np.ndarray:
+    """The samples of a frame of any format as float32 (frames, channels), full scale ±1."""
+    samples = frame.to_ndarray()
+    samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    scale = 1 if samples.dtype.kind == "f" else 1 << 8 * samples.dtype.itemsize - 1
+    return (samples / scale).astype(np.float32)

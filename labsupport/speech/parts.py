@@ -1,0 +1,104 @@
+"""A part of an audio file as a file of its own, and what the readers of all containers share."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from typing import Protocol
+
+from labsupport.base.errors import AudioError
+
+UNKNOWN_SIZES = (1 << 31, 1 << 32, 1 << 63, 1 << 64)  # a writer that streams leaves 0, or a number near one of these
+SIZE_MARGIN = 4096
+PIECE = 1 << 20  # bytes that are searched at once
+
+
+class Readable(Protocol):
+    """A binary file that can seek."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+    def read(self, count: int = ..., /) -> bytes: ...
+
+
+class Part(io.RawIOBase):
+    """The bytes from `start` to `end` of a seekable file as a file of its own, with `patches` (offset: bytes) in place.
+
+    `by_soundfile` says that libsndfile reads this kind well. An OSError in reading stays in `fault`, and the file seems
+    to end there: libsndfile's callbacks would print it and go on.
+    """
+
+    def __init__(self, file: Readable, start: int, end: int, by_soundfile: bool = False):
+        self.file, self.start, self.end = file, start, end
+        self.by_soundfile = by_soundfile
+        self.patches: dict[int, bytes] = {}
+        self.fault: OSError | None = None
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.end - self.start}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        try:
+            data = self._read(min(len(buffer), max(0, self.end - self.start - self._at)))
+        except OSError as error:
+            self.fault = error
+            return 0
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _read(self, count: int) -> bytes:
+        data = read_at(self.file, self.start + self._at, count)
+        for offset, new in self.patches.items():
+            at = offset - self._at
+            if -len(new) < at < len(data):
+                first, last = max(at, 0), min(at + len(new), len(data))
+                data = data[:first] + new[first - at : last - at] + data[last:]
+        return data
+
+
+def read_at(file: Readable, at: int, count: int) -> bytes:
+    """Up to `count` bytes from offset `at` on."""
+    file.seek(at)
+    return file.read(count)
+
+
+def find_all(file: Readable, mark: bytes, start: int, end: int) -> Iterator[int]:
+    """Where the pattern `mark`, of at most 64 bytes, begins between two offsets."""
+    for at in range(start, end, PIECE):
+        piece = read_at(file, at, min(PIECE + 63, end - at))
+        for found in re.finditer(mark, piece, re.DOTALL):
+            if found.start() < PIECE:
+                yield at + found.start()
+
+
+def is_unknown(size: int) -> bool:
+    """Whether a stated size is what programs write that do not know how much will follow."""
+    return size == 0 or any(-SIZE_MARGIN <= size - bound < SIZE_MARGIN for bound in UNKNOWN_SIZES)
+
+
+def cut_off_error(how: str, where: object) -> AudioError:
+    hint = "Copy or download it again; to use what is left: ffmpeg -i INPUT output.wav"
+    return AudioError(f"The file is cut off or damaged: {how}.", where=where, hint=hint)
+
+
+def missing_bytes_error(count: int, where: object) -> AudioError:
+    return cut_off_error(f"{count} bytes of sound are missing at its end", where)
+
+
+def encrypted_error(where: object) -> AudioError:
+    hint = "Only its shop's or service's own player can open it; ask for a copy without protection, or record it."
+    return AudioError("The sound is encrypted (DRM), so it cannot be decoded.", where=where, hint=hint)
