@@ -30,10 +30,10 @@ def cached_folder(
         write: fills the empty folder that it is given.
         expected: hashes that are known beforehand, by file name; a folder with others is made again.
     """
-    import filelock
-
     if find_damage(folder, expected) is None:
         return folder
+    import filelock
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=LOCK_SECONDS):
