@@ -28,7 +28,8 @@ class Guards:
 
     temperatures: 0 decodes by the likeliest tokens; where its text fails, the next temperature draws them, and so on.
     best_of: how many texts are drawn at a temperature above 0; the likeliest is taken.
-    compression_ratio_threshold: a text that compresses better than this repeats itself: it fails.
+    compression_ratio_threshold: a text of which a half compresses better than this repeats itself: it fails.
+        openai-whisper takes the whole text, but a sentence that is said twice gets 2.5 and more: it is no loop.
     logprob_threshold: a text whose mean log-probability of a token is lower fails.
     no_speech_threshold: where the probability of no speech is higher, a text that fails `logprob_threshold` is silence.
     condition_on_previous_text: give the decoder the text before the window, which keeps names and style the same; a
@@ -50,14 +51,15 @@ class Guards:
         silent = hypothesis.no_speech_prob > self.no_speech_threshold
         return silent and hypothesis.avg_logprob < self.logprob_threshold
 
-    def repeats(self, hypothesis: Hypothesis) -> bool:
-        limit = self.compression_ratio_threshold
-        return limit is not None and hypothesis.compression_ratio > limit
+    def repeats(self, text: str) -> bool:
+        """Whether each half of it does what a loop does: what is said twice is in each half once."""
+        limit, middle = self.compression_ratio_threshold, len(text) // 2
+        return limit is not None and max(compression_ratio(text[:middle]), compression_ratio(text[middle:])) > limit
 
     def fails(self, hypothesis: Hypothesis) -> bool:
         """Whether the window must be decoded again, at a higher temperature."""
         unlikely = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
-        return (self.repeats(hypothesis) or unlikely) and not self.is_silence(hypothesis)
+        return (hypothesis.repeats or unlikely) and not self.is_silence(hypothesis)
 
 
 NO_GUARDS = Guards((0.0,), 1, None, None, None)
@@ -105,7 +107,7 @@ class GuardedDecoder:
             tried += self.decode_at(temperature, encoder_out, prompt)
             if not self.guards.fails(tried[-1]):
                 return tried[-1]
-        varied = [hypothesis for hypothesis in tried if not self.guards.repeats(hypothesis)]
+        varied = [hypothesis for hypothesis in tried if not hypothesis.repeats]
         best = max(varied or tried, key=lambda hypothesis: hypothesis.avg_logprob)
         best = best if varied else self.cut_loop(best)
         return replace(best, temperature=self.guards.temperatures[-1])  # so its text is given to no other window
@@ -119,9 +121,14 @@ class GuardedDecoder:
         return [self.judge(hypothesis, temperature) for hypothesis in found]
 
     def judge(self, hypothesis: Hypothesis, temperature: float) -> Hypothesis:
-        """The hypothesis with its temperature and how well its text compresses."""
-        ratio = compression_ratio(self.tokenizer.decode(hypothesis.tokens).strip())
-        return replace(hypothesis, temperature=temperature, compression_ratio=ratio)
+        """The hypothesis with its temperature, and whether it repeats itself: by a loop's tokens, or its text."""
+        text = self.tokenizer.decode(hypothesis.tokens).strip()
+        guarded = self.guards.compression_ratio_threshold is not None
+        loops = guarded and find_loop(hypothesis.tokens, self.rules) is not None
+        return replace(
+            hypothesis, temperature=temperature, compression_ratio=compression_ratio(text),
+            repeats=loops or self.guards.repeats(text),
+        )  # fmt: skip
 
     def cut_loop(self, hypothesis: Hypothesis) -> Hypothesis:
         """Without the repetitions at its end, once of each: what is repeated may have been said."""

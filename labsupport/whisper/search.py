@@ -23,7 +23,7 @@ LONGEST_PERIOD = 60  # tokens; a sentence has about 20
 class Hypothesis:
     """One window's text: tokens without the end, their mean log-probability, and the probability of no speech.
 
-    `guards` adds the temperature that gave the text, and its compression ratio.
+    `guards` adds the temperature that gave the text, how well it compresses, and whether it repeats itself.
     """
 
     tokens: list[int]
@@ -31,6 +31,7 @@ class Hypothesis:
     no_speech_prob: float
     temperature: float = 0.0
     compression_ratio: float = 0.0
+    repeats: bool = False
 
 
 def prefill_prompt(

@@ -11,6 +11,7 @@ import pytest
 from scripted_model import ScriptedModel, says
 from small_model import RULES
 
+from labsupport.speech import audio
 from labsupport.whisper.guards import NO_GUARDS, GuardedDecoder, Guards, compression_ratio
 from labsupport.whisper.search import Hypothesis
 
@@ -36,7 +37,7 @@ class Scripted(GuardedDecoder):
     def decode_at(self, temperature, encoder_out, prompt):
         self.tried.append(temperature)
         logprob, ratio = self.script[temperature]
-        return [Hypothesis([int(10 * temperature)], logprob, 0.1, temperature, ratio) for _ in encoder_out]
+        return [Hypothesis([int(10 * temperature)], logprob, 0.1, temperature, ratio, ratio > 2.4) for _ in encoder_out]
 
 
 def scripted(*outcomes, **guards) -> Scripted:
@@ -52,9 +53,26 @@ def test_the_compression_ratio_is_openai_s():
     assert compression_ratio("Ask what you can do for your country.") < 1.5 < 2.4 < compression_ratio("you " * 30)
 
 
-@pytest.mark.parametrize("outcome", [LIKELY])
-def test_a_text_that_passes_is_taken_at_once(outcome):
-    decoder = scripted(outcome, LIKELY)
+def test_what_is_said_twice_is_no_loop_and_what_is_said_ten_times_is_one():
+    sentence = f"{audio.clip('jfk').text} "
+    assert compression_ratio(sentence * 2) > Guards().compression_ratio_threshold
+    assert not Guards().repeats(sentence * 2)
+    assert not Guards().repeats("")
+    for text in (sentence * 10, "you " * 40):
+        assert Guards().repeats(text)
+        assert not NO_GUARDS.repeats(text)
+
+
+def test_a_long_sentence_s_loop_is_seen_though_it_was_stopped_early():
+    loop = list(range(20)) * 4
+    decoder = GuardedDecoder(ScriptedModel(says(loop)), Letters, RULES, [1])
+    judged = decoder.judge(Hypothesis(loop, -0.1, 0.1), 0.0)
+    assert judged.repeats
+    assert not Guards().repeats(Letters.decode(loop))
+
+
+def test_a_text_that_passes_is_taken_at_once():
+    decoder = scripted(LIKELY, LIKELY)
     assert decoder.decode(ENCODER_OUT)[0].temperature == 0
     assert decoder.tried == [0.0]
 
@@ -100,17 +118,16 @@ def test_silence_is_no_failure_and_thresholds_can_be_turned_off():
     assert not Guards().fails(silent)
     assert Guards().fails(replace(silent, no_speech_prob=0.5))
     assert not Guards().is_silence(replace(silent, avg_logprob=-0.9)), "speech in noise is like that"
-    for hypothesis in (silent, Hypothesis([1], -9.0, 0.5, 0.0, 99.0)):
+    for hypothesis in (silent, Hypothesis([1], -9.0, 0.5)):
         assert not NO_GUARDS.fails(hypothesis)
         assert not NO_GUARDS.is_silence(hypothesis)
 
 
 def test_each_threshold_decides_on_its_own():
-    for ratio, logprob in itertools.product((2.3, 2.5), (-0.9, -1.1)):
-        hypothesis = Hypothesis([1], logprob, 0.0, 0.0, ratio)
-        assert Guards().fails(hypothesis) == (ratio > 2.4 or logprob < -1.0)
-        assert Guards(logprob_threshold=None).fails(hypothesis) == (ratio > 2.4)
-        assert Guards(compression_ratio_threshold=None).fails(hypothesis) == (logprob < -1.0)
+    for repeats, logprob in itertools.product((False, True), (-0.9, -1.1)):
+        hypothesis = Hypothesis([1], logprob, 0.0, repeats=repeats)
+        assert Guards().fails(hypothesis) == (repeats or logprob < -1.0)
+        assert Guards(logprob_threshold=None).fails(hypothesis) == repeats
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def test_long_form_segments_equal_transformers(request, transcripts, narration, 
         decode([t for t in s["tokens"].tolist() if t < eot]).strip() for s in theirs
     ]
     assert [s.start for s in found.segments] == pytest.approx([float(s["start"]) for s in theirs], abs=0.011)
-    assert [s.end for s in found.segments] == pytest.approx([float(s["end"]) for s in theirs], abs=0.011)
+    ends = [min(float(s["end"]), found.duration) for s in theirs]  # ours lie within the file
+    assert [s.end for s in found.segments] == pytest.approx(ends, abs=0.011)
     assert text.wer(audio.clip("narration").text, found.text) <= most
 
 
