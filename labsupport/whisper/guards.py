@@ -31,7 +31,8 @@ class Guards:
     compression_ratio_threshold: a text of which a half compresses better than this repeats itself: it fails.
         openai-whisper takes the whole text, but a sentence that is said twice gets 2.5 and more: it is no loop.
     logprob_threshold: a text whose mean log-probability of a token is lower fails.
-    no_speech_threshold: where the probability of no speech is higher, a text that fails `logprob_threshold` is silence.
+    no_speech_threshold: where the probability of no speech is higher, a text that fails is silence. openai-whisper takes
+        only an unlikely one for it, but in noise and music a loop is what Whisper says most.
     condition_on_previous_text: give the decoder the text before the window, which keeps names and style the same; a
         text above `prompt_reset_temperature` is not given on, for its faults would be repeated.
     """
@@ -45,11 +46,14 @@ class Guards:
     prompt_reset_temperature: float = 0.5
 
     def is_silence(self, hypothesis: Hypothesis) -> bool:
-        """Probably no speech, and a text of low probability."""
-        if self.no_speech_threshold is None or self.logprob_threshold is None:
-            return False
-        silent = hypothesis.no_speech_prob > self.no_speech_threshold
-        return silent and hypothesis.avg_logprob < self.logprob_threshold
+        """Probably no speech, and a text that fails."""
+        silent = self.no_speech_threshold is not None and hypothesis.no_speech_prob > self.no_speech_threshold
+        return silent and self.is_bad(hypothesis)
+
+    def is_bad(self, hypothesis: Hypothesis) -> bool:
+        """Whether a text is unlikely, or repeats itself."""
+        unlikely = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
+        return unlikely or hypothesis.repeats
 
     def repeats(self, text: str) -> bool:
         """Whether each half of it does what a loop does: what is said twice is in each half once."""
@@ -58,8 +62,7 @@ class Guards:
 
     def fails(self, hypothesis: Hypothesis) -> bool:
         """Whether the window must be decoded again, at a higher temperature."""
-        unlikely = self.logprob_threshold is not None and hypothesis.avg_logprob < self.logprob_threshold
-        return (hypothesis.repeats or unlikely) and not self.is_silence(hypothesis)
+        return self.is_bad(hypothesis) and not self.is_silence(hypothesis)
 
 
 NO_GUARDS = Guards((0.0,), 1, None, None, None)

@@ -118,6 +118,7 @@ def test_silence_is_no_failure_and_thresholds_can_be_turned_off():
     assert not Guards().fails(silent)
     assert Guards().fails(replace(silent, no_speech_prob=0.5))
     assert not Guards().is_silence(replace(silent, avg_logprob=-0.9)), "speech in noise is like that"
+    assert Guards().is_silence(replace(silent, avg_logprob=-0.9, repeats=True)), "noise is like that"
     for hypothesis in (silent, Hypothesis([1], -9.0, 0.5)):
         assert not NO_GUARDS.fails(hypothesis)
         assert not NO_GUARDS.is_silence(hypothesis)
