@@ -223,6 +223,17 @@ for benchmark in BENCHMARKS:
     add_benchmark(*benchmark)
 
 
+@bench.command(name="invented_text")
+def bench_invented_text(
+    model: Annotated[str, typer.Option(help="a packaged name")] = "base",
+    parts: Annotated[str, typer.Option(help="some of them, with commas")] = "recordings,silence,noise,no speech",
+) -> None:
+    """What Whisper invents: errors and added words in silence and noise, beside faster-whisper's."""
+    from labsupport.benchmarks import invented_text
+
+    invented_text.run(model, parts)
+
+
 @bench.command(name="bark_attention")
 def bench_bark_attention(
     model: Annotated[str, typer.Option(help="a shape (random weights), a folder or a hub id")] = "bark-small",

@@ -109,17 +109,18 @@ def test_test_gives_its_options_apart_and_the_rest_to_pytest(monkeypatch, passed
 
 # --- bench ------------------------------------------------------------------------------------------------------------
 
-BENCHMARKS = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "bark_attention", "bark")
+TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "bark_attention")
+BENCHMARKS = (*TIMED, "bark", "invented_text")
 
 
 def test_bench_lists_every_benchmark_with_a_line():
     shown = invoke("bench").output
     assert all(re.search(rf"{name} +[A-Za-z]", shown) for name in BENCHMARKS)
     modules = {path.stem for path in (ROOT / "labsupport" / "benchmarks").glob("*.py")}
-    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording"}
+    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording", "noises"}
 
 
-@pytest.mark.parametrize("name", BENCHMARKS[:-1])
+@pytest.mark.parametrize("name", TIMED)
 def test_bench_passes_on_model_runs_and_clip(monkeypatch, name):
     given = []
     module = importlib.import_module(f"labsupport.benchmarks.{name}")

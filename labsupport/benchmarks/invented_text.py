@@ -1,0 +1,271 @@
+"""What Whisper says where nobody speaks: word error rate and invented words, with its guards and without.
+
+    ./lab bench invented_text --model base --parts silence,noise
+
+Whole recordings, speech with silence inserted, speech over noise, and sounds without any speech, each transcribed by
+ours as it was and as it is, and by faster-whisper on the same weights. Invented words are the insertions of the
+alignment that gives the word error rate; where nothing is said, all words.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from labsupport import whisper
+from labsupport.base.errors import BenchError
+from labsupport.base.tables import text_table
+from labsupport.benchmarks import noises
+from labsupport.benchmarks.recording import Recording
+from labsupport.checkpoints.resolve import PACKAGED, find_part
+from labsupport.speech import audio, corpus, features, text
+from labsupport.speech.audio import SAMPLE_RATE
+from labsupport.speech.features import WINDOW_FRAMES
+from labsupport.speech.segments import Span
+from labsupport.whisper import Transcriber
+from labsupport.whisper.guards import Guards
+from labsupport.whisper.search import detect_language, greedy
+from labsupport.whisper.token_filters import make_prompt
+from labsupport.whisper.windows import cut_segments, place_segments
+
+Transcribe = Callable[[np.ndarray, str | None], str]  # samples and a language, None to detect it -> text
+PARTS = ("recordings", "silence", "noise", "no speech")
+FORCED = ("en", "ru", "de", "ja")  # languages in which a multilingual model is asked what is said in no speech
+ROOM = -60.0  # dB of full scale: the noise of a quiet room
+PEERS = {"ours": "faster-whisper with VAD, greedy", "ours, 5 beams": "faster-whisper with VAD"}
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What is transcribed: samples (n,) float32, mono, 16 kHz, and the text that is said in them, which may be empty.
+
+    language: what the model is told; None lets it detect the language.
+    """
+
+    name: str
+    samples: np.ndarray
+    text: str
+    language: str | None = None
+
+    @property
+    def minutes(self) -> float:
+        return len(self.samples) / SAMPLE_RATE / 60
+
+
+@dataclass(frozen=True)
+class Score:
+    """invented: words a minute; error_rate: in percent, None where nothing is said."""
+
+    invented: float
+    error_rate: float | None
+
+
+def run(model: str, parts: str = ",".join(PARTS)) -> None:
+    """Records each entrant's scores under each condition of these parts, and prints them as tables.
+
+    Raises:
+        BenchError: there is no such part, or the model is not packaged, so that faster-whisper cannot have it.
+    """
+    chosen = parts.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        raise BenchError(f"There is no part {unknown.pop()!r}.", hint=f"Choose some of: {','.join(PARTS)}.")
+    if model not in PACKAGED:
+        raise BenchError(f"faster-whisper cannot have {model!r}.", hint=f"Choose one of: {', '.join(PACKAGED)}.")
+    ours = whisper.load(model, engine="onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        entrants = {**open_ours(ours), **open_peers(model, Path(folder))}
+        for part in chosen:
+            compare(part, entrants, make_conditions(part, ours.model.config.multilingual), ours.label)
+
+
+def compare(
+    part: str, entrants: Mapping[str, Transcribe], conditions: Sequence[Condition], label: str
+) -> dict[str, dict[str, Score]]:
+    """Entrant -> condition -> score; each is a row, and the part a table."""
+    scores: dict[str, dict[str, Score]] = {name: {} for name in entrants}
+    for condition in conditions:
+        recording = Recording("invented_text", label, condition.name)
+        for name, transcribe in entrants.items():
+            found = score(condition, transcribe(condition.samples, condition.language))
+            recording.value(f"invented words: {name}", found.invented, "words a minute")
+            if found.error_rate is not None:
+                recording.value(f"word error rate: {name}", found.error_rate, "%")
+            scores[name][condition.name] = found
+    print(f"\n{part}\n{format_scores(scores)}\n{format_defeats(scores)}", flush=True)
+    return scores
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def score(condition: Condition, found: str) -> Score:
+    language = condition.language or "en"
+    if not condition.text:
+        said = [each for each in text.normalise(found, language).split() if any(map(str.isalnum, each))]
+        return Score(len(said) / condition.minutes, None)
+    import jiwer
+
+    aligned = jiwer.process_words(text.normalise(condition.text), text.normalise(found))
+    return Score(aligned.insertions / condition.minutes, 100 * aligned.wer)
+
+
+def format_scores(scores: Mapping[str, Mapping[str, Score]]) -> str:
+    """A line for each condition: each entrant's word error rate, where there is one, and invented words a minute."""
+    conditions = list(next(iter(scores.values())))
+    lines = [["WER in %, invented words a minute", *scores]]
+    lines += [[condition, *(format_score(found[condition]) for found in scores.values())] for condition in conditions]
+    return text_table(lines)
+
+
+def format_score(found: Score) -> str:
+    rate = "" if found.error_rate is None else f"{found.error_rate:.1f}, "
+    return f"{rate}{found.invented:.1f}"
+
+
+def format_defeats(scores: Mapping[str, Mapping[str, Score]]) -> str:
+    """Where faster-whisper with voice activity detection has fewer errors or invented words than ours."""
+    pairs = [(name, peer, condition) for name, peer in PEERS.items() for condition in scores[peer]]
+    defeats = [
+        f"{peer} is better than {name}: {condition}"
+        for name, peer, condition in pairs
+        if is_better(scores[peer][condition], scores[name][condition])
+    ]
+    return "\n".join(defeats) or "Ours is nowhere worse than faster-whisper with VAD."
+
+
+def is_better(one: Score, other: Score) -> bool:
+    rates = (one.error_rate or 0.0, other.error_rate or 0.0)
+    return rates[0] < rates[1] or one.invented < other.invented
+
+
+# --- conditions -------------------------------------------------------------------------------------------------------
+
+
+def make_conditions(part: str, multilingual: bool) -> list[Condition]:
+    makers: dict[str, Callable[[], Iterator[Condition]]] = {
+        "recordings": make_recordings,
+        "silence": make_silences,
+        "noise": make_noises,
+        "no speech": functools.partial(make_no_speech, FORCED if multilingual else FORCED[:1]),
+    }
+    return list(makers[part]())
+
+
+def make_recordings() -> Iterator[Condition]:
+    for clip in map(audio.clip, ("jfk", "narration")):
+        yield Condition(clip.name, audio.read(clip.path), clip.text)
+    sentences = corpus.load("held_out")
+    yield Condition("held-out sentences", audio.read(corpus.CORPUS / "held_out.ogg"), join_texts(sentences))
+
+
+def join_texts(sentences: Sequence[corpus.Sentence]) -> str:
+    return " ".join(sentence.text for sentence in sentences)
+
+
+def join_samples(sentences: Sequence[corpus.Sentence]) -> np.ndarray:
+    return np.concatenate([sentence.samples for sentence in sentences])
+
+
+def make_silences() -> Iterator[Condition]:
+    """Three sentences, silence, three sentences."""
+    first, second = (corpus.load("held_out")[start : start + 3] for start in (0, 3))
+    for seconds in (10, 20, 30, 60):
+        n = seconds * SAMPLE_RATE
+        floor = noises.at_level(noises.white(n, np.random.default_rng(seconds)), ROOM)
+        for name, silence in (("zeros", np.zeros(n, np.float32)), (f"noise at {ROOM:.0f} dB", floor)):
+            samples = np.concatenate([join_samples(first), silence, join_samples(second)])
+            yield Condition(f"{seconds} s of {name} inserted", samples, join_texts([*first, *second]))
+
+
+def make_noises() -> Iterator[Condition]:
+    sentences = corpus.load("held_out")[6:16]
+    speech, rng = join_samples(sentences), np.random.default_rng(0)
+    behind = {
+        "white noise": noises.white(len(speech), rng),
+        "speech-shaped noise": noises.speech_shaped(len(speech), rng, speech),
+        "chords": noises.chords(len(speech), rng),
+    }
+    for name, noise in behind.items():
+        for ratio in (20, 10, 5):
+            yield Condition(f"{name} {ratio} dB below", noises.add_noise(speech, noise, ratio), join_texts(sentences))
+
+
+def make_no_speech(languages: Sequence[str]) -> Iterator[Condition]:
+    n, rng = 30 * SAMPLE_RATE, np.random.default_rng(1)
+    sounds = {
+        "zeros": np.zeros(n, np.float32),
+        f"noise at {ROOM:.0f} dB": noises.at_level(noises.white(n, rng), ROOM),
+        "hum": noises.at_level(noises.hum(n), -30),
+        "chords": noises.at_level(noises.chords(n, rng), -20),
+        "breathing": noises.at_level(noises.breathing(n, rng), -35),
+        "applause": noises.at_level(noises.applause(n, rng), -20),
+    }
+    for name, samples in sounds.items():
+        for language in languages:
+            yield Condition(f"{name}, as {language}", samples, "", language)
+
+
+# --- entrants ---------------------------------------------------------------------------------------------------------
+
+
+def open_ours(loaded: Transcriber) -> dict[str, Transcribe]:
+    def guarded(samples: np.ndarray, language: str | None, **options) -> str:
+        return loaded.transcribe(samples, language, **options).text
+
+    openai = Guards(condition_on_previous_text=True)  # as openai-whisper's transcribe(): greedy at temperature 0
+    return {
+        "ours before": functools.partial(transcribe_plainly, loaded),
+        "openai-whisper's rules": functools.partial(guarded, guards=openai),
+        "ours without VAD": guarded,
+        "ours": functools.partial(guarded, vad=True),
+        "ours, 5 beams": functools.partial(guarded, vad=True, beams=5),
+    }
+
+
+def transcribe_plainly(loaded: Transcriber, samples: np.ndarray, language: str | None) -> str:
+    """Ours before it had guards (commit 13aa023): each window once, greedily; a text is silence below -0.5."""
+    mel = features.LogMel(loaded.model.config.mels)
+    mel.feed(samples)
+    mel.finish()
+    if language is None and loaded.model.config.multilingual:
+        language = detect_language(loaded.model, loaded.model.encode(mel.window(0)[None]), loaded.tokenizer)[0][0]
+    prompt = make_prompt(loaded.tokenizer, language if loaded.model.config.multilingual else None, "transcribe", True)
+    texts, seek = [], 0
+    while seek < mel.frames:
+        window = Span(seek, min(seek + WINDOW_FRAMES, mel.frames))
+        hypothesis = greedy(loaded.model, loaded.model.encode(mel.window(seek)[None]), prompt, loaded.rules)[0]
+        cuts, ahead = cut_segments(hypothesis.tokens, loaded.rules, window.end - window.start)
+        silent = hypothesis.no_speech_prob > 0.6 and hypothesis.avg_logprob < -0.5
+        if not silent:
+            placed = place_segments(cuts, window, 0.0, hypothesis, loaded.tokenizer, loaded.rules)
+            texts += [segment.text for segment in placed]
+        seek = window.end if silent or ahead == 0 else seek + ahead
+    return "".join(texts).strip()
+
+
+def open_peers(model: str, folder: Path) -> dict[str, Transcribe]:
+    """faster-whisper on the packaged weights: they are CTranslate2's own files, put together again in `folder`."""
+    import ctranslate2  # type: ignore[import-untyped]
+    import faster_whisper
+
+    parts = [find_part(*part) for part in PACKAGED[model].parts]
+    for file in (*parts[0].parent.glob("*.json"), *parts[0].parent.glob("*.txt")):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
+    peer = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32")
+
+    def transcribe(samples: np.ndarray, language: str | None, **options) -> str:
+        ctranslate2.set_random_seed(0)  # for the texts that it draws where a window's first one fails
+        segments, _ = peer.transcribe(samples, language=language, **options)
+        return "".join(segment.text for segment in segments)
+
+    return {
+        "faster-whisper": transcribe,
+        "faster-whisper with VAD": functools.partial(transcribe, vad_filter=True),
+        "faster-whisper with VAD, greedy": functools.partial(transcribe, vad_filter=True, beam_size=1),
+    }
