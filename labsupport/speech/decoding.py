@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import av
 
 BLOCK_SECONDS = 30
-BLOCK_VALUES = 1 << 21  # of all channels: 8 MB in float32
+BLOCK_VALUES = 1 << 20  # of all channels: 4 MB in float32
 UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more frames than this for "unknown"
 MP3_FRAMES_TOLERANCE = 2  # encoders differ in whether they count their first and last frame
 DURATION_TOLERANCE = 0.5  # seconds; encoders pad the start and the end
@@ -39,7 +39,11 @@ STATED_DURATION = (
     "flac",
 )
 TAG = rb"ID3[\x02-\x04]|TAG|APETAGEX"
-XING = rb"(Xing|Info)\0\0\0([\1\3\5\7\x09\x0b\x0d\x0f](?P<xing>....)|.)|VBRI.{10}(?P<vbri>....)"
+MP3_HEADER = rb"\xff[\xe2-\xff]..(.{9}|.{17}|.{32})"  # of a frame, and its side information
+FRAME_COUNT = re.compile(  # in the place of a frame's sound
+    MP3_HEADER + rb"((Xing|Info)\0\0\0([\1\3\5\7\x09\x0b\x0d\x0f](?P<xing>....)|.)|VBRI\0\1.{8}(?P<vbri>....))",
+    re.DOTALL,
+)
 
 
 def open_parts(file: Readable, where: object) -> Iterator[SoundfileDecoder | AvDecoder]:
@@ -266,7 +270,7 @@ class Mp3Progress(Progress):
         import av
 
         content = bytes(packet)
-        if re.search(XING, content[:1000]):  # behind the tag of the next file, which begins here
+        if FRAME_COUNT.search(content):  # behind the tag of the next file, which begins here
             self.stated_frames.append(read_frame_count(content))
             self.found_frames.append(0)
             return []
@@ -296,7 +300,7 @@ def _read_first_frame(part: Part) -> bytes:
 
 def read_frame_count(frame: bytes) -> int | None:
     """The number of frames that the Xing, Info or VBRI header in an mp3's first frame states; None if it does not."""
-    found = re.search(XING, frame, re.DOTALL)
+    found = FRAME_COUNT.search(frame)
     if not found:
         return None
     count = found["xing"] or found["vbri"]
