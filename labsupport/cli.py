@@ -37,6 +37,11 @@ def print_error(error: LabError) -> None:
     errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
 
 
+def print_hint(text: str) -> None:
+    if errors.is_terminal:
+        errors.print(text, markup=False, highlight=False)
+
+
 def print_line(text: str) -> None:
     out.print(text, highlight=False, markup=False)
 
@@ -152,13 +157,18 @@ def transcribe(
 ) -> None:
     """Write down what is said in audio files. A file that cannot be read does not stop the others."""
     from labsupport import whisper
+    from labsupport.machine.backend import let_threads_sleep
     from labsupport.speech.text import Transcript
     from labsupport.whisper.files import format_transcript, transcribe_files
 
     def show(transcript: Transcript) -> None:
         print(format_transcript(transcript, form, timestamps))
 
-    loaded = whisper.load(model, backend=backend, engine=engine)
+    let_threads_sleep()
+    if backend or engine:
+        loaded = whisper.load(model, backend=backend, engine=engine)
+    else:
+        loaded = whisper.load_default(model, report=print_hint)
     end(transcribe_files(files, loaded, show, print_error, language=language, beams=beams) == 0)
 
 

@@ -155,7 +155,9 @@ class FakeWhisper:
 @pytest.fixture
 def fake(monkeypatch):
     whisper = FakeWhisper()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # transcribe leaves the caller's choice, and this process, as it is
     monkeypatch.setattr("labsupport.whisper.load", lambda name, **engine: whisper)
+    monkeypatch.setattr("labsupport.whisper.load_default", lambda name, report: whisper)
     return whisper
 
 
@@ -174,6 +176,22 @@ def test_transcribe_passes_on_its_options(fake):
     output = invoke("transcribe", JFK, "--format", "json", "--beams", "5", "--language", "en").output
     assert "Two." in json.dumps(json.loads(output))
     assert fake.options == {"language": "en", "beams": 5}
+
+
+@pytest.mark.parametrize("option", [(), ("--engine", "onnx"), ("--backend", "torch")])
+def test_transcribe_chooses_an_engine_only_where_none_is_asked_for(fake, monkeypatch, option):
+    def fail(*arguments, **options):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr("labsupport.whisper.load_default" if option else "labsupport.whisper.load", fail)
+    assert invoke("transcribe", JFK, *option).output == "One. Two.\n"
+
+
+@pytest.mark.parametrize(("terminal", "printed"), [(True, "A hint.\n"), (False, "")])
+def test_a_hint_is_for_a_terminal_alone(monkeypatch, capsys, terminal, printed):
+    monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, force_terminal=terminal))
+    cli.print_hint("A hint.")
+    assert capsys.readouterr().err == printed
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

@@ -92,8 +92,11 @@ def test_a_transcription_with_torch_imports_no_compiler():
 
 
 @pytest.mark.weights
-def test_a_transcription_with_onnx_imports_no_framework():
+@pytest.mark.parametrize("option", [(), ("--engine", "onnx")])
+def test_a_transcription_on_a_cpu_with_graphs_imports_no_framework(monkeypatch, option):
+    monkeypatch.delenv("LAB_BACKEND", raising=False)
     whisper.load("tiny.en", engine="onnx")  # builds the graphs, where they are not in the cache
-    imported = modules_after("transcribe", CLIP, "--model", "tiny.en", "--engine", "onnx")
+    without_driver = "from labsupport.machine import backend; backend.has_accelerator_driver = lambda: False"
+    imported = modules_after("transcribe", CLIP, "--model", "tiny.en", *option, plant=without_driver)
     assert "onnxruntime" in imported
     assert not (COMPILERS | UNUSED | {"torch", "mindspore"}) & imported

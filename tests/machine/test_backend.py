@@ -59,6 +59,15 @@ def test_an_accelerator_is_suspected_by_its_driver(monkeypatch, program, file, e
     assert backend.has_accelerator_driver() is expected
 
 
+def test_threads_sleep_unless_the_caller_has_chosen(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    backend.let_threads_sleep()
+    assert backend.os.environ["OMP_WAIT_POLICY"] == "active"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    backend.let_threads_sleep()
+    assert backend.os.environ["OMP_WAIT_POLICY"] == "passive"
+
+
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(NotAvailable, match="no-such-compiler"):
