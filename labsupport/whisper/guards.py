@@ -31,8 +31,8 @@ class Guards:
     compression_ratio_threshold: a text of which a half compresses better than this repeats itself: it fails.
         openai-whisper takes the whole text, but a sentence that is said twice gets 2.5 and more: it is no loop.
     logprob_threshold: a text whose mean log-probability of a token is lower fails.
-    no_speech_threshold: where the probability of no speech is higher, a text that fails is silence. openai-whisper takes
-        only an unlikely one for it, but in noise and music a loop is what Whisper says most.
+    no_speech_threshold: where the probability of no speech is higher, a text that fails is silence. openai-whisper
+        takes only an unlikely one for it, but in noise and music a loop is what Whisper says most.
     condition_on_previous_text: give the decoder the text before the window, which keeps names and style the same; a
         text above `prompt_reset_temperature` is not given on, for its faults would be repeated.
     """

@@ -39,6 +39,20 @@ def runs_needed_by_counting(relative_spread, wanted):
     return runs
 
 
+def needs_fallback(avg_logprob, ratio, no_speech_prob, thresholds):
+    failed = avg_logprob < thresholds["logprob"] or ratio > thresholds["ratio"]
+    return failed and no_speech_prob <= thresholds["no_speech"]
+
+
+def needs_fallback_step_by_step(avg_logprob, ratio, no_speech_prob, thresholds):
+    if no_speech_prob > thresholds["no_speech"]:
+        return False
+    return max(thresholds["logprob"] - avg_logprob, ratio - thresholds["ratio"]) > 0
+
+
+THRESHOLDS = {"logprob": -1.0, "ratio": 2.4, "no_speech": 0.6}
+STRICT = {"logprob": -0.5, "ratio": 1.8, "no_speech": 0.9}
+
 EXERCISES = [
     Exercise(
         id="1.1",
@@ -115,6 +129,45 @@ EXERCISES = [
             Mistake(
                 lambda relative_spread, wanted: (2 * relative_spread / wanted) ** 2,
                 "Nobody can run a part of a run: round up.",
+            ),
+        ],
+    ),
+    Exercise(
+        id="1.4",
+        title="When to decode again",
+        hint="One fault is enough, a low probability or a high ratio; but not where nobody seems to speak.",
+        solution=needs_fallback,
+        variant=needs_fallback_step_by_step,
+        cases=[
+            (-0.3, 1.5, 0.1, THRESHOLDS),
+            (-1.3, 1.5, 0.1, THRESHOLDS),
+            (-0.3, 3.1, 0.1, THRESHOLDS),
+            (-1.3, 3.1, 0.8, THRESHOLDS),
+            (-0.3, 1.5, 0.8, THRESHOLDS),
+            (-0.8, 1.5, 0.7, STRICT),
+        ],
+        mistakes=[
+            Mistake(
+                lambda avg_logprob, ratio, no_speech_prob, thresholds: (
+                    avg_logprob < thresholds["logprob"] or ratio > thresholds["ratio"]
+                ),
+                "Where nobody seems to speak there is nothing to decode again: it is silence.",
+            ),
+            Mistake(
+                lambda avg_logprob, ratio, no_speech_prob, thresholds: (
+                    avg_logprob < thresholds["logprob"] and ratio > thresholds["ratio"]
+                ),
+                "One of the two faults is enough.",
+            ),
+            Mistake(
+                lambda avg_logprob, ratio, no_speech_prob, thresholds: (
+                    (avg_logprob < -1.0 or ratio > 2.4) and no_speech_prob <= 0.6
+                ),
+                "Take the thresholds that are given: they can be changed.",
+            ),
+            Mistake(
+                lambda avg_logprob, ratio, no_speech_prob, thresholds: no_speech_prob > thresholds["no_speech"],
+                "That is when it may be silence; a text is decoded again where somebody speaks.",
             ),
         ],
     ),
