@@ -205,7 +205,7 @@ def _convert(file: BinaryIO, where: object, channel: int | None, limits: Limits)
     """Gives all the sound of a file as mono float32 pieces of any length at 16 kHz."""
     converter = Converter(where, channel, limits)
     for decoder in decoding.open_parts(file, where):
-        converter.check(decoder.rate, decoder.channels, decoder.seconds or 0)
+        converter.check(decoder.rate, decoder.channels, decoder.stated or 0)
         for frames, rate in decoder.blocks():
             yield from converter.convert(frames, rate)
     yield converter.finish()

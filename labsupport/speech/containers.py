@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from labsupport.speech import ogg_pages, wav_chunks
@@ -22,6 +22,7 @@ from labsupport.speech.parts import (
     is_unknown,
     missing_bytes_error,
     read_at,
+    read_tag_size,
 )
 
 
@@ -33,6 +34,8 @@ def find_parts(file: Readable, where: object) -> list[Part]:
     """
     size = file.seek(0, 2)
     head = read_at(file, 0, 64)
+    if read_at(file, read_tag_size(head), 4) == b"fLaC":
+        return _find_flacs(file, size, where)
     for mark, find in READERS.items():
         if re.match(mark, head, re.DOTALL):
             return find(file, size, where)
@@ -58,28 +61,61 @@ def _cut_at(file: Readable, starts: list[int], end: int, by_soundfile: bool = Fa
     return [Part(file, a, b, by_soundfile) for a, b in zip(starts, [*starts[1:], end], strict=True)]
 
 
-def _one_by_soundfile(file: Readable, size: int, where: object) -> list[Part]:
-    return [Part(file, 0, size, by_soundfile=True)]
+# --- files of one recording, which are joined byte for byte: a mark begins each ------------------------------------
 
 
-# --- flac and amr: one mark at the start of each ---------------------------------------------------------------------
-
-FLAC_START = rb"fLaC[\x00\x80]\x00\x00\x22"  # the mark, and the header of the first block, which has one length
+FLAC = rb"fLaC[\x00\x80]\x00\x00\x22"
+AIFF = rb"FORM....AIF[FC]"
+AU = rb"\.snd\x00\x00.{6}\x00\x00\x00[\x01-\x1b]\x00.{3}\x00\x00\x00."
+W64 = rb"riff\x2e\x91\xcf\x11"
+CAF = rb"caff\x00\x01\x00\x00desc"
+AMR = rb"#!AMR(-WB)?\n"
+TTA = rb"TTA1[\x01-\x03]\x00.\x00[\x08\x10\x18]\x00"
 
 
 def _find_flacs(file: Readable, size: int, where: object) -> list[Part]:
-    starts = list(find_all(file, FLAC_START, 0, size))
+    starts = list(find_all(file, FLAC, 0, size))
     if not starts:
         raise cut_off_error("its header breaks off or is damaged", where)
-    parts = _cut_at(file, [0, *starts[1:]], size)
+    parts = _cut_at(file, starts, size)
     for part, start in zip(parts, starts, strict=True):
         count = int.from_bytes(read_at(file, start + 21, 5), "big") & (1 << 36) - 1
         part.by_soundfile = count > 0  # libsndfile loses the end of a FLAC that does not say how long it is
     return parts
 
 
-def _find_amrs(file: Readable, size: int, where: object) -> list[Part]:
-    return _cut_at(file, list(find_all(file, rb"#!AMR(-WB)?\n", 0, size)), size)
+def _find_by_soundfile(file: Readable, size: int, where: object) -> list[Part]:
+    return _cut_at(file, list(find_all(file, rb"%b|%b|%b" % (AIFF, AU, W64), 0, size)), size, by_soundfile=True)
+
+
+def _find_by_ffmpeg(file: Readable, size: int, where: object) -> list[Part]:
+    return _cut_at(file, list(find_all(file, rb"%b|%b" % (AMR, TTA), 0, size)), size)
+
+
+def _find_cafs(file: Readable, size: int, where: object) -> list[Part]:
+    """Core Audio files (Apple Core Audio Format Specification 1.0)."""
+    parts = _cut_at(file, list(find_all(file, CAF, 0, size)), size, by_soundfile=True)
+    for part in parts:
+        at = part.start + 8
+        while len(head := read_at(file, at, 12)) == 12 and at < part.end:
+            name, length = struct.unpack(">4sq", head)
+            at = part.end if length < 0 else at + 12 + length  # -1: to the end of the file
+            if name == b"data" and at > part.end:
+                raise missing_bytes_error(at - part.end, where)
+    return parts
+
+
+def _find_avis(file: Readable, size: int, where: object) -> list[Part]:
+    """One AVI: a list of RIFF chunks of at most 1 GB."""
+    at = 0
+    while re.match(rb"RIFF....AVI[ X]", head := read_at(file, at, 12), re.DOTALL):
+        length = int.from_bytes(head[4:8], "little")
+        if is_unknown(length):
+            break
+        at += 8 + length + length % 2
+    if at > size + 1:
+        raise missing_bytes_error(at - size, where)
+    return [Part(file, 0, size)]
 
 
 # --- mp4, mov, m4a, 3gp: boxes (ISO/IEC 14496-12) --------------------------------------------------------------------
@@ -193,29 +229,16 @@ def _find_wmas(file: Readable, size: int, where: object) -> list[Part]:
     return _cut_at(file, starts, size)
 
 
-# --- caf: chunks (Apple Core Audio Format Specification 1.0) ---------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
 
-
-def _find_cafs(file: Readable, size: int, where: object) -> list[Part]:
-    at = 8
-    while len(head := read_at(file, at, 12)) == 12:
-        name, length = struct.unpack(">4sq", head)
-        if length < 0:  # to the end of the file
-            break
-        at += 12 + length
-        if name == b"data" and at > size:
-            raise missing_bytes_error(at - size, where)
-    return [Part(file, 0, size, by_soundfile=True)]
-
-
-READERS = {  # how a file begins: what finds its parts
+READERS: dict[bytes, Callable[[Readable, int, object], list[Part]]] = {  # how a file begins: what finds its parts
     wav_chunks.START: wav_chunks.find_wavs,
     rb"OggS": ogg_pages.find_links,
-    rb"fLaC": _find_flacs,
+    rb"RIFF....AVI ": _find_avis,
     rb"....(ftyp|moov|mdat|wide|free|skip|pnot)": _find_mp4s,
     rb"\x1a\x45\xdf\xa3": _find_matroskas,
     re.escape(ASF_HEADER): _find_wmas,
-    rb"caff": _find_cafs,
-    rb"#!AMR(-WB)?\n": _find_amrs,
-    rb"FORM....AIF[FC]|\.snd|riff\x2e\x91\xcf\x11": _one_by_soundfile,
+    CAF: _find_cafs,
+    rb"%b|%b|%b" % (AIFF, AU, W64): _find_by_soundfile,
+    rb"%b|%b" % (AMR, TTA): _find_by_ffmpeg,
 }

@@ -10,14 +10,21 @@ import numpy as np
 
 from labsupport.base.errors import AudioError
 from labsupport.speech import containers
-from labsupport.speech.parts import Part, Readable, cut_off_error, is_unknown, missing_bytes_error, read_at
+from labsupport.speech.parts import (
+    Part,
+    Readable,
+    cut_off_error,
+    is_unknown,
+    missing_bytes_error,
+    read_at,
+    read_tag_size,
+)
 
 if TYPE_CHECKING:
     import av
 
 BLOCK_SECONDS = 30
 BLOCK_VALUES = 1 << 20  # of all channels: 4 MB in float32
-UNKNOWN_FRAMES = 1 << 62  # libsndfile gives more frames than this for "unknown"
 MP3_FRAMES_TOLERANCE = 2  # encoders differ in whether they count their first and last frame
 DURATION_TOLERANCE = 0.5  # seconds; encoders pad the start and the end
 FORMATS = (  # FFmpeg's demuxers of sound and video files: none that opens other files, playlists or the network
@@ -37,6 +44,7 @@ STATED_DURATION = (
     "mpc8",
     "caf",
     "flac",
+    "flv",
 )
 TAG = rb"ID3[\x02-\x04]|TAG|APETAGEX"
 MP3_HEADER = rb"\xff[\xe2-\xff]..(.{9}|.{17}|.{32})"  # of a frame, and its side information
@@ -80,7 +88,7 @@ class UnknownFormat(Exception):
 
 
 class SoundfileDecoder:
-    """A part that libsndfile reads; `seconds` by its header, None if that does not say."""
+    """A part that libsndfile reads; `seconds` by its header, which states them."""
 
     def __init__(self, part: Part, where: object):
         import soundfile
@@ -91,8 +99,7 @@ class SoundfileDecoder:
         except soundfile.LibsndfileError as error:
             raise UnknownFormat from error
         self.rate, self.channels = self.sound.samplerate, self.sound.channels
-        known = self.sound.frames < UNKNOWN_FRAMES
-        self.seconds = self.sound.frames / self.rate if known else None
+        self.seconds = self.stated = self.sound.frames / self.rate
         if missing := _count_missing_bytes(self.sound.extra_info):
             raise missing_bytes_error(missing, where)
         if not self.sound.seekable():  # soundfile reads such a file only as a whole
@@ -111,8 +118,9 @@ class SoundfileDecoder:
                 decoded += len(block)
                 yield block, self.rate
         except soundfile.LibsndfileError as error:
-            raise cut_off_error(f"decoding breaks off at {decoded / self.rate:.2f} s", self.where) from error
-        if self.seconds is not None and decoded < self.sound.frames:
+            if decoded < self.sound.frames:  # otherwise it is a tag after the sound that stops it
+                raise cut_off_error(f"decoding breaks off at {decoded / self.rate:.2f} s", self.where) from error
+        if decoded < self.sound.frames:
             found = decoded / self.rate
             raise cut_off_error(f"it should hold {self.seconds:.2f} s and holds {found:.2f} s", self.where)
 
@@ -130,7 +138,10 @@ def _count_missing_bytes(log: str) -> int:
 
 
 class AvDecoder:
-    """A part that FFmpeg reads: its best audio track; `seconds` by its header or its bit rate, None if unknown."""
+    """A part that FFmpeg reads: its best audio track.
+
+    `stated` are the seconds of this track by the header, None if that does not say; `seconds` may be FFmpeg's guess.
+    """
 
     def __init__(self, part: Part, where: object):
         import av
@@ -150,6 +161,8 @@ class AvDecoder:
         ticks, time_base = self.stream.duration, self.stream.time_base
         whole = self.container.duration
         self.seconds = float(ticks * time_base) if ticks and time_base else whole / av.time_base if whole else None
+        alone = len(self.container.streams) == 1
+        self.stated = self.seconds if self.container.format.name in STATED_DURATION and (ticks or alone) else None
 
     def close(self) -> None:
         self.container.close()
@@ -208,13 +221,7 @@ class AvDecoder:
     def _start_progress(self) -> Progress:
         if self.container.format.name == "mp3":
             return Mp3Progress(self.stream, self.part)
-        return Progress(self.stream, self._stated_seconds())
-
-    def _stated_seconds(self) -> float | None:
-        """The duration, where the header states that of this track; for other formats FFmpeg guesses it."""
-        stated = self.container.format.name in STATED_DURATION
-        alone = len(self.container.streams) == 1
-        return self.seconds if stated and (self.stream.duration or alone) else None
+        return Progress(self.stream, self.stated)
 
 
 class Progress:
@@ -264,7 +271,7 @@ class Mp3Progress(Progress):
         super().__init__(stream, None)
         self.stated_frames = [read_frame_count(_read_first_frame(part))]
         self.found_frames = [0]
-        self.good_bytes = self.bad_bytes = 0
+        self.good_bytes = self.bad_bytes = self.tag_bytes = 0
 
     def _try(self, packet: av.Packet) -> list[av.AudioFrame]:
         import av
@@ -278,13 +285,14 @@ class Mp3Progress(Progress):
             frames = self.stream.decode(packet)
         except av.error.InvalidDataError:
             self.bad_bytes += packet.size
+            self.tag_bytes += read_tag_size(content)
             return []
         self.good_bytes += packet.size
         self.found_frames[-1] += len(frames)
         return frames
 
     def find_missing(self) -> str:
-        if self.bad_bytes > self.good_bytes:
+        if self.bad_bytes - self.tag_bytes > self.good_bytes:
             return f"only {self.good_bytes} of {self.good_bytes + self.bad_bytes} bytes can be decoded"
         for stated, found in zip(self.stated_frames, self.found_frames, strict=True):
             if stated is not None and found + MP3_FRAMES_TOLERANCE < stated:
@@ -294,8 +302,7 @@ class Mp3Progress(Progress):
 
 def _read_first_frame(part: Part) -> bytes:
     tag = read_at(part.file, part.start, 10)  # not through the part, whose place FFmpeg holds
-    size = sum(byte << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False))
-    return read_at(part.file, part.start + (10 + size if tag[:3] == b"ID3" else 0), 200)
+    return read_at(part.file, part.start + read_tag_size(tag), 200)
 
 
 def read_frame_count(frame: bytes) -> int | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from labsupport.speech.parts import Part, Readable, cut_off_error, find_all, read_at
 
 HEADER = struct.Struct("<4sBBqIIIB")  # mark, version, flags, granule position, serial, number, checksum, segments
 FIRST, LAST = 2, 4  # flags
+FIRST_PAGE = rb"OggS\x00\x02"
 SOUNDFILE_CODECS = rb"\x01vorbis|OpusHead|\x7fFLAC"
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits in reverse
 
@@ -44,23 +44,33 @@ class Link:
 def find_links(file: Readable, size: int, where: object) -> list[Part]:
     """The streams that are chained in a file of `size` bytes; AudioError where a page is damaged or missing."""
     links: list[Link] = []
-    for page in _read_pages(file, size, where):
-        if page.flags & FIRST and (not links or set(links[-1].numbers.values()) != {0}):
-            links.append(Link(page.start))
-        if not links:
-            raise cut_off_error("it does not begin with the first page of a stream", where)
-        _add_page(links[-1], page, where)
-    if not links or links[-1].open:
+    at = 0
+    while at < size:
+        page = _read_page(file, at)
+        if page:
+            _add_page(links, page, where)
+            at = page.end
+        elif links and not links[-1].open:  # a music program's tag, or padding
+            at = next(find_all(file, FIRST_PAGE, at, size), size)
+        else:
+            raise cut_off_error(f"the page at byte {at} is damaged or incomplete", where)
+    if links[-1].open:
         raise cut_off_error("its last page does not carry the end mark", where)
     ends = [link.start for link in links[1:]] + [size]
     return [Part(file, link.start, end, _suits_soundfile(link)) for link, end in zip(links, ends, strict=True)]
 
 
 def _suits_soundfile(link: Link) -> bool:
-    return len(link.codecs) == 1 and re.match(SOUNDFILE_CODECS, link.codecs[0]) is not None
+    """Whether libsndfile reads it: one stream alone, with the end mark, which radio stations leave out."""
+    return len(link.codecs) == 1 and not link.open and re.match(SOUNDFILE_CODECS, link.codecs[0]) is not None
 
 
-def _add_page(link: Link, page: Page, where: object) -> None:
+def _add_page(links: list[Link], page: Page, where: object) -> None:
+    if page.flags & FIRST and (not links or set(links[-1].numbers.values()) != {0}):
+        links.append(Link(page.start))
+    if not links:
+        raise cut_off_error("it does not begin with the first page of a stream", where)
+    link = links[-1]
     if page.flags & FIRST:
         link.codecs.append(page.mark)
         link.open.add(page.serial)
@@ -71,17 +81,6 @@ def _add_page(link: Link, page: Page, where: object) -> None:
         link.with_sound.add(page.serial)
     if page.flags & LAST:
         link.open.discard(page.serial)
-
-
-def _read_pages(file: Readable, size: int, where: object) -> Iterator[Page]:
-    at = 0
-    while at < size:
-        page = _read_page(file, at)
-        if page:
-            yield page
-            at = page.end
-        else:
-            at = _skip_tags(file, at, size, where)
 
 
 def _read_page(file: Readable, at: int) -> Page | None:
@@ -101,10 +100,3 @@ def _checksum(page: bytes) -> int:
     """Ogg's CRC-32 from zlib's, whose polynomial is the same, but which goes through the bits in reverse."""
     mirrored = zlib.crc32(page.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(mirrored.to_bytes(4, "little").translate(MIRRORED), "big")
-
-
-def _skip_tags(file: Readable, at: int, size: int, where: object) -> int:
-    """Where the next stream begins after what is no page: a music program's tag, or nothing; else it is damage."""
-    if re.match(rb"ID3[\x02-\x04]|TAG|APETAGEX", read_at(file, at, 8)):
-        return next(find_all(file, rb"OggS\x00\x02", at, size), size)
-    raise cut_off_error(f"the page at byte {at} is damaged or incomplete", where)

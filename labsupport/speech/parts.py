@@ -73,6 +73,13 @@ def read_at(file: Readable, at: int, count: int) -> bytes:
     return file.read(count)
 
 
+def read_tag_size(data: bytes) -> int:
+    """The bytes of the ID3v2 tag that `data` begins with, 0 if it begins with none."""
+    if data[:3] != b"ID3" or len(data) < 10:
+        return 0
+    return 10 + sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+
+
 def find_all(file: Readable, mark: bytes, start: int, end: int) -> Iterator[int]:
     """Where the pattern `mark`, of at most 64 bytes, begins between two offsets."""
     for at in range(start, end, PIECE):
