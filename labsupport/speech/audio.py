@@ -17,10 +17,11 @@ from labsupport.base import paths
 from labsupport.base.errors import AudioError
 from labsupport.speech import decoding
 from labsupport.speech.mixing import SAMPLE_RATE, Mixer, Resampler
+from labsupport.speech.parts import cut_off_error
 
 BLOCK = 30 * SAMPLE_RATE  # samples that read_blocks gives at once
 SPEECH_RATE = 1000  # Hz: below it no speech is left, and a small file claims hours
-LOW_RATE_SECONDS = 600
+LOW_RATE_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,11 @@ def _open(path: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, object]]:
             yield file, where
     except OSError as error:
         raise _system_error(error, where) from error
-    except (MemoryError, OverflowError) as error:
+    except MemoryError as error:
         hint = "Cut it into shorter files: ffmpeg -i INPUT -f segment -segment_time 3600 part%d.flac"
         raise AudioError("The sound does not fit into this machine's memory.", where=where, hint=hint) from error
+    except OverflowError as error:
+        raise cut_off_error("a number in it is too large", where) from error
 
 
 def _open_regular(path: Path) -> BinaryIO:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from labsupport.speech import ogg_pages, wav_chunks
 from labsupport.speech.parts import (
+    FFMPEG,
     PIECE,
+    SOUNDFILE_FIRST,
+    SOUNDFILE_LAST,
     Part,
     Readable,
     cut_off_error,
@@ -39,7 +42,7 @@ def find_parts(file: Readable, where: object) -> list[Part]:
     for mark, find in READERS.items():
         if re.match(mark, head, re.DOTALL):
             return find(file, size, where)
-    return [Part(file, 0, size)]
+    return [Part(file, 0, size, SOUNDFILE_LAST)]
 
 
 def starts_like_media(file: Readable) -> bool:
@@ -57,8 +60,8 @@ def name_codec(file: Readable) -> str:
     return repr((found["mp4"] or found["mkv"]).decode("latin-1")) if found else "something unknown"
 
 
-def _cut_at(file: Readable, starts: list[int], end: int, by_soundfile: bool = False) -> list[Part]:
-    return [Part(file, a, b, by_soundfile) for a, b in zip(starts, [*starts[1:], end], strict=True)]
+def _cut_at(file: Readable, starts: list[int], end: int, libraries: tuple[str, ...] = FFMPEG) -> list[Part]:
+    return [Part(file, a, b, libraries) for a, b in zip(starts, [*starts[1:], end], strict=True)]
 
 
 # --- files of one recording, which are joined byte for byte: a mark begins each ------------------------------------
@@ -80,12 +83,12 @@ def _find_flacs(file: Readable, size: int, where: object) -> list[Part]:
     parts = _cut_at(file, starts, size)
     for part, start in zip(parts, starts, strict=True):
         count = int.from_bytes(read_at(file, start + 21, 5), "big") & (1 << 36) - 1
-        part.by_soundfile = count > 0  # libsndfile loses the end of a FLAC that does not say how long it is
+        part.libraries = SOUNDFILE_FIRST if count else FFMPEG  # libsndfile loses the end where there is no count
     return parts
 
 
 def _find_by_soundfile(file: Readable, size: int, where: object) -> list[Part]:
-    return _cut_at(file, list(find_all(file, rb"%b|%b|%b" % (AIFF, AU, W64), 0, size)), size, by_soundfile=True)
+    return _cut_at(file, list(find_all(file, rb"%b|%b|%b" % (AIFF, AU, W64), 0, size)), size, SOUNDFILE_FIRST)
 
 
 def _find_by_ffmpeg(file: Readable, size: int, where: object) -> list[Part]:
@@ -94,7 +97,7 @@ def _find_by_ffmpeg(file: Readable, size: int, where: object) -> list[Part]:
 
 def _find_cafs(file: Readable, size: int, where: object) -> list[Part]:
     """Core Audio files (Apple Core Audio Format Specification 1.0)."""
-    parts = _cut_at(file, list(find_all(file, CAF, 0, size)), size, by_soundfile=True)
+    parts = _cut_at(file, list(find_all(file, CAF, 0, size)), size, SOUNDFILE_FIRST)
     for part in parts:
         at = part.start + 8
         while len(head := read_at(file, at, 12)) == 12 and at < part.end:

@@ -27,10 +27,9 @@ BLOCK_SECONDS = 30
 BLOCK_VALUES = 1 << 20  # of all channels: 4 MB in float32
 MP3_FRAMES_TOLERANCE = 2  # encoders differ in whether they count their first and last frame
 DURATION_TOLERANCE = 0.5  # seconds; encoders pad the start and the end
-FORMATS = (  # FFmpeg's demuxers of sound and video files: none that opens other files, playlists or the network
-    "aa,aac,ac3,ac4,adx,aea,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,avr,bonk,caf,codec2,dsf,dss,dts,dtshd,eac3,flac,flv,"
-    "gsm,iff,ircam,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,ogg,oma,osq,paf,pvf,qcp,qoa,rka,rm,"
-    "sbc,sds,shn,sox,svx,swf,tak,truehd,tta,voc,vqf,w64,wav,wtv,wv,xwma"
+FORMATS = (  # FFmpeg's demuxers for what users have; others divide by zero on damage, read other files or the network
+    "aa,aac,ac3,ac4,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dss,dts,dtshd,eac3,flac,flv,loas,matroska,mlp,mov,mp3,"
+    "mpc,mpc8,mpeg,mpegts,mxf,ogg,oma,qcp,rm,tak,truehd,tta,voc,w64,wav,wtv,wv"
 )
 STATED_DURATION = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -70,11 +69,10 @@ def open_parts(file: Readable, where: object) -> Iterator[SoundfileDecoder | AvD
 
 
 def _open_part(part: Part, where: object) -> SoundfileDecoder | AvDecoder:
-    kinds = (SoundfileDecoder, AvDecoder) if part.by_soundfile else (AvDecoder, SoundfileDecoder)
-    for kind in kinds:
+    for library in part.libraries:
         part.seek(0)
         try:
-            return kind(part, where)
+            return DECODERS[library](part, where)
         except UnknownFormat:
             continue
     if containers.starts_like_media(part.file):
@@ -94,6 +92,8 @@ class SoundfileDecoder:
         import soundfile
 
         self.where = where
+        if _is_mp3(part):  # libmpg123 inside libsndfile writes to stderr
+            raise UnknownFormat
         try:
             self.sound = soundfile.SoundFile(part)
         except soundfile.LibsndfileError as error:
@@ -123,6 +123,12 @@ class SoundfileDecoder:
         if decoded < self.sound.frames:
             found = decoded / self.rate
             raise cut_off_error(f"it should hold {self.seconds:.2f} s and holds {found:.2f} s", self.where)
+
+
+def _is_mp3(part: Part) -> bool:
+    head = part.read(3)
+    part.seek(0)
+    return head == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
 
 
 def block_frames(rate: int, channels: int) -> int:
@@ -213,7 +219,7 @@ class AvDecoder:
                     yield to_float(frame), frame.sample_rate
         except av.error.DecoderNotFoundError as error:
             raise self._unsupported_error() from error
-        except av.FFmpegError as error:
+        except (av.FFmpegError, IndexError) as error:  # PyAV knows no track that begins further on
             raise cut_off_error(f"decoding breaks off at {progress.position:.2f} s", self.where) from error
         if missing := progress.find_missing():
             raise cut_off_error(missing, self.where)
@@ -322,3 +328,6 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
         return (samples.astype(np.float32) - 128) / 128
     scale = 1 if samples.dtype.kind == "f" else 1 << 8 * samples.dtype.itemsize - 1
     return (samples / scale).astype(np.float32)
+
+
+DECODERS: dict[str, type[SoundfileDecoder] | type[AvDecoder]] = {"soundfile": SoundfileDecoder, "ffmpeg": AvDecoder}

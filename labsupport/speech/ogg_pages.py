@@ -10,7 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-from labsupport.speech.parts import Part, Readable, cut_off_error, find_all, read_at
+from labsupport.speech.parts import FFMPEG, SOUNDFILE_FIRST, Part, Readable, cut_off_error, find_all, read_at
 
 HEADER = struct.Struct("<4sBBqIIIB")  # mark, version, flags, granule position, serial, number, checksum, segments
 FIRST, LAST = 2, 4  # flags
@@ -57,12 +57,13 @@ def find_links(file: Readable, size: int, where: object) -> list[Part]:
     if links[-1].open:
         raise cut_off_error("its last page does not carry the end mark", where)
     ends = [link.start for link in links[1:]] + [size]
-    return [Part(file, link.start, end, _suits_soundfile(link)) for link, end in zip(links, ends, strict=True)]
+    return [Part(file, link.start, end, _choose_libraries(link)) for link, end in zip(links, ends, strict=True)]
 
 
-def _suits_soundfile(link: Link) -> bool:
-    """Whether libsndfile reads it: one stream alone, with the end mark, which radio stations leave out."""
-    return len(link.codecs) == 1 and not link.open and re.match(SOUNDFILE_CODECS, link.codecs[0]) is not None
+def _choose_libraries(link: Link) -> tuple[str, ...]:
+    """libsndfile reads one stream alone, with the end mark, which radio stations leave out."""
+    alone = len(link.codecs) == 1 and not link.open
+    return SOUNDFILE_FIRST if alone and re.match(SOUNDFILE_CODECS, link.codecs[0]) else FFMPEG
 
 
 def _add_page(links: list[Link], page: Page, where: object) -> None:

@@ -12,6 +12,9 @@ from labsupport.base.errors import AudioError
 
 UNKNOWN_SIZES = (1 << 31, 1 << 32, 1 << 63, 1 << 64)  # a writer that streams leaves 0, or a number near one of these
 SIZE_MARGIN = 4096
+FFMPEG = ("ffmpeg",)
+SOUNDFILE_FIRST = ("soundfile", "ffmpeg")
+SOUNDFILE_LAST = ("ffmpeg", "soundfile")
 PIECE = 1 << 20  # bytes that are searched at once
 
 
@@ -25,13 +28,13 @@ class Readable(Protocol):
 class Part(io.RawIOBase):
     """The bytes from `start` to `end` of a seekable file as a file of its own, with `patches` (offset: bytes) in place.
 
-    `by_soundfile` says that libsndfile reads this kind well. An OSError in reading stays in `fault`, and the file seems
-    to end there: libsndfile's callbacks would print it and go on.
+    `libraries` are those that read this kind, the better first. An OSError in reading stays in `fault`, and the file
+    seems to end there: libsndfile's callbacks would print it and go on.
     """
 
-    def __init__(self, file: Readable, start: int, end: int, by_soundfile: bool = False):
+    def __init__(self, file: Readable, start: int, end: int, libraries: tuple[str, ...] = FFMPEG):
         self.file, self.start, self.end = file, start, end
-        self.by_soundfile = by_soundfile
+        self.libraries = libraries
         self.patches: dict[int, bytes] = {}
         self.fault: OSError | None = None
         self._at = 0
@@ -68,7 +71,9 @@ class Part(io.RawIOBase):
 
 
 def read_at(file: Readable, at: int, count: int) -> bytes:
-    """Up to `count` bytes from offset `at` on."""
+    """Up to `count` bytes from offset `at` on; none from an offset that no file has, but a damaged size gives."""
+    if at >= 1 << 62:
+        return b""
     file.seek(at)
     return file.read(count)
 

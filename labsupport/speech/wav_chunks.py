@@ -10,7 +10,17 @@ import re
 import struct
 from dataclasses import dataclass
 
-from labsupport.speech.parts import Part, Readable, cut_off_error, find_all, is_unknown, missing_bytes_error, read_at
+from labsupport.speech.parts import (
+    FFMPEG,
+    SOUNDFILE_FIRST,
+    Part,
+    Readable,
+    cut_off_error,
+    find_all,
+    is_unknown,
+    missing_bytes_error,
+    read_at,
+)
 
 START = rb"(RIFF|RIFX|RF64|BW64)....WAVE"
 SOUNDFILE_TAGS = (1, 2, 3, 6, 7, 0x11)  # PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM
@@ -52,7 +62,8 @@ def _find_wav(file: Readable, start: int, size: int, where: object) -> Part:
     if not header.data:
         raise cut_off_error("its header breaks off or is damaged", where)
     end = _find_end(file, header, size, where)
-    part = Part(file, start, _skip_chunks(file, end, size), header.tag in SOUNDFILE_TAGS)
+    libraries = SOUNDFILE_FIRST if header.tag in SOUNDFILE_TAGS else FFMPEG
+    part = Part(file, start, _skip_chunks(file, end, size), libraries)
     if end != header.data + header.size:
         part.end = end
         part.patches = {
