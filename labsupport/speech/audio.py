@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -127,8 +127,8 @@ def read_blocks(
 
 def count_channels(path: str | Path | BinaryIO) -> int:
     """The number of channels in which the sound begins; AudioError as in `read`, as far as the header shows it."""
-    with _open(path) as (file, where):
-        return next(decoding.open_parts(file, where)).channels
+    with _open(path) as (file, where), closing(decoding.open_parts(file, where)) as decoders:
+        return next(decoders).channels
 
 
 def duration(path: str | Path | BinaryIO) -> float | None:
@@ -147,7 +147,8 @@ def _open(path: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, object]]:
     if isinstance(path, (str, Path)):
         where: object = Path(path)
     else:
-        where = getattr(path, "name", "a file object")
+        name = getattr(path, "name", None)
+        where = name if isinstance(name, str) else "standard input"
     try:
         with _open_regular(Path(path)) if isinstance(path, (str, Path)) else nullcontext(path) as file:
             _check_not_empty(file, where)

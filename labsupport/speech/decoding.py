@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -53,7 +53,7 @@ FRAME_COUNT = re.compile(  # in the place of a frame's sound
 )
 
 
-def open_parts(file: Readable, where: object) -> Iterator[SoundfileDecoder | AvDecoder]:
+def open_parts(file: Readable, where: object) -> Generator[SoundfileDecoder | AvDecoder, None, None]:
     """A decoder for each recording that a seekable file holds, in order; each is closed when the next is asked for.
 
     AudioError, which names the file as `where`, if it is no audio, encrypted, damaged, cut off, or of an unknown codec.

@@ -24,7 +24,7 @@ class Mixer:
     def __init__(self, channels: int, rate: int):
         self.stretch, self.ramp = max(1, round(rate * STRETCH_SECONDS)), max(1, round(rate * RAMP_SECONDS))
         self.energies = np.zeros(channels)
-        self.signs = np.ones(channels)
+        self.signs = np.zeros(channels)  # of the last stretch; 0 before the first
         self.weights: np.ndarray | None = None  # of the last stretch
 
     def mix(self, frames: np.ndarray) -> np.ndarray:
@@ -64,8 +64,9 @@ class Mixer:
 
 
 def _hold(signs: np.ndarray, first: float) -> np.ndarray:
-    """`signs` (stretches,) with each 0 replaced by the sign before it."""
-    signs = np.concatenate([[first], signs])
+    """`signs` (stretches,) with each 0 replaced by the sign before it; at the start by the first there is, or 1."""
+    start = first or next(iter(signs[signs != 0]), 1.0)
+    signs = np.concatenate([[start], signs])
     last = np.maximum.accumulate(np.where(signs != 0, np.arange(len(signs)), 0))
     return signs[last][1:]
 

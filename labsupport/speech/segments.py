@@ -28,7 +28,7 @@ NETWORK = "faster_whisper/assets/silero_vad_v6.onnx"
 # The network misses speech that is softer than some -55 dB or goes beyond full scale. Peaks of its frames:
 QUIET, LOUD = 10 ** (-30 / 20), 1.0  # below the one they are amplified, above the other attenuated
 SOFTEST = 10 ** (-90 / 20)  # amplified no more below this, the last bit of 16
-RELEASE = 10  # dB by which the level falls in a second of silence
+RELEASE = 15  # dB by which the level falls in a minute: a pause in loud speech is not amplified
 
 SPLIT_SILENCE = 1568  # samples: 98 ms; speech that is too long is split at a silence of more
 
@@ -147,7 +147,7 @@ def follow_level(peaks: np.ndarray, before: float) -> np.ndarray:
         before: the level at the frame before.
     """
     decibels = 20 * np.log10(np.maximum(np.append(before, peaks), SOFTEST))
-    fallen = np.arange(len(decibels)) * (RELEASE * FRAME / SAMPLE_RATE)  # had nothing come after the first
+    fallen = np.arange(len(decibels)) * (RELEASE / 60 * FRAME / SAMPLE_RATE)  # had nothing come after the first
     return 10 ** ((np.maximum.accumulate(decibels + fallen) - fallen)[1:] / 20)
 
 
