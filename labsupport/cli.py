@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +13,7 @@ import typer
 from rich.console import Console
 
 from labsupport import __version__
-from labsupport.base.errors import LabError
+from labsupport.base.errors import LabError, printable
 
 app = typer.Typer(
     help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
@@ -26,14 +28,34 @@ Backend = Annotated[Literal["torch", "mindspore"] | None, typer.Option(help="the
 
 def main() -> None:
     """Runs a command. A LabError is printed without a traceback, exit code 1; a wrong usage gives exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escapes, and no traceback
     try:
         app()
     except LabError as error:
         print_error(error)
         sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 2:
+            hint_at_dashes(sys.argv[1:])
+        raise
 
 
-def print_error(error: LabError) -> None:
+def hint_at_dashes(arguments: list[str]) -> None:
+    """Says how to name a file that begins with a dash, where an unknown option may be one."""
+    for argument in arguments[: arguments.index("--")] if "--" in arguments else arguments:
+        if (
+            argument.startswith("-")
+            and argument != "-"
+            and (Path(argument).suffix[1:].isalnum() or os.path.exists(argument))
+        ):
+            errors.print(
+                f"If {printable(argument)} is a file, write ./{printable(argument)}", markup=False, highlight=False
+            )
+
+
+def print_error(error: Exception) -> None:
     errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
 
 
@@ -141,35 +163,130 @@ def doctor(
     end(not lacking)
 
 
-@app.command()
+DECODING, GUARDS, OUTPUT, READING = "Decoding", "Guards against invented text", "Output", "Reading"
+
+
+@app.command(
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")}
+)  # --output_dir, as whisper's
 def transcribe(
-    files: Annotated[list[Path], typer.Argument(help="wav, flac, mp3 or ogg")],
+    files: Annotated[list[str], typer.Argument(help="anything with sound, a video too; - is standard input")],
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
     backend: Backend = None,
     engine: Annotated[
         Literal["torch", "mindspore", "onnx"] | None,
         typer.Option(help="onnx: article B's graphs, with no framework loaded"),
     ] = None,
-    timestamps: Annotated[bool, typer.Option("--timestamps", help="print each segment's time")] = False,
-    form: Annotated[Literal["text", "json", "srt", "vtt"], typer.Option("--format")] = "text",
-    language: Annotated[str | None, typer.Option(help="such as en; detected when it is not given")] = None,
-    beams: Annotated[int, typer.Option(min=1, help="1 is greedy")] = 1,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", "-f", "--output-format", help="text, srt, vtt, tsv, json; or all", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="write NAME.txt and so on there", rich_help_panel=OUTPUT)
+    ] = None,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="print each segment's time", rich_help_panel=OUTPUT)
+    ] = False,
+    word_timestamps: Annotated[
+        bool, typer.Option("--word-timestamps", help="time each word, in json and vtt", rich_help_panel=OUTPUT)
+    ] = False,
+    language: Annotated[
+        str | None, typer.Option(help="such as en or english; else it is detected", rich_help_panel=DECODING)
+    ] = None,
+    task: Annotated[
+        Literal["transcribe", "translate"], typer.Option(help="translate: into English", rich_help_panel=DECODING)
+    ] = "transcribe",
+    beams: Annotated[
+        int, typer.Option("--beams", "--beam-size", min=1, help="1 is greedy", rich_help_panel=DECODING)
+    ] = 1,
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch", "--batch-size", min=1, help="windows at once, without timestamps", rich_help_panel=DECODING
+        ),
+    ] = 1,
+    initial_prompt: Annotated[
+        str | None, typer.Option(help="what might have been said before, for names and style", rich_help_panel=DECODING)
+    ] = None,
+    hotwords: Annotated[str | None, typer.Option(help="names and terms to expect", rich_help_panel=DECODING)] = None,
+    vad: Annotated[
+        bool, typer.Option("--vad/--no-vad", help="decode only what a voice detector finds", rich_help_panel=DECODING)
+    ] = True,
+    temperature: Annotated[
+        str, typer.Option(help="tried one after the other while the text fails", metavar="N", rich_help_panel=GUARDS)
+    ] = "0,0.2,0.4,0.6,0.8,1",
+    best_of: Annotated[
+        int, typer.Option(min=1, help="texts drawn above temperature 0", metavar="N", rich_help_panel=GUARDS)
+    ] = 5,
+    compression_ratio_threshold: Annotated[
+        float, typer.Option(help="above it, a text repeats itself", metavar="N", rich_help_panel=GUARDS)
+    ] = 2.4,
+    logprob_threshold: Annotated[
+        float, typer.Option(help="below it, a text is a guess", metavar="N", rich_help_panel=GUARDS)
+    ] = -1.0,
+    no_speech_threshold: Annotated[
+        float, typer.Option(help="above it, a text that fails is silence", metavar="N", rich_help_panel=GUARDS)
+    ] = 0.6,
+    condition_on_previous_text: Annotated[
+        bool,
+        typer.Option(
+            "--condition-on-previous-text", help="give each window the text before it", rich_help_panel=GUARDS
+        ),
+    ] = False,
+    channel: Annotated[
+        int | None, typer.Option(min=1, help="this one alone, counted from 1", rich_help_panel=READING)
+    ] = None,
+    channels: Annotated[
+        Literal["mix", "separate"], typer.Option(help="separate: a text for each", rich_help_panel=READING)
+    ] = "mix",
+    max_hours: Annotated[float, typer.Option(min=0, help="refuse longer sounds", rich_help_panel=READING)] = 12,
+    max_channels: Annotated[int, typer.Option(min=1, help="refuse more channels", rich_help_panel=READING)] = 64,
 ) -> None:
-    """Write down what is said in audio files. A file that cannot be read does not stop the others."""
+    """Write down what is said in audio or video files. A file that cannot be read does not stop the others."""
     from labsupport import whisper
     from labsupport.machine.backend import let_threads_sleep
-    from labsupport.speech.text import Transcript
-    from labsupport.whisper.files import format_transcript, transcribe_files
-
-    def show(transcript: Transcript) -> None:
-        print(format_transcript(transcript, form, timestamps))
+    from labsupport.speech.audio import Limits
+    from labsupport.whisper import files as work
+    from labsupport.whisper.file_progress import TerminalWatcher
+    from labsupport.whisper.guards import Guards, parse_temperatures
+    from labsupport.whisper.language import find_code
 
     let_threads_sleep()
-    if backend or engine:
-        loaded = whisper.load(model, backend=backend, engine=engine)
-    else:
-        loaded = whisper.load_default(model, report=print_hint)
-    end(transcribe_files(files, loaded, show, print_error, language=language, beams=beams) == 0)
+
+    def load():
+        if backend or engine:
+            return whisper.load(model, backend=backend, engine=engine)
+        return whisper.load_default(model, report=print_hint)
+
+    guards = Guards(
+        temperatures=parse_temperatures(temperature),
+        best_of=best_of,
+        compression_ratio_threshold=compression_ratio_threshold,
+        logprob_threshold=logprob_threshold,
+        no_speech_threshold=no_speech_threshold,
+        condition_on_previous_text=condition_on_previous_text,
+    )
+    watcher = TerminalWatcher(errors, print_error)
+    failed = work.transcribe_files(
+        files,
+        load,
+        work.Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels)),
+        work.Output(work.parse_forms(form), output_dir, timestamps),
+        watcher,
+        language=language and find_code(language),
+        task=task,
+        beams=beams,
+        batch=batch,
+        vad=vad,
+        word_timestamps=word_timestamps,
+        initial_prompt=initial_prompt,
+        hotwords=hotwords,
+        guards=guards,
+    )
+    watcher.summarise(len(files), failed)
+    end(not failed)
 
 
 @app.command()

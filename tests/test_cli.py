@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from labsupport.base.paths import AUDIO, ROOT
 from labsupport.course import report, runner, testing
 from labsupport.course.outcomes import NotebookResult, Summary
 from labsupport.machine import doctor
+from labsupport.whisper.guards import Guards
 
 JFK = str(AUDIO / "jfk.flac")
 SENTENCE = "ask what you can do for your country"
@@ -26,6 +28,12 @@ def invoke(*arguments):
 def lab(*arguments):
     command = [sys.executable, "-m", "labsupport", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def run_lab(*arguments, **environment) -> subprocess.CompletedProcess:
+    """A command as its own process, with what it prints as bytes."""
+    command = [sys.executable, "-m", "labsupport", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env={**os.environ, **environment})
 
 
 def test_help_names_every_command_and_loads_no_framework():
@@ -144,7 +152,7 @@ def test_transcribe_prints_the_sentence():
 class FakeWhisper:
     """Gives the same two segments for any audio, and notes the options."""
 
-    def transcribe(self, samples, **options):
+    def transcribe(self, samples, on_progress, **options):
         from labsupport.speech.text import Segment, Transcript
 
         self.options = options
@@ -171,11 +179,53 @@ def test_transcribe_goes_on_after_a_file_that_cannot_be_read(fake, tmp_path):
 
 def test_transcribe_passes_on_its_options(fake):
     assert invoke("transcribe", JFK).output == "One. Two.\n"
-    assert fake.options == {"language": None, "beams": 1}
+    given = fake.options
+    assert (given["language"], given["beams"], given["vad"], given["task"]) == (None, 1, True, "transcribe")
+    assert given["guards"] == Guards()
     assert "[   1.50 -    3.00]  Two." in invoke("transcribe", JFK, "--timestamps").output
-    output = invoke("transcribe", JFK, "--format", "json", "--beams", "5", "--language", "en").output
-    assert "Two." in json.dumps(json.loads(output))
-    assert fake.options == {"language": "en", "beams": 5}
+    options = (
+        "--output_format",
+        "json",
+        "--beam_size",
+        "5",
+        "--language",
+        "German",
+        "--no-vad",
+        "--temperature",
+        "0,1",
+    )
+    options += ("--temperature", "0,1", "--logprob_threshold", "-2", "--hotwords", "Ask")
+    output = invoke("transcribe", JFK, *options).stdout
+    assert json.loads(output)[0]["segments"][1]["text"] == "Two."
+    assert (fake.options["language"], fake.options["beams"], fake.options["vad"]) == ("de", 5, False)
+    assert fake.options["guards"] == Guards((0.0, 1.0), logprob_threshold=-2.0)
+    assert fake.options["hotwords"] == "Ask"
+    assert "no temperatures" in str(invoke("transcribe", JFK, "--temperature", "warm").exception)
+
+
+def test_transcribe_sums_up_what_failed(fake, tmp_path):
+    done = invoke("transcribe", tmp_path / "a.wav", JFK, tmp_path)
+    assert done.exit_code == 1
+    assert f"1 of 3 files done; failed: {tmp_path / 'a.wav'}, {tmp_path}" in done.output
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_without_utf_8_shows_escapes(tmp_path, encoding):
+    name = tmp_path / "日本 é.wav"
+    done = run_lab("transcribe", name, JFK, "--model", "tiny.en", "--format", "json", PYTHONIOENCODING=encoding)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"\\u65e5\\u672c" in done.stderr
+    assert "ask not" in json.loads(done.stdout.decode(encoding))[0]["text"]
+
+
+def test_a_name_that_looks_like_an_option_gets_a_hint():
+    done = run_lab("transcribe", "-clip.wav")
+    assert done.returncode == 2
+    assert b"write ./-clip.wav" in done.stderr
+    assert b"write ./" not in run_lab("transcribe", JFK, "--modle", "base").stderr
 
 
 @pytest.mark.parametrize("option", [(), ("--engine", "onnx"), ("--backend", "torch")])

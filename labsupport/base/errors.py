@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: object) -> str:
+    """Text that a terminal shows as it is: control characters and broken encodings, as names have, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class LabError(Exception):
     """One sentence what was wrong, where (a file, setting or value), and a hint what to do next.
 
@@ -16,7 +21,7 @@ class LabError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where is not None:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {printable(self.where)}")
         if self.hint:
             lines.append(f"  next:  {self.hint}")
         return "\n".join(lines)

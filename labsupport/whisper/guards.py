@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from labsupport.base.errors import WhisperError
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.search import Hypothesis, decode, find_loop, sample
@@ -66,6 +67,17 @@ class Guards:
 
 
 NO_GUARDS = Guards((0.0,), 1, None, None, None)
+
+
+def parse_temperatures(given: str) -> tuple[float, ...]:
+    """ "0,0.2" -> (0.0, 0.2); WhisperError where these are no numbers from 0 on."""
+    try:
+        temperatures = tuple(float(each) for each in given.split(","))
+    except ValueError:
+        temperatures = ()
+    if not temperatures or not all(0 <= each < 10 for each in temperatures):
+        raise WhisperError(f"{given!r} are no temperatures.", hint="Give numbers from 0 on, with commas: 0,0.2,0.4")
+    return temperatures
 
 
 def compression_ratio(text: str) -> float:

@@ -12,8 +12,28 @@ from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.search import language_probs
 
+NAMES = """
+en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt portuguese, tr turkish,
+pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id indonesian, hi hindi, fi finnish, vi vietnamese,
+he hebrew, uk ukrainian, el greek, ms malay, cs czech, ro romanian, da danish, hu hungarian, ta tamil, no norwegian,
+th thai, ur urdu, hr croatian, bg bulgarian, lt lithuanian, la latin, mi maori, ml malayalam, cy welsh, sk slovak,
+te telugu, fa persian, lv latvian, bn bengali, sr serbian, az azerbaijani, sl slovenian, kn kannada, et estonian,
+mk macedonian, br breton, eu basque, is icelandic, hy armenian, ne nepali, mn mongolian, bs bosnian, kk kazakh,
+sq albanian, sw swahili, gl galician, mr marathi, pa punjabi, si sinhala, km khmer, sn shona, yo yoruba, so somali,
+af afrikaans, oc occitan, ka georgian, be belarusian, tg tajik, sd sindhi, gu gujarati, am amharic, yi yiddish, lo lao,
+uz uzbek, fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk, mt maltese, sa sanskrit, lb luxembourgish,
+my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt tatar, haw hawaiian, ln lingala, ha hausa, ba bashkir,
+jw javanese, su sundanese, yue cantonese, my burmese, ca valencian, nl flemish, ht haitian, lb letzeburgesch, ps pushto,
+pa panjabi, ro moldavian, ro moldovan, si sinhalese, es castilian, zh mandarin
+"""  # as openai-whisper names them (tokenizer.py)
 TASKS = ("transcribe", "translate")
 VOTES = 3  # windows that say which language they hear: the first may be a greeting, a jingle, or another language
+
+
+def find_code(language: str) -> str:
+    """Whisper's code for a language that is given by its code or its English name, in any case; else as it is."""
+    named = (entry.strip().partition(" ") for entry in NAMES.replace("\n", " ").split(","))
+    return {name: code for code, _, name in named}.get(language.strip().lower(), language.strip().lower())
 
 
 def check_language(model: WhisperModel, tokenizer: Tokenizer, language: str | None) -> None:
