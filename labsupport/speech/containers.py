@@ -56,8 +56,11 @@ def name_codec(file: Readable) -> str:
     head = read_at(file, 0, PIECE)
     if re.match(wav_chunks.START, head, re.DOTALL):
         return f"format {wav_chunks.read_tag(file):#06x} of wav"
-    found = re.search(rb"soun.*?stsd.{12}(?P<mp4>....)|(?P<mkv>A_[A-Z0-9/_.]+)", head, re.DOTALL)
-    return repr((found["mp4"] or found["mkv"]).decode("latin-1")) if found else "something unknown"
+    found = re.search(rb"soun.*?stsd.{12}(?P<mp4>....)|\x86(?P<size>[\x83-\xbf])(?P<mkv>A_.{62})", head, re.DOTALL)
+    if not found:
+        return "something unknown"
+    name = found["mp4"] or found["mkv"][: found["size"][0] & 0x7F]
+    return repr(name.decode("latin-1"))
 
 
 def _cut_at(file: Readable, starts: list[int], end: int, libraries: tuple[str, ...] = FFMPEG) -> list[Part]:
@@ -127,7 +130,7 @@ MP4_ENCRYPTED = rb"stsd.{12}(enca|drms|aavd)"  # the first entry of a track's sa
 
 
 def _find_mp4s(file: Readable, size: int, where: object) -> list[Part]:
-    starts, seen = [0], set[bytes]()
+    starts, seen, end = [0], set[bytes](), 0
     for name, start, end in _read_boxes(file, size):
         if name == b"moov" and any(find_all(file, MP4_ENCRYPTED, start, min(end, size))):
             raise encrypted_error(where)
@@ -137,6 +140,8 @@ def _find_mp4s(file: Readable, size: int, where: object) -> list[Part]:
         seen.add(name)
         if end > size and name in (b"mdat", b"moov", b"moof"):
             raise missing_bytes_error(end - size, where)
+    if b"moof" in seen and end < size:
+        raise cut_off_error("its last fragment breaks off", where)
     if b"moov" not in seen:
         raise cut_off_error("it has no index (moov), as where a recording was interrupted", where)
     return _cut_at(file, starts, size)
@@ -160,6 +165,7 @@ def _read_boxes(file: Readable, size: int) -> Iterator[tuple[bytes, int, int]]:
 
 EBML, SEGMENT, CLUSTER, TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
 ENCRYPTION = 0x5035
+NONE = 0  # where there is no element
 ENTERED = {SEGMENT, TRACKS, 0xAE, 0x6D80, 0x6240}  # the way to a track's encryption
 
 
@@ -172,30 +178,35 @@ class Element:
 
 
 def _find_matroskas(file: Readable, size: int, where: object) -> list[Part]:
-    starts = []
+    starts, streamed = [], False
     for element in _read_elements(file, size):
         if element.id == EBML:
             starts.append(element.start)
+        if element.id == SEGMENT:
+            streamed = element.end is None
+        if element.id == NONE and streamed:
+            raise cut_off_error("its last block breaks off", where)
         if element.id == ENCRYPTION:
             raise encrypted_error(where)
-        if element.end is not None and element.end > size:
+        if element.id != NONE and element.end is not None and element.end > size:
             raise missing_bytes_error(element.end - size, where)
     return _cut_at(file, [0, *starts[1:]], size)
 
 
 def _read_elements(file: Readable, size: int) -> Iterator[Element]:
+    """The outermost elements, and those inside of what has no stated end or may hold an encryption."""
     at = 0
-    while at < size and (element := _read_element(file, at)):
-        yield element
+    while at < size:
+        yield (element := _read_element(file, at))
         inside = element.id in ENTERED or element.end is None
         at = element.content if inside else element.end or size
 
 
-def _read_element(file: Readable, at: int) -> Element | None:
+def _read_element(file: Readable, at: int) -> Element:
     head = read_at(file, at, 12)
     id_size = 9 - head[0].bit_length() if head[0] else 0
     if not 1 <= id_size <= 4 or len(head) <= id_size or not head[id_size]:
-        return None
+        return Element(NONE, at, at, 1 << 62)
     width = 9 - head[id_size].bit_length()
     content = id_size + width
     mask = (1 << 7 * width) - 1
