@@ -46,9 +46,9 @@ STATED_DURATION = (
     "flv",
 )
 TAG = rb"ID3[\x02-\x04]|TAG|APETAGEX"
-MP3_HEADER = rb"\xff[\xe2-\xff]..(.{9}|.{17}|.{32})"  # of a frame, and its side information
-FRAME_COUNT = re.compile(  # in the place of a frame's sound
-    MP3_HEADER + rb"((Xing|Info)\0\0\0([\1\3\5\7\x09\x0b\x0d\x0f](?P<xing>....)|.)|VBRI\0\1.{8}(?P<vbri>....))",
+FRAME_COUNT = re.compile(  # behind an mp3 frame's header and side information: Xing's or LAME's table, or Fraunhofer's
+    rb"\xff[\xe2-\xff]..(.{9}|.{17}|.{32})"
+    rb"((Xing|Info)\x00\x00\x00([\x01\x03\x05\x07\x09\x0b\x0d\x0f](?P<xing>....)|.)|VBRI\x00\x01.{8}(?P<vbri>....))",
     re.DOTALL,
 )
 

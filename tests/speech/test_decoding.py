@@ -1,0 +1,166 @@
+"""FFmpeg and libsndfile give the same exact samples in small blocks; joined mp3s are read whole, and nothing else."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import odd_audio
+import pytest
+import soundfile
+from fresh_process import run_python, run_together
+
+from labsupport.base.errors import AudioError
+from labsupport.speech import decoding
+from labsupport.speech.decoding import AvDecoder, SoundfileDecoder, UnknownFormat, read_frame_count
+from labsupport.speech.parts import Part
+
+RANDOM = np.random.default_rng(0).uniform(-1, 1, 4000)
+
+
+def part_of(content: bytes) -> Part:
+    return Part(io.BytesIO(content), 0, len(content))
+
+
+def decode(content: bytes, kind: type = AvDecoder) -> np.ndarray:
+    decoder = kind(part_of(content), "a file")
+    blocks = [block for block, _ in decoder.blocks()]
+    decoder.close()
+    return np.concatenate(blocks)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAW", "ULAW"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_both_libraries_give_the_same_samples(subtype, channels):
+    content = odd_audio.with_soundfile(RANDOM.reshape(-1, channels), 16_000, "WAV", subtype)
+    found = decode(content)
+    assert found.dtype == np.float32
+    assert found.shape == (4000 // channels, channels)
+    np.testing.assert_allclose(found, decode(content, SoundfileDecoder), atol=1e-7)
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "flac"])
+def test_planar_and_packed_samples_of_every_type_are_exact(codec):
+    samples = np.round(RANDOM.reshape(-1, 2) * 32767) / 32768
+    found = decode(odd_audio.with_ffmpeg(samples, 48_000, "matroska", codec))
+    np.testing.assert_allclose(found, samples, atol=1e-7)
+
+
+def test_64_channels_stay_apart():
+    samples = np.tile(np.arange(64) / 100, (50, 1))
+    content = odd_audio.with_soundfile(samples, 16_000, "WAV", "PCM_16")
+    np.testing.assert_allclose(decode(content), samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [AvDecoder, SoundfileDecoder])
+def test_blocks_are_bounded_by_the_values_of_all_channels(kind, monkeypatch):
+    monkeypatch.setattr(decoding, "BLOCK_VALUES", 8000)
+    content = odd_audio.with_soundfile(np.zeros((20_000, 4)), 16_000, "WAV", "PCM_16")
+    decoder = kind(part_of(content), "a file")
+    lengths = [len(block) for block, _ in decoder.blocks()]
+    assert sum(lengths) == 20_000
+    assert max(lengths) <= 2000 + 2 * 1024  # FFmpeg gives whole packets
+
+
+def test_a_slow_rate_is_decoded_in_short_blocks():
+    assert decoding.block_frames(1, 1) == 30
+    assert decoding.block_frames(48_000, 1 << 30) == 1
+
+
+# --- mp3 -------------------------------------------------------------------------------------------------------------
+
+
+def mp3(rate: int = 16_000, seconds: float = 2.0, channels: int = 1, **options: str) -> bytes:
+    samples = odd_audio.speech(rate, seconds)
+    samples = samples if channels == 1 else np.stack([samples] * channels, 1)
+    return odd_audio.with_ffmpeg(samples, rate, "mp3", "libmp3lame", 48_000, **options)
+
+
+BARE = {"write_xing": "0", "id3v2_version": "0"}
+SECOND = {
+    "the same": mp3(),
+    "another rate": mp3(44_100),
+    "another rate and stereo": mp3(44_100, channels=2),
+    "a rate of another MPEG version": mp3(8000),
+    "no header and no tag": mp3(**BARE),
+    "an old tag at its end": mp3() + odd_audio.ID3V1,
+    "a long tag": b"ID3\x04\x00\x00\x00\x06\x00\x00" + np.random.default_rng(1).bytes(6 << 14) + mp3(),
+}
+
+
+@pytest.mark.parametrize("first", [{}, BARE], ids=["with header", "bare"])
+@pytest.mark.parametrize("second", SECOND)
+def test_joined_mp3s_give_all_their_sound(first, second):
+    decoder = AvDecoder(part_of(mp3(**first) + SECOND[second]), "a file")
+    seconds = sum(len(block) / rate for block, rate in decoder.blocks())
+    assert seconds == pytest.approx(4.1, abs=0.2)  # encoders add up to 0.1 s each
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_cut_in_either_of_two_joined_mp3s_is_found(which):
+    parts = [mp3(seconds=4), mp3(seconds=4)]
+    parts[which] = parts[which][: len(parts[which]) * 8 // 10]
+    with pytest.raises(AudioError, match=r"it should hold \d+ frames and holds \d+"):
+        decode(b"".join(parts))
+
+
+def test_the_count_of_frames_stands_in_one_place():
+    start = b"\xff\xf3\x40\xc4"
+    assert read_frame_count(start + bytes(9) + b"Info\0\0\0\x0f\0\0\0\x07") == 7
+    assert read_frame_count(start + bytes(17) + b"Xing\0\0\0\x01\0\0\x01\0") == 256
+    assert read_frame_count(start + bytes(32) + b"VBRI\0\1" + bytes(8) + b"\0\0\0\x09") == 9
+    assert read_frame_count(start + bytes(32) + b"Xing\0\0\0\x02\0\0\x01\0") is None, "a table without a count"
+    assert read_frame_count(start + bytes(20) + b"Info\0\0\0\x0f\0\0\0\x07") is None, "letters within the sound"
+
+
+def test_what_only_looks_like_mp3_is_refused():
+    noise = np.random.default_rng(0).bytes(3000)
+    frame = mp3(**BARE)[:300]
+    with pytest.raises((AudioError, UnknownFormat)):
+        decode(frame + noise + frame + noise)
+
+
+# --- what FFmpeg must not do -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "ffconcat version 1.0\nfile {path}\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{path}\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    ],
+    ids=["concat", "hls", "sdp"],
+)
+def test_a_file_cannot_make_it_read_another_file_or_the_network(tmp_path, playlist):
+    (tmp_path / "secret.wav").write_bytes(odd_audio.build("good.wav"))
+    with pytest.raises(UnknownFormat):
+        AvDecoder(part_of(playlist.format(path=tmp_path / "secret.wav").encode()), "a file")
+
+
+def test_nothing_is_written_to_stderr_but_by_us(tmp_path):
+    files = {
+        "a.mp3": mp3()[500:] + bytes(700) + mp3()[:900],
+        "a.ogg": odd_audio.build("chained_vorbis.ogg")[:30_000],
+        "a.m4a": odd_audio.build("clip.m4a")[:-400],
+        "b.mp3": b"\xff\xfb\x90\x44" + np.random.default_rng(0).bytes(5000),
+        "a.wav": odd_audio.build("mp3_in.wav").replace(b"\xff\xf3", b"\xff\x00"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    names = [str(tmp_path / name) for name in files]
+    code = (
+        f"from labsupport.speech import audio\nfor name in {names}:\n"
+        "    try: audio.read(name)\n    except audio.AudioError: pass\n"
+    )
+    assert run_together([code]) == [("", "")]
+
+
+def test_common_files_do_not_import_ffmpeg(tmp_path):
+    soundfile.write(tmp_path / "a.flac", RANDOM, 16_000)
+    (tmp_path / "a.wav").write_bytes(odd_audio.build("good.wav"))
+    names = [str(tmp_path / name) for name in ("a.flac", "a.wav")]
+    run_python(
+        "import sys\nfrom labsupport.speech import audio\nassert not {'av', 'soundfile', 'soxr'} & set(sys.modules)\n"
+        f"for name in {names}: audio.read(name)\nassert 'av' not in sys.modules\n"
+    )
