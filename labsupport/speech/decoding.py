@@ -53,10 +53,11 @@ FRAME_COUNT = re.compile(  # behind an mp3 frame's header and side information: 
 )
 
 
-def open_parts(file: Readable, where: object) -> Generator[SoundfileDecoder | AvDecoder, None, None]:
+def open_parts(file: Readable, where: object) -> Generator[Decoder, None, None]:
     """A decoder for each recording that a seekable file holds, in order; each is closed when the next is asked for.
 
-    AudioError, which names the file as `where`, if it is no audio, encrypted, damaged, cut off, or of an unknown codec.
+    AudioError, which names the file as `where`, if it is no audio, encrypted, damaged, cut off, or of an unknown codec;
+    OSError if it cannot be read.
     """
     for part in containers.find_parts(file, where):
         decoder = _open_part(part, where)
@@ -64,17 +65,17 @@ def open_parts(file: Readable, where: object) -> Generator[SoundfileDecoder | Av
             yield decoder
         finally:
             decoder.close()
-        if part.fault:
-            raise part.fault
 
 
-def _open_part(part: Part, where: object) -> SoundfileDecoder | AvDecoder:
+def _open_part(part: Part, where: object) -> Decoder:
     for library in part.libraries:
         part.seek(0)
         try:
             return DECODERS[library](part, where)
         except UnknownFormat:
             continue
+    if part.fault:
+        raise part.fault
     if containers.starts_like_media(part.file):
         raise cut_off_error("its header breaks off or is damaged", where)
     hint = "Takes what FFmpeg and libsndfile can decode, such as wav, flac, mp3, m4a, ogg, webm, wma, mp4."
@@ -85,13 +86,43 @@ class UnknownFormat(Exception):
     """A library does not know this kind of file, or not this variant of it: another one may."""
 
 
-class SoundfileDecoder:
-    """A part that libsndfile reads; `seconds` by its header, which states them."""
+class Decoder:
+    """Decodes a part with one library; UnknownFormat from the start if that does not know its format.
+
+    `seconds` is how long it lasts by the header or a guess, `stated` by the header alone; None if that does not say.
+    """
+
+    rate: int
+    channels: int
+    seconds: float | None
+    stated: float | None
+
+    def __init__(self, part: Part, where: object):
+        self.part, self.where = part, where
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        """float32 samples (frames, channels) and their rate in Hz, block by block; AudioError where the end is lost."""
+        try:
+            yield from self._decode_blocks()
+        except AudioError:
+            if self.part.fault:  # what seemed to be the end
+                raise self.part.fault from None
+            raise
+
+    def _decode_blocks(self) -> Iterator[tuple[np.ndarray, int]]:
+        raise NotImplementedError
+
+
+class SoundfileDecoder(Decoder):
+    """libsndfile's; its headers state how long they last."""
 
     def __init__(self, part: Part, where: object):
         import soundfile
 
-        self.where = where
+        super().__init__(part, where)
         if _is_mp3(part):  # libmpg123 inside libsndfile writes to stderr
             raise UnknownFormat
         try:
@@ -108,8 +139,7 @@ class SoundfileDecoder:
     def close(self) -> None:
         self.sound.close()
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
-        """float32 samples (frames, channels) and their rate in Hz, block by block; AudioError where the end is lost."""
+    def _decode_blocks(self) -> Iterator[tuple[np.ndarray, int]]:
         import soundfile
 
         size, decoded = block_frames(self.rate, self.channels), 0
@@ -143,16 +173,13 @@ def _count_missing_bytes(log: str) -> int:
     return max(0, stated - present) if not is_unknown(stated) else 0
 
 
-class AvDecoder:
-    """A part that FFmpeg reads: its best audio track.
-
-    `stated` are the seconds of this track by the header, None if that does not say; `seconds` may be FFmpeg's guess.
-    """
+class AvDecoder(Decoder):
+    """FFmpeg's, of the best audio track."""
 
     def __init__(self, part: Part, where: object):
         import av
 
-        self.part, self.where = part, where
+        super().__init__(part, where)
         try:
             self.container = av.open(
                 part,
@@ -194,8 +221,7 @@ class AvDecoder:
         what = f"The sound is coded as {name}, for which there is no decoder here."
         return AudioError(what, where=self.where, hint=hint)
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, int]]:
-        """float32 samples (frames, channels) and their rate in Hz, block by block; AudioError where the end is lost."""
+    def _decode_blocks(self) -> Iterator[tuple[np.ndarray, int]]:
         pieces: list[np.ndarray] = []
         count, now = 0, (self.rate, self.channels)
         for piece, rate in self._pieces():
@@ -330,4 +356,4 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
     return (samples / scale).astype(np.float32)
 
 
-DECODERS: dict[str, type[SoundfileDecoder] | type[AvDecoder]] = {"soundfile": SoundfileDecoder, "ffmpeg": AvDecoder}
+DECODERS: dict[str, type[Decoder]] = {"soundfile": SoundfileDecoder, "ffmpeg": AvDecoder}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import odd_audio
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -34,6 +38,9 @@ FORMATS = {  # suffix: what soundfile calls it, and how far the decoded sine may
     "opus.ogg": ("OGG", "OPUS", 5e-2),
     "l3.mp3": ("MP3", "MPEG_LAYER_III", 3e-2),
 }
+
+
+CUT = "The file is cut off or damaged"
 
 
 def sine(rate: int, seconds: float = 1.0) -> np.ndarray:
@@ -112,6 +119,195 @@ def test_the_name_of_a_file_does_not_matter(tmp_path):
     assert len(audio.read(write(tmp_path / "no suffix, ünïcode", sine(16_000), kind="l3.mp3"))) == 16_000
 
 
+def read_at_once(path: Path) -> np.ndarray:
+    """The reference: the whole file through soundfile, the channels' average, one call of soxr."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return soxr.resample(samples.mean(axis=1), rate, 16_000, quality="HQ")
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_blocks_give_what_one_call_gives(tmp_path, kind, rate):
+    if kind == "opus.ogg":
+        rate = 48_000
+    stereo = np.stack([sine(rate, 3), 0.4 * sine(rate, 3) + 0.05], axis=1)
+    path = write(tmp_path / kind, stereo, rate, kind)
+    np.testing.assert_allclose(audio.read(path), read_at_once(path), atol=1e-5)
+
+
+def test_a_long_file_comes_in_blocks_of_30_seconds(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(70 * 8_000, 2)) / 5
+    path = write(tmp_path / "a.flac", noise, 8_000, "s16.flac")
+    blocks = list(audio.read_blocks(path))
+    assert [len(block) for block in blocks] == [480_000, 480_000, 160_000]
+    assert all(block.dtype == np.float32 for block in blocks)
+    np.testing.assert_allclose(np.concatenate(blocks), read_at_once(path), atol=1e-6)
+
+
+def test_blocks_hold_little_memory(tmp_path):
+    """Ten minutes are 38 MB at 16 kHz and 77 MB before; reading them may add less than a tenth to one minute's peak."""
+    minute = np.random.default_rng(0).integers(-9000, 9000, (60 * 16_000, 2)).astype(np.int16)
+    peaks = []
+    for minutes in (1, 10):
+        path = tmp_path / "a.wav"
+        soundfile.write(path, np.tile(minute, (minutes, 1)), 16_000)
+        tracemalloc.start()
+        assert sum(len(block) for block in audio.read_blocks(path)) == minutes * 960_000
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["good.wav", "gsm.wav", "mp3_in.wav", "clip.m4a", "clip.webm", "clip.mp4", "alaw.wav", "adpcm_ima.wav", "pcm24.wav",
+     "pcm8.wav", "zero_data_size.wav", "max_data_size.wav", odd_audio.ODD_NAME, odd_audio.DASH_NAME,
+     odd_audio.BYTE_NAME, "chained_vorbis.ogg", "chained_opus.ogg", "joined.mp3"],
+    ids=ascii,
+)  # fmt: skip
+def test_odd_files_give_all_the_speech(tmp_path, name):
+    try:
+        path = odd_audio.write(tmp_path, name)
+    except (OSError, UnicodeError) as error:
+        pytest.skip(f"this file system has no such names: {error}")
+    found, clip = audio.read(path), odd_audio.speech(16_000)
+    copies = 2 if name.startswith(("chained", "joined")) else 1
+    assert len(found) == pytest.approx(copies * len(clip), abs=copies * 1500)
+    for copy in range(copies):
+        assert_holds_speech(found[copy * len(found) // copies :], clip)
+
+
+def assert_holds_speech(found: np.ndarray, clip: np.ndarray) -> None:
+    """Asserts that `found` begins with `clip`, a codec's delay and its changes aside."""
+    size = 1 << 19
+    spectra = [np.fft.rfft(each[: len(clip)] / np.linalg.norm(each[: len(clip)]), size) for each in (found, clip)]
+    similarity = np.fft.irfft(spectra[0] * spectra[1].conj(), size)  # by delay
+    assert similarity[:2500].max() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("start.wav", 4.6), ("float64.wav", 4.6), ("opposite_phase.wav", 4.6), ("silence_10s.wav", 10.0),
+     ("low_noise_20s.wav", 20.0), ("short_01s.wav", 0.1), ("rate_1hz.wav", 60.0), ("channels_64.wav", 1.1),
+     ("silence_between.wav", 42.0)],
+)  # fmt: skip
+def test_other_odd_files_have_their_length(tmp_path, name, seconds):
+    assert len(audio.read(odd_audio.write(tmp_path, name))) / 16_000 == pytest.approx(seconds, abs=0.1)
+
+
+def test_opposite_phases_are_as_loud_as_one_channel(tmp_path):
+    both, one = (audio.read(odd_audio.write(tmp_path, name)) for name in ("opposite_phase.wav", "start.wav"))
+    np.testing.assert_allclose(both, one, atol=1e-3)
+
+
+# --- channels, durations, file objects ---------------------------------------------------------------------------
+
+
+def test_a_channel_is_chosen_counting_from_one(tmp_path):
+    path = write(tmp_path / "a.wav", np.array([[0.1, -0.2, 0.3]] * 8), kind="f32.wav")
+    assert audio.count_channels(path) == 3
+    for channel, value in enumerate([0.1, -0.2, 0.3], 1):
+        np.testing.assert_allclose(audio.read(path, channel), value, atol=1e-7)
+
+
+@pytest.mark.parametrize("channel", [0, -1, 4])
+def test_a_channel_that_is_not_there_has_an_error(tmp_path, channel):
+    path = write(tmp_path / "a.wav", np.zeros((9, 3)))
+    with pytest.raises(AudioError, match=f"no channel {channel}") as caught:
+        audio.read(path, channel)
+    assert caught.value.hint == "It has 3, counted from 1."
+
+
+def test_a_channel_may_be_missing_in_the_second_of_two_recordings(tmp_path):
+    path = write(tmp_path / "a.flac", np.zeros((9, 2)), kind="s16.flac")
+    path.write_bytes(path.read_bytes() + write(tmp_path / "b.flac", np.zeros(9), kind="s16.flac").read_bytes())
+    assert len(audio.read(path, 1)) == len(audio.read(path)) == 18
+    with pytest.raises(AudioError, match="no channel 2"):
+        audio.read(path, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "channels"),
+    [("good.wav", 11.0, 1), ("clip.m4a", 11.0, 1), ("clip.webm", 11.008, 1), ("chained_vorbis.ogg", 22.0, 1),
+     ("zero_data_size.wav", 11.0, 1), ("opposite_phase.wav", 4.6, 2), ("channels_64.wav", 1.1, 64)],
+)  # fmt: skip
+def test_the_header_says_how_long_and_how_many(tmp_path, name, seconds, channels):
+    path = odd_audio.write(tmp_path, name)
+    assert audio.duration(path) == pytest.approx(seconds, abs=0.01)
+    assert audio.count_channels(path) == channels
+
+
+def test_a_streamed_webm_has_no_duration(tmp_path):
+    content = odd_audio.with_ffmpeg(odd_audio.speech(48_000, 1), 48_000, "webm", "libopus", 32_000, live="1")
+    (tmp_path / "a.webm").write_bytes(content)
+    assert audio.duration(tmp_path / "a.webm") is None
+
+
+@pytest.mark.parametrize("name", ["good.wav", "clip.m4a", "joined.mp3"])
+def test_a_file_object_is_read_from_its_start(tmp_path, name):
+    path = odd_audio.write(tmp_path, name)
+    with path.open("rb") as file:
+        file.seek(9)
+        np.testing.assert_array_equal(audio.read(file), audio.read(path))
+        assert audio.count_channels(file) == 1
+        assert not file.closed
+
+
+def test_errors_of_a_file_object_carry_its_name(tmp_path):
+    for file, where in (
+        (io.BytesIO(b""), "standard input"),
+        ((tmp_path / "a.wav").open("w+b"), str(tmp_path / "a.wav")),
+    ):
+        with pytest.raises(AudioError, match="0 bytes") as caught:
+            audio.read(file)
+        assert caught.value.where == where
+        file.close()
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def limited(content: bytes, message: str, hint: str, limits: audio.Limits | None = None) -> None:
+    with pytest.raises(AudioError, match=message) as caught:
+        audio.read(io.BytesIO(content), limits=limits or audio.Limits())
+    assert hint in caught.value.hint
+
+
+def test_a_flac_that_claims_too_much_is_refused_by_its_header():
+    limited(odd_audio.build("claims_long.flac"), r"lasts 2386\.1 hours", "`--max-hours 2387` allows it")
+    with pytest.raises(AudioError, match=CUT):
+        audio.read(io.BytesIO(odd_audio.build("claims_long.flac")), limits=audio.Limits(seconds=1e8))
+
+
+@pytest.mark.parametrize("name", ["good.wav", "joined.mp3", "clip.webm", "chained_opus.ogg"])
+def test_sound_beyond_the_limit_is_refused(name):
+    limited(odd_audio.build(name), "lasts 0.0 hours", "--max-hours 1", audio.Limits(seconds=10))
+
+
+def test_a_low_rate_carries_no_speech_and_is_not_stretched_to_hours():
+    limited(odd_audio.build("rate_1hz_long.wav"), "At a rate of 1 Hz it would last 5.6 hours", "-ar RATE")
+
+
+@pytest.mark.parametrize("rate", [0, 768_001, 4_000_000, 2**31 - 1])
+def test_a_rate_that_cannot_be_right_is_refused(rate):
+    content = odd_audio.make_wav(bytes(2000), rate, channels=1)
+    with pytest.raises(AudioError, match=f"A rate of {rate} Hz|{CUT}"):
+        audio.read(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("rate", [1, 7, 999, 1000, 44_099, 768_000])
+def test_every_rate_in_between_is_converted(rate):
+    count = min(rate * 3, 300_000)
+    found = audio.read(io.BytesIO(odd_audio.make_wav(bytes(2 * count), rate)))
+    assert abs(len(found) - count * 16_000 / rate) <= 1
+
+
+def test_too_many_channels_are_refused():
+    content = odd_audio.make_wav(bytes(2 * 65 * 10), 16_000, channels=65)
+    limited(content, "has 65 channels", "`--max-channels 65` allows it")
+    assert len(audio.read(io.BytesIO(content), limits=audio.Limits(channels=65))) == 10
+
+
 # --- refusing what is bad ----------------------------------------------------------------------------------------
 
 
@@ -125,9 +321,6 @@ def fails(message: str, path: Path) -> None:
     with pytest.raises(AudioError, match=message) as caught:
         audio.read(path)
     assert caught.value.where == path
-
-
-CUT = "The file is cut off or damaged"
 
 
 def test_a_missing_file_has_its_error(tmp_path):
@@ -153,6 +346,75 @@ def test_an_empty_file_has_its_error(tmp_path):
 def test_what_is_no_audio_has_its_error(tmp_path, content):
     (tmp_path / "a.wav").write_bytes(content)
     fails("no audio that can be decoded", tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("name", ["text.wav", "zip.wav", "jpeg.mp3", "pdf.ogg", "random.wav", "zeros.wav"])
+def test_no_audio_under_the_name_of_one_has_its_error(tmp_path, name):
+    contents = {
+        "text.wav": odd_audio.build("text.wav"),
+        "zip.wav": b"PK\x03\x04" + np.random.default_rng(1).bytes(30_000),
+        "jpeg.mp3": b"\xff\xd8\xff\xe0\x00\x10JFIF" + np.random.default_rng(2).bytes(30_000),
+        "pdf.ogg": b"%PDF-1.7\n" + np.random.default_rng(3).bytes(30_000),
+        "random.wav": np.random.default_rng(4).bytes(30_000),
+        "zeros.wav": bytes(30_000),
+    }
+    (tmp_path / name).write_bytes(contents[name])
+    fails("no audio that can be decoded", tmp_path / name)
+
+
+def test_a_video_without_sound_has_its_error(tmp_path):
+    fails("no sound, only pictures", odd_audio.write(tmp_path, "silent_video.mp4"))
+
+
+@pytest.mark.parametrize("name", ["empty.wav", "empty.bin", "claims_1gb.wav", "claims_3gb.wav"])
+def test_empty_and_boasting_files_have_their_error(tmp_path, name):
+    fails(f"no sound at all|0 bytes|{CUT}", odd_audio.write(tmp_path, name))
+
+
+@pytest.mark.parametrize("name", ["loop.wav", "loop_a.wav"])
+def test_a_link_to_itself_has_its_error(tmp_path, name):
+    try:
+        odd_audio.write_links(tmp_path)
+    except OSError as error:
+        pytest.skip(f"this system makes no symbolic links: {error}")
+    fails("symbolic link", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [odd_audio.LONG_NAME, "a\0b.wav", "\ud800.wav", odd_audio.BYTE_MISSING], ids=ascii)
+def test_a_name_that_no_file_has_is_named_in_its_error(tmp_path, name):
+    fails("longer than this system allows|No file can have this name|no such file", tmp_path / name)
+    with pytest.raises(AudioError):
+        audio.count_channels(tmp_path / name)
+
+
+def test_a_device_has_its_error():
+    fails("not a regular file", Path(os.devnull))
+
+
+class FailingFile(io.BytesIO):
+    """A file on a disk that fails after 40 kB."""
+
+    def read(self, count=-1):
+        if self.tell() > 40_000:
+            raise OSError(5, "Input/output error")
+        return super().read(count)
+
+
+@pytest.mark.parametrize("name", ["pcm8.wav", "clip.m4a", "joined.mp3", "chained_vorbis.ogg", "claims_long.flac"])
+def test_a_failing_disk_has_its_error(name, capfd):
+    limits = audio.Limits(seconds=1e9)
+    with pytest.raises(AudioError, match="cannot be read: Input/output error"):
+        audio.read(FailingFile(odd_audio.build(name)), limits=limits)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("error", "message"), [(MemoryError(), "does not fit"), (OverflowError(), CUT)])
+def test_a_lack_of_memory_has_its_error(tmp_path, monkeypatch, error, message):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(audio.Converter, "convert", refuse)
+    fails(message, odd_audio.write(tmp_path, "good.wav"))
 
 
 def test_headerless_samples_have_an_error(tmp_path):
