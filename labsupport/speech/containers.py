@@ -64,6 +64,7 @@ def name_codec(file: Readable) -> str:
 
 
 def _cut_at(file: Readable, starts: list[int], end: int, libraries: tuple[str, ...] = FFMPEG) -> list[Part]:
+    starts = starts or [0]
     return [Part(file, a, b, libraries) for a, b in zip(starts, [*starts[1:], end], strict=True)]
 
 
@@ -190,7 +191,7 @@ def _find_matroskas(file: Readable, size: int, where: object) -> list[Part]:
             raise encrypted_error(where)
         if element.id != NONE and element.end is not None and element.end > size:
             raise missing_bytes_error(element.end - size, where)
-    return _cut_at(file, [0, *starts[1:]], size)
+    return _cut_at(file, starts, size)
 
 
 def _read_elements(file: Readable, size: int) -> Iterator[Element]:
