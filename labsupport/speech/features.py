@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import tempfile
 
 import numpy as np
 
@@ -15,6 +16,7 @@ WINDOW_FRAMES = 3000  # 30 s, the only length that the encoder takes
 EDGE = FFT // 2  # samples that are reflected at both ends, so that a frame lies around its time
 OVERLAP = FFT - HOP  # samples that a frame has in common with the next
 BLOCK = 500  # frames that are transformed at a time: 5 s
+IN_MEMORY = 64 * 2**20  # bytes of features
 
 
 def hz_to_mel(hz: np.ndarray) -> np.ndarray:
@@ -53,7 +55,8 @@ def power_spectrum(samples: np.ndarray) -> np.ndarray:
 class LogMel:
     """Log-mel features of a recording that is fed block by block; equal to `log_mel` of the whole for any blocks.
 
-    It holds the features in float32, 115 MB for an hour with 80 mels, and of the sound itself 5 s.
+    Of the sound itself it holds 5 s, and the features in float32 up to `IN_MEMORY`: 33 minutes with 80 mels. Those of a
+    longer recording are in a temporary file: 115 MB an hour.
 
     Args:
         mels: 80, or 128 for large-v3 and its turbo.
@@ -62,7 +65,10 @@ class LogMel:
     def __init__(self, mels: int = 80):
         self.mels = mels
         self.samples = 0  # fed so far
-        self._blocks: list[np.ndarray] = []  # log10 of the energy: each (mels, BLOCK) float32, the last one shorter
+        # log10 of the energy: (frames, mels) float32; closed when nobody needs the recording any more
+        self._stored = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
+        self._count = 0  # frames that are stored
+        self._loudest = -math.inf
         self._buffer = np.zeros(BLOCK * HOP + OVERLAP)  # float64, what a block of frames is computed from
         self._filled = EDGE  # the recording begins with its own reflection
 
@@ -88,11 +94,11 @@ class LogMel:
 
         They are scaled by the loudest of the whole recording, as `log_mel` scales them.
         """
-        return window(self._scale(seek, min(seek + WINDOW_FRAMES, self._count() if end is None else end)), 0)
+        return window(self._scale(seek, min(seek + WINDOW_FRAMES, self._count if end is None else end)), 0)
 
     def whole(self) -> np.ndarray:
         """Every frame: (mels, frames) float32, at least 3000 of them."""
-        return self._scale(0, self._count())
+        return self._scale(0, self._count)
 
     def _write(self, samples: np.ndarray) -> None:
         while len(samples):
@@ -108,26 +114,22 @@ class LogMel:
         frames = (self._filled - OVERLAP) // HOP
         if frames <= 0:
             return
-        if not self._blocks:
+        if not self._count:
             self._buffer[:EDGE] = self._buffer[2 * EDGE : EDGE : -1]
         energy = mel_filters(self.mels) @ power_spectrum(self._buffer[: frames * HOP + OVERLAP])  # (mels, frames)
-        self._blocks.append(np.log10(np.maximum(energy, 1e-10)).astype(np.float32))
+        log = np.log10(np.maximum(energy, 1e-10)).astype(np.float32)  # (mels, frames)
+        self._stored.write(log.T.tobytes())
+        self._count, self._loudest = self._count + frames, max(self._loudest, float(log.max()))
         rest = self._buffer[frames * HOP : self._filled].copy()
         self._buffer[: len(rest)], self._filled = rest, len(rest)
 
-    def _count(self) -> int:
-        return sum(block.shape[1] for block in self._blocks)
-
-    @functools.cached_property
-    def _loudest(self) -> float:
-        return max(float(block.max()) for block in self._blocks)
-
     def _scale(self, start: int, stop: int) -> np.ndarray:
         """The frames from `start` up to `stop`, the loudest 80 dB scaled to about -1..1: (mels, stop - start)"""
-        first = start // BLOCK
-        blocks = [np.empty((self.mels, 0), np.float32), *self._blocks[first : math.ceil(stop / BLOCK)]]
-        log = np.concatenate(blocks, axis=1)[:, start - first * BLOCK : max(start, stop) - first * BLOCK]
-        return (np.maximum(log, self._loudest - 8.0) + 4.0) / 4.0
+        frame = 4 * self.mels  # bytes
+        self._stored.seek(start * frame)
+        found = self._stored.read(max(0, min(stop, self._count) - start) * frame)
+        log = np.frombuffer(found, np.float32).reshape(-1, self.mels).T  # (mels, stop - start)
+        return np.ascontiguousarray((np.maximum(log, self._loudest - 8.0) + 4.0) / 4.0)
 
 
 def log_mel(samples: np.ndarray, mels: int = 80) -> np.ndarray:
