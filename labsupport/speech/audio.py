@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from labsupport.base import paths
 from labsupport.base.errors import AudioError
 from labsupport.speech import decoding
 from labsupport.speech.mixing import SAMPLE_RATE, Mixer, Resampler
-from labsupport.speech.parts import cut_off_error
+from labsupport.speech.parts import cut_off_error, measure
 
 BLOCK = 30 * SAMPLE_RATE  # samples that read_blocks gives at once
 SPEECH_RATE = 1000  # Hz: below it no speech is left, and a small file claims hours
@@ -110,8 +109,10 @@ def read(path: str | Path | BinaryIO, channel: int | None = None, limits: Limits
             wav, FLAC or webm that was streamed without a size; of raw AAC or AMR between two frames; of a file without
             a container's sizes; of anything cut before it was encoded.
     """
-    blocks = list(read_blocks(path, channel, limits))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    samples = bytearray()  # grows in place, where a list of blocks would need as much again to join them
+    for block in read_blocks(path, channel, limits):
+        samples += block.tobytes()
+    return np.frombuffer(samples, np.float32)
 
 
 def read_blocks(
@@ -179,7 +180,7 @@ def _open_regular(path: Path) -> BinaryIO:
 
 
 def _check_not_empty(file: BinaryIO, where: object) -> None:
-    if file.seek(0, os.SEEK_END) == 0:
+    if not measure(file):
         hint = "The program that wrote it failed; copy or record it again."
         raise AudioError("The file is empty (0 bytes).", where=where, hint=hint)
 

@@ -23,6 +23,7 @@ from labsupport.speech.parts import (
     encrypted_error,
     find_all,
     is_unknown,
+    measure,
     missing_bytes_error,
     read_at,
     read_tag_size,
@@ -35,7 +36,7 @@ def find_parts(file: Readable, where: object) -> list[Part]:
     AudioError, which names the file as `where`, if the container shows that bytes are missing or damaged, or the sound
     encrypted.
     """
-    size = file.seek(0, 2)
+    size = measure(file)
     head = read_at(file, 0, 64)
     if read_at(file, read_tag_size(head), 4) == b"fLaC":
         return _find_flacs(file, size, where)
@@ -68,8 +69,7 @@ def _cut_at(file: Readable, starts: list[int], end: int, libraries: tuple[str, .
     return [Part(file, a, b, libraries) for a, b in zip(starts, [*starts[1:], end], strict=True)]
 
 
-# --- files of one recording, which are joined byte for byte: a mark begins each ------------------------------------
-
+# --- files of one recording, which are joined byte for byte: a mark begins each --------------------------------------
 
 FLAC = rb"fLaC[\x00\x80]\x00\x00\x22"
 AIFF = rb"FORM....AIF[FC]"
@@ -246,6 +246,11 @@ def _find_wmas(file: Readable, size: int, where: object) -> list[Part]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 
+
+def _refuse_audible(file: Readable, size: int, where: object) -> list[Part]:
+    raise encrypted_error(where)
+
+
 READERS: dict[bytes, Callable[[Readable, int, object], list[Part]]] = {  # how a file begins: what finds its parts
     wav_chunks.START: wav_chunks.find_wavs,
     rb"OggS": ogg_pages.find_links,
@@ -254,6 +259,7 @@ READERS: dict[bytes, Callable[[Readable, int, object], list[Part]]] = {  # how a
     rb"\x1a\x45\xdf\xa3": _find_matroskas,
     re.escape(ASF_HEADER): _find_wmas,
     CAF: _find_cafs,
+    rb"....\x57\x90\x75\x36": _refuse_audible,
     rb"%b|%b|%b" % (AIFF, AU, W64): _find_by_soundfile,
     rb"%b|%b" % (AMR, TTA): _find_by_ffmpeg,
 }

@@ -21,7 +21,8 @@ PIECE = 1 << 20  # bytes that are searched at once
 class Readable(Protocol):
     """A binary file that can seek."""
 
-    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+    def seek(self, offset: int, whence: int = ..., /) -> object: ...
+    def tell(self) -> int: ...
     def read(self, count: int = ..., /) -> bytes: ...
 
 
@@ -68,6 +69,12 @@ class Part(io.RawIOBase):
                 first, last = max(at, 0), min(at + len(new), len(data))
                 data = data[:first] + new[first - at : last - at] + data[last:]
         return data
+
+
+def measure(file: Readable) -> int:
+    """The file's size in bytes."""
+    file.seek(0, os.SEEK_END)
+    return file.tell()  # in Python 3.10 not every file's `seek` returns it
 
 
 def read_at(file: Readable, at: int, count: int) -> bytes:
