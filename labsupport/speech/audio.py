@@ -25,9 +25,12 @@ LOW_RATE_SECONDS = 120
 
 @dataclass(frozen=True)
 class Limits:
-    """What is too much to read: each gives an AudioError before the sound is decoded, as far as the header tells it."""
+    """The most that is read; more is an AudioError, before anything is decoded where the header states it.
 
-    seconds: float = 12 * 3600
+    Memory needs no limit of its own: `read_blocks` holds a few MB, and `read` 64 kB for each second.
+    """
+
+    seconds: float = 12 * 3600  # of all the recordings in the file
     channels: int = 64
     rate: int = 768_000  # Hz
 
@@ -98,16 +101,16 @@ def read(path: str | Path | BinaryIO, channel: int | None = None, limits: Limits
     at least one.
 
     Channels are averaged, as far as they do not cancel each other (see mixing.Mixer); `channel` chooses one, from 1 on.
-    Rates are converted by soxr at its high quality.
+    Rates are converted by soxr at its high quality; one below 1000 Hz carries no speech, and 120 s at most are taken.
 
     Raises:
         AudioError: the file is missing, unreadable, no audio, without sound, empty, encrypted, of a codec that is not
             supported, damaged, beyond a limit, holds numbers that are not finite, or was cut, as far as it shows that:
-            a wav, aiff, au, caf, w64, wma, mp4 or m4a by its sizes, a FLAC by its sample count, an Ogg by the end mark
-            on its last page, webm and mkv by the sizes of their elements or their duration, an mp3 by the frame count
-            in its Xing header. Not found: the loss of an mp3 without that header, or of its last 2304 samples; of a
-            wav, FLAC or webm that was streamed without a size; of raw AAC or AMR between two frames; of a file without
-            a container's sizes; of anything cut before it was encoded.
+            a wav, aiff, au, caf, w64, avi, wma, mp4 or m4a by its sizes, a FLAC by its sample count, an Ogg by the end
+            mark on its last page, webm and mkv by the sizes of their elements, an mp3 by the frame count in its Xing
+            header, others by the duration that they state. Not found: the loss of an mp3 without that header, or of
+            its last 2304 samples; of a wav, webm or mp4 that was streamed without a size and is cut between two blocks;
+            of AMR, raw AAC, AC-3 or MPEG streams, which have no sizes; of anything cut before it was encoded.
     """
     samples = bytearray()  # grows in place, where a list of blocks would need as much again to join them
     for block in read_blocks(path, channel, limits):
@@ -136,7 +139,7 @@ def duration(path: str | Path | BinaryIO) -> float | None:
     """Seconds of sound by the header, which may be a guess from the bit rate; None where nothing tells it."""
     with _open(path) as (file, where):
         seconds = [decoder.seconds for decoder in decoding.open_parts(file, where)]
-    return None if None in seconds else sum(each for each in seconds if each)
+    return None if None in seconds else sum(filter(None, seconds))
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------
@@ -243,10 +246,10 @@ class Converter:
         hours = seconds / 3600
         if seconds > self.limits.seconds:
             hint = f"`--max-hours {math.ceil(hours)}` allows it."
-            raise AudioError(f"The sound lasts {hours:.1f} hours, or its header is wrong.", where=self.where, hint=hint)
+            raise AudioError(f"The sound lasts {hours:.4g} hours, or its header is wrong.", where=self.where, hint=hint)
         if rate < SPEECH_RATE and seconds > LOW_RATE_SECONDS:
             hint = "With the right rate: ffmpeg -ar RATE -i INPUT output.wav"
-            what = f"At a rate of {rate} Hz it would last {hours:.1f} hours and carry no speech."
+            what = f"At a rate of {rate} Hz it would last {hours:.2g} hours and carry no speech."
             raise AudioError(what, where=self.where, hint=hint)
 
     def convert(self, frames: np.ndarray, rate: int) -> Iterator[np.ndarray]:
@@ -256,18 +259,24 @@ class Converter:
             yield self.finish()
             self.check(rate, channels, 0)
             self.form, self.mixer, self.resampler = (rate, channels), Mixer(channels, rate), Resampler(rate)
-        mono = frames[:, self.channel - 1] if self.channel else self.mixer.mix(frames)
-        self._check_finite(mono, rate)
+        if self.channel:
+            frames = frames[:, self.channel - 1 : self.channel]
+        self._check_finite(frames, rate)
+        samples = self.resampler.feed(frames[:, 0] if self.channel else self.mixer.mix(frames))
+        self._check_finite(samples, SAMPLE_RATE)  # the filter overshoots the largest numbers
         self.seconds += len(frames) / rate
         self._check_duration(rate, self.seconds)
-        yield self.resampler.feed(mono)
+        yield samples
 
     def finish(self) -> np.ndarray:
-        return self.resampler.finish() if self.form else np.zeros(0, np.float32)
+        samples = self.resampler.finish() if self.form else np.zeros(0, np.float32)
+        self._check_finite(samples, SAMPLE_RATE)
+        return samples
 
     def _check_finite(self, samples: np.ndarray, rate: int) -> None:
-        if not np.isfinite(samples).all():
-            first = self.seconds + np.flatnonzero(~np.isfinite(samples))[0] / rate
+        wrong = np.argwhere(~np.isfinite(samples))
+        if len(wrong):
+            first = self.seconds + wrong[0, 0] / rate
             hint = "The program that wrote the file divided by zero or overflowed; write it again."
             raise AudioError(f"A sample at {first:.3f} s is not a finite number.", where=self.where, hint=hint)
 

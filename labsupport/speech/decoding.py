@@ -239,7 +239,8 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
     scale = 1 if samples.dtype.kind == "f" else 1 << 8 * samples.dtype.itemsize - 1
-    return (samples / scale).astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which is reported
+        return (samples / scale).astype(np.float32)
 
 
 DECODERS: dict[str, type[Decoder]] = {"soundfile": SoundfileDecoder, "ffmpeg": AvDecoder}

@@ -45,6 +45,11 @@ def test_planar_and_packed_samples_of_every_type_are_exact(codec):
     np.testing.assert_allclose(found, samples, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("error")
+def test_doubles_that_are_too_large_become_infinite():
+    assert np.isinf(decode(odd_audio.with_soundfile(np.full(9, 1e300), 16_000, "WAV", "DOUBLE"))).all()
+
+
 def test_64_channels_stay_apart():
     samples = np.tile(np.arange(64) / 100, (50, 1))
     content = odd_audio.with_soundfile(samples, 16_000, "WAV", "PCM_16")
