@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -251,6 +252,13 @@ def test_a_file_object_is_read_from_its_start(tmp_path, name):
         np.testing.assert_array_equal(audio.read(file), audio.read(path))
         assert audio.count_channels(file) == 1
         assert not file.closed
+
+
+@pytest.mark.parametrize("name", ["good.wav", "clip.webm", "chained_vorbis.ogg", "joined.mp3"])
+def test_standard_input_that_was_spooled_is_read(name):
+    with tempfile.SpooledTemporaryFile(max_size=50_000) as file:
+        file.write(odd_audio.build(name))
+        np.testing.assert_array_equal(audio.read(file), audio.read(io.BytesIO(odd_audio.build(name))))
 
 
 def test_errors_of_a_file_object_carry_its_name(tmp_path):
