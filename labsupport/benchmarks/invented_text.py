@@ -28,8 +28,8 @@ from labsupport.speech.audio import SAMPLE_RATE
 from labsupport.speech.features import WINDOW_FRAMES
 from labsupport.speech.segments import Span
 from labsupport.whisper import Transcriber
-from labsupport.whisper.guards import Guards
-from labsupport.whisper.search import detect_language, greedy
+from labsupport.whisper.guards import Guards, compression_ratio
+from labsupport.whisper.search import Hypothesis, detect_language, greedy
 from labsupport.whisper.token_filters import make_prompt
 from labsupport.whisper.windows import cut_segments, place_segments
 
@@ -217,14 +217,23 @@ def open_ours(loaded: Transcriber) -> dict[str, Transcribe]:
     def guarded(samples: np.ndarray, language: str | None, **options) -> str:
         return loaded.transcribe(samples, language, **options).text
 
-    openai = Guards(condition_on_previous_text=True)  # as openai-whisper's transcribe(): greedy at temperature 0
     return {
         "ours before": functools.partial(transcribe_plainly, loaded),
-        "openai-whisper's rules": functools.partial(guarded, guards=openai),
+        "openai-whisper's rules": functools.partial(guarded, guards=OpenaiGuards(condition_on_previous_text=True)),
         "ours without VAD": guarded,
         "ours": functools.partial(guarded, vad=True),
         "ours, 5 beams": functools.partial(guarded, vad=True, beams=5),
     }
+
+
+class OpenaiGuards(Guards):
+    """openai-whisper's rules where ours differ. The rest of ours stays: flat windows are not decoded, loops are cut."""
+
+    def is_silence(self, hypothesis: Hypothesis) -> bool:
+        return hypothesis.no_speech_prob > 0.6 and hypothesis.avg_logprob < -1.0
+
+    def repeats(self, text: str) -> bool:
+        return compression_ratio(text) > 2.4
 
 
 def transcribe_plainly(loaded: Transcriber, samples: np.ndarray, language: str | None) -> str:

@@ -75,6 +75,7 @@ def test_a_score_is_a_row_and_a_cell(capsys):
 # --- what is transcribed ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_conditions_are_sounds_that_can_be_played(part):
     conditions = invented_text.make_conditions(part, multilingual=True)
@@ -87,9 +88,11 @@ def test_conditions_are_sounds_that_can_be_played(part):
         assert (condition.language is None) == (part != "no speech")
 
 
-def test_an_english_model_is_told_no_other_language():
-    conditions = invented_text.make_conditions("no speech", multilingual=False)
-    assert {condition.language for condition in conditions} == {"en"}
+@pytest.mark.parametrize(("multilingual", "languages"), [(False, {"en"}), (True, set(invented_text.FORCED))])
+def test_an_english_model_is_told_no_other_language(multilingual, languages, monkeypatch):
+    monkeypatch.setattr(noises, "applause", noises.white)  # which takes a second
+    conditions = invented_text.make_conditions("no speech", multilingual)
+    assert {condition.language for condition in conditions} == languages
 
 
 def test_silence_is_inserted_between_the_same_sentences():
@@ -107,15 +110,15 @@ def test_silence_is_inserted_between_the_same_sentences():
 
 @pytest.mark.slow
 @pytest.mark.weights
-def test_every_entrant_transcribes_the_clip_and_detects_its_language(jfk, tmp_path):
+def test_every_entrant_transcribes_speech(jfk, tmp_path):
     entrants = {
         **invented_text.open_ours(whisper.load("tiny.en", engine="onnx")),
         **invented_text.open_peers("tiny.en", tmp_path),
     }
     assert {*invented_text.PEERS, *invented_text.PEERS.values()} <= set(entrants)
-    said = "And so my fellow Americans ask not what your country can do for you ask what you can do for your country."
+    start = Condition("start of jfk", jfk[: round(4.6 * SAMPLE_RATE)], "And so my fellow Americans, ask not.")
     for transcribe in entrants.values():
-        assert score(Condition("jfk", jfk, said), transcribe(jfk, None)).error_rate < 10
+        assert score(start, transcribe(start.samples, None)).error_rate < 20
 
 
 def test_a_part_or_model_that_is_not_there_is_an_error():
