@@ -21,8 +21,7 @@ PIECE = 1 << 20  # bytes that are searched at once
 class Readable(Protocol):
     """A binary file that can seek."""
 
-    def seek(self, offset: int, whence: int = ..., /) -> object: ...
-    def tell(self) -> int: ...
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
     def read(self, count: int = ..., /) -> bytes: ...
 
 
@@ -73,8 +72,7 @@ class Part(io.RawIOBase):
 
 def measure(file: Readable) -> int:
     """The file's size in bytes."""
-    file.seek(0, os.SEEK_END)
-    return file.tell()  # in Python 3.10 not every file's `seek` returns it
+    return file.seek(0, os.SEEK_END)
 
 
 def read_at(file: Readable, at: int, count: int) -> bytes:
