@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from labsupport import __version__
 from labsupport.base.errors import LabError, printable
@@ -21,8 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(soft_wrap=True)
-errors = Console(stderr=True, soft_wrap=True)
+out = Console(soft_wrap=True, emoji=False)
+errors = Console(stderr=True, soft_wrap=True, emoji=False)  # :smile: may be part of a name
 Backend = Annotated[Literal["torch", "mindspore"] | None, typer.Option(help="the framework to compute with")]
 
 
@@ -36,27 +37,11 @@ def main() -> None:
     except LabError as error:
         print_error(error)
         sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == 2:
-            hint_at_dashes(sys.argv[1:])
-        raise
 
 
-def hint_at_dashes(arguments: list[str]) -> None:
-    """Says how to name a file that begins with a dash, where an unknown option may be one."""
-    for argument in arguments[: arguments.index("--")] if "--" in arguments else arguments:
-        if (
-            argument.startswith("-")
-            and argument != "-"
-            and (Path(argument).suffix[1:].isalnum() or os.path.exists(argument))
-        ):
-            errors.print(
-                f"If {printable(argument)} is a file, write ./{printable(argument)}", markup=False, highlight=False
-            )
-
-
-def print_error(error: Exception) -> None:
-    errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
+def print_error(error: LabError) -> None:
+    lines = "\n".join(printable(line) for line in str(error).splitlines())
+    errors.print(f"Error: {lines}", style="red", markup=False, highlight=False)
 
 
 def print_hint(text: str) -> None:
@@ -163,130 +148,158 @@ def doctor(
     end(not lacking)
 
 
-DECODING, GUARDS, OUTPUT, READING = "Decoding", "Guards against invented text", "Output", "Reading"
+# --- transcribe -------------------------------------------------------------------------------------------------------
+
+
+class FileCommand(TyperCommand):
+    """A command on files: one whose name begins with a dash is told from an option, which `-opening.wav` could be."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        for argument in args[: args.index("--")] if "--" in args else args:
+            if argument.startswith("-") and is_file_name(argument):
+                name = printable(argument)
+                hint = f"If it is a file, write ./{name}, or -- before the files."
+                raise typer.BadParameter(f"{name} begins as an option does. {hint}", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def is_file_name(argument: str) -> bool:
+    """Whether there is such a file, or it ends as one; numbers and `--model=tiny.en` do not."""
+    return os.path.isfile(argument) or re.fullmatch(r"[^=]*\.[A-Za-z]\w{1,4}", argument, re.DOTALL) is not None
+
+
+def parse_threshold(given: str | float) -> float | None:
+    """A number, which a default is already; or None for "none"."""
+    try:
+        return None if str(given).lower() == "none" else float(given)
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is no number, and not none.") from None
+
+
+def panel(name: str) -> dict[str, Any]:
+    return {"rich_help_panel": name}
+
+
+def threshold(text: str):
+    """A guard's limit, an option that "none" turns off."""
+    return typer.Option(parser=parse_threshold, metavar="NUMBER|none", help=text, **GUARDS)
+
+
+MODEL, OUTPUT, DECODING, READING = panel("Model"), panel("Output"), panel("Decoding"), panel("Reading")
+GUARDS = panel("Guards against invented text")
 
 
 @app.command(
-    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")}
-)  # --output_dir, as whisper's
+    cls=FileCommand, context_settings={"token_normalize_func": lambda name: name.replace("_", "-")}  # as whisper's
+)  # fmt: skip
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="anything with sound, a video too; - is standard input")],
-    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
-    backend: Backend = None,
+    files: Annotated[list[str], typer.Argument(help="any audio or video; - is standard input")],
+    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = None,
+    backend: Annotated[
+        Literal["torch", "mindspore"] | None, typer.Option(help="the framework to compute with", **MODEL)
+    ] = None,
     engine: Annotated[
         Literal["torch", "mindspore", "onnx"] | None,
-        typer.Option(help="onnx: article B's graphs, with no framework loaded"),
+        typer.Option(help="onnx: article B's graphs, with no framework loaded", **MODEL),
     ] = None,
     form: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", "-f", "--output-format", help="text, srt, vtt, tsv, json; or all", rich_help_panel=OUTPUT
+            "--format",
+            "-f",
+            "--output-format",
+            metavar="text|srt|vtt|tsv|json|all",
+            **OUTPUT,
+            help="several need --output-dir; text if not given, with --output-dir all",
         ),
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", "-o", help="write NAME.txt and so on there", rich_help_panel=OUTPUT)
+        str | None,
+        typer.Option("--output-dir", "-o", metavar="FOLDER", help="write FILE.txt and so on there", **OUTPUT),
     ] = None,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="print each segment's time", rich_help_panel=OUTPUT)
+        bool, typer.Option("--timestamps", help="text: each segment on a line, after its time", **OUTPUT)
     ] = False,
     word_timestamps: Annotated[
-        bool, typer.Option("--word-timestamps", help="time each word, in json and vtt", rich_help_panel=OUTPUT)
+        bool, typer.Option("--word-timestamps", help="json, vtt: the time of each word", **OUTPUT)
     ] = False,
     language: Annotated[
-        str | None, typer.Option(help="such as en or english; else it is detected", rich_help_panel=DECODING)
+        str | None, typer.Option(help="such as en or English; detected if not given", **DECODING)
     ] = None,
     task: Annotated[
-        Literal["transcribe", "translate"], typer.Option(help="translate: into English", rich_help_panel=DECODING)
+        Literal["transcribe", "translate"], typer.Option(help="translate: into English", **DECODING)
     ] = "transcribe",
-    beams: Annotated[
-        int, typer.Option("--beams", "--beam-size", min=1, help="1 is greedy", rich_help_panel=DECODING)
-    ] = 1,
+    beams: Annotated[int, typer.Option("--beams", "--beam-size", min=1, help="1 is greedy", **DECODING)] = 1,
     batch: Annotated[
-        int,
-        typer.Option(
-            "--batch", "--batch-size", min=1, help="windows at once, without timestamps", rich_help_panel=DECODING
-        ),
+        int, typer.Option("--batch", "--batch-size", min=1, help="windows of 30 s at once; no times inside", **DECODING)
     ] = 1,
-    initial_prompt: Annotated[
-        str | None, typer.Option(help="what might have been said before, for names and style", rich_help_panel=DECODING)
-    ] = None,
-    hotwords: Annotated[str | None, typer.Option(help="names and terms to expect", rich_help_panel=DECODING)] = None,
     vad: Annotated[
-        bool, typer.Option("--vad/--no-vad", help="decode only what a voice detector finds", rich_help_panel=DECODING)
+        bool, typer.Option("--vad/--no-vad", help="decode only where a voice detector finds speech", **DECODING)
     ] = True,
+    initial_prompt: Annotated[
+        str | None, typer.Option(help="what might have been said before: names, style", **DECODING)
+    ] = None,
+    hotwords: Annotated[str | None, typer.Option(help="names and terms to expect everywhere", **DECODING)] = None,
     temperature: Annotated[
-        str, typer.Option(help="tried one after the other while the text fails", metavar="N", rich_help_panel=GUARDS)
+        str, typer.Option(metavar="NUMBERS", help="the next one is tried where a text fails", **GUARDS)
     ] = "0,0.2,0.4,0.6,0.8,1",
-    best_of: Annotated[
-        int, typer.Option(min=1, help="texts drawn above temperature 0", metavar="N", rich_help_panel=GUARDS)
-    ] = 5,
+    best_of: Annotated[int, typer.Option(min=1, help="texts drawn at a temperature above 0", **GUARDS)] = 5,
     compression_ratio_threshold: Annotated[
-        float, typer.Option(help="above it, a text repeats itself", metavar="N", rich_help_panel=GUARDS)
+        float | None, threshold("a text that compresses better repeats itself: it fails")
     ] = 2.4,
     logprob_threshold: Annotated[
-        float, typer.Option(help="below it, a text is a guess", metavar="N", rich_help_panel=GUARDS)
+        float | None, threshold("a text whose tokens are less likely on average fails")
     ] = -1.0,
     no_speech_threshold: Annotated[
-        float, typer.Option(help="above it, a text that fails is silence", metavar="N", rich_help_panel=GUARDS)
+        float | None, threshold("where no speech is likelier, a text that fails is silence")
     ] = 0.6,
     condition_on_previous_text: Annotated[
         bool,
         typer.Option(
-            "--condition-on-previous-text", help="give each window the text before it", rich_help_panel=GUARDS
+            "--condition-on-previous-text/--no-condition-on-previous-text",
+            help="show the model what it wrote before",
+            **GUARDS,
         ),
     ] = False,
-    channel: Annotated[
-        int | None, typer.Option(min=1, help="this one alone, counted from 1", rich_help_panel=READING)
-    ] = None,
+    channel: Annotated[int | None, typer.Option(min=1, help="this channel alone, from 1 on", **READING)] = None,
     channels: Annotated[
-        Literal["mix", "separate"], typer.Option(help="separate: a text for each", rich_help_panel=READING)
+        Literal["mix", "separate"], typer.Option(help="separate: a labelled text for each", **READING)
     ] = "mix",
-    max_hours: Annotated[float, typer.Option(min=0, help="refuse longer sounds", rich_help_panel=READING)] = 12,
-    max_channels: Annotated[int, typer.Option(min=1, help="refuse more channels", rich_help_panel=READING)] = 64,
+    max_hours: Annotated[float, typer.Option(min=0, help="refuse what lasts longer", **READING)] = 12,
+    max_channels: Annotated[int, typer.Option(min=1, help="refuse what has more channels", **READING)] = 64,
 ) -> None:
-    """Write down what is said in audio or video files. A file that cannot be read does not stop the others."""
+    """Write down what is said in audio and video files.
+
+    A file that cannot be read does not stop the others. Options are named as whisper's, also with underscores.
+    """
     from labsupport import whisper
     from labsupport.machine.backend import let_threads_sleep
     from labsupport.speech.audio import Limits
-    from labsupport.whisper import files as work
     from labsupport.whisper.file_progress import TerminalWatcher
+    from labsupport.whisper.files import Input, Output, transcribe_files
     from labsupport.whisper.guards import Guards, parse_temperatures
     from labsupport.whisper.language import find_code
 
     let_threads_sleep()
 
-    def load():
+    def load() -> whisper.Transcriber:
         if backend or engine:
             return whisper.load(model, backend=backend, engine=engine)
         return whisper.load_default(model, report=print_hint)
 
     guards = Guards(
-        temperatures=parse_temperatures(temperature),
-        best_of=best_of,
-        compression_ratio_threshold=compression_ratio_threshold,
-        logprob_threshold=logprob_threshold,
-        no_speech_threshold=no_speech_threshold,
-        condition_on_previous_text=condition_on_previous_text,
-    )
+        parse_temperatures(temperature), best_of, compression_ratio_threshold, logprob_threshold, no_speech_threshold,
+        condition_on_previous_text,
+    )  # fmt: skip
     watcher = TerminalWatcher(errors, print_error)
-    failed = work.transcribe_files(
-        files,
-        load,
-        work.Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels)),
-        work.Output(work.parse_forms(form), output_dir, timestamps),
-        watcher,
-        language=language and find_code(language),
-        task=task,
-        beams=beams,
-        batch=batch,
-        vad=vad,
-        word_timestamps=word_timestamps,
-        initial_prompt=initial_prompt,
-        hotwords=hotwords,
-        guards=guards,
-    )
-    watcher.summarise(len(files), failed)
-    end(not failed)
+    outcome = transcribe_files(
+        files, load, Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels)),
+        Output.parse(form, output_dir, timestamps), watcher,
+        language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
+        word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords, guards=guards,
+    )  # fmt: skip
+    watcher.summarise(len(files), outcome)
+    raise typer.Exit(130 if outcome.interrupted else int(bool(outcome.failed)))
 
 
 @app.command()

@@ -1,8 +1,6 @@
 """The commands: what each passes on, prints, and gives as its exit code."""
 
 import importlib
-import json
-import os
 import re
 import subprocess
 import sys
@@ -11,14 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from labsupport import cli
-from labsupport.base.paths import AUDIO, ROOT
+from labsupport.base.paths import ROOT
 from labsupport.course import report, runner, testing
 from labsupport.course.outcomes import NotebookResult, Summary
 from labsupport.machine import doctor
-from labsupport.whisper.guards import Guards
-
-JFK = str(AUDIO / "jfk.flac")
-SENTENCE = "ask what you can do for your country"
 
 
 def invoke(*arguments):
@@ -28,12 +22,6 @@ def invoke(*arguments):
 def lab(*arguments):
     command = [sys.executable, "-m", "labsupport", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def run_lab(*arguments, **environment) -> subprocess.CompletedProcess:
-    """A command as its own process, with what it prints as bytes."""
-    command = [sys.executable, "-m", "labsupport", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env={**os.environ, **environment})
 
 
 def test_help_names_every_command_and_loads_no_framework():
@@ -136,105 +124,6 @@ def test_bench_passes_on_model_runs_and_clip(monkeypatch, name):
     assert invoke("bench", name, "--model", "small", "--runs", "3", "--clip", "narration").exit_code == 0
     assert {"small", 3, "narration"} <= set(given)
     assert invoke("bench", name, "--runs", "0").exit_code == 2
-
-
-# --- transcribe -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.weights
-def test_transcribe_prints_the_sentence():
-    done = invoke("transcribe", JFK)
-    assert done.exit_code == 0
-    assert SENTENCE in done.output
-
-
-class FakeWhisper:
-    """Gives the same two segments for any audio, and notes the options."""
-
-    def transcribe(self, samples, on_progress, **options):
-        from labsupport.speech.text import Segment, Transcript
-
-        self.options = options
-        segments = [Segment(0.0, 1.5, " One."), Segment(1.5, 3.0, " Two.")]
-        return Transcript(" One. Two.", segments, "en")
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    whisper = FakeWhisper()
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # transcribe leaves the caller's choice, and this process, as it is
-    monkeypatch.setattr("labsupport.whisper.load", lambda name, **engine: whisper)
-    monkeypatch.setattr("labsupport.whisper.load_default", lambda name, report: whisper)
-    return whisper
-
-
-def test_transcribe_goes_on_after_a_file_that_cannot_be_read(fake, tmp_path):
-    done = invoke("transcribe", tmp_path / "missing.wav", JFK)
-    assert done.exit_code == 1
-    assert "One. Two." in done.output
-    assert "missing.wav" in done.output
-    assert "Traceback" not in done.output
-
-
-def test_transcribe_passes_on_its_options(fake):
-    assert invoke("transcribe", JFK).output == "One. Two.\n"
-    given = fake.options
-    assert (given["language"], given["beams"], given["vad"], given["task"]) == (None, 1, True, "transcribe")
-    assert given["guards"] == Guards()
-    assert "[   1.50 -    3.00]  Two." in invoke("transcribe", JFK, "--timestamps").output
-    options = (
-        "--output_format",
-        "json",
-        "--beam_size",
-        "5",
-        "--language",
-        "German",
-        "--no-vad",
-        "--temperature",
-        "0,1",
-    )
-    options += ("--temperature", "0,1", "--logprob_threshold", "-2", "--hotwords", "Ask")
-    output = invoke("transcribe", JFK, *options).stdout
-    assert json.loads(output)[0]["segments"][1]["text"] == "Two."
-    assert (fake.options["language"], fake.options["beams"], fake.options["vad"]) == ("de", 5, False)
-    assert fake.options["guards"] == Guards((0.0, 1.0), logprob_threshold=-2.0)
-    assert fake.options["hotwords"] == "Ask"
-    assert "no temperatures" in str(invoke("transcribe", JFK, "--temperature", "warm").exception)
-
-
-def test_transcribe_sums_up_what_failed(fake, tmp_path):
-    done = invoke("transcribe", tmp_path / "a.wav", JFK, tmp_path)
-    assert done.exit_code == 1
-    assert f"1 of 3 files done; failed: {tmp_path / 'a.wav'}, {tmp_path}" in done.output
-
-
-@pytest.mark.slow
-@pytest.mark.weights
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_a_terminal_without_utf_8_shows_escapes(tmp_path, encoding):
-    name = tmp_path / "日本 é.wav"
-    done = run_lab("transcribe", name, JFK, "--model", "tiny.en", "--format", "json", PYTHONIOENCODING=encoding)
-    assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
-    assert b"\\u65e5\\u672c" in done.stderr
-    assert "ask not" in json.loads(done.stdout.decode(encoding))[0]["text"]
-
-
-def test_a_name_that_looks_like_an_option_gets_a_hint():
-    done = run_lab("transcribe", "-clip.wav")
-    assert done.returncode == 2
-    assert b"write ./-clip.wav" in done.stderr
-    assert b"write ./" not in run_lab("transcribe", JFK, "--modle", "base").stderr
-
-
-@pytest.mark.parametrize("option", [(), ("--engine", "onnx"), ("--backend", "torch")])
-def test_transcribe_chooses_an_engine_only_where_none_is_asked_for(fake, monkeypatch, option):
-    def fail(*arguments, **options):
-        raise AssertionError(arguments)
-
-    monkeypatch.setattr("labsupport.whisper.load_default" if option else "labsupport.whisper.load", fail)
-    assert invoke("transcribe", JFK, *option).output == "One. Two.\n"
 
 
 @pytest.mark.parametrize(("terminal", "printed"), [(True, "A hint.\n"), (False, "")])

@@ -44,7 +44,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     A process that dies half-way leaves `target` as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name[-50:]}.{os.getpid()}.part")  # no longer than the system allows
     try:
         yield part
         part.replace(target)

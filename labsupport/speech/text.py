@@ -1,13 +1,12 @@
-"""Text: the tokenizer, the normaliser, the word error rate, and subtitles."""
+"""Text: transcripts, the tokenizer, the normaliser, the word error rate."""
 
 from __future__ import annotations
 
 import functools
-import html
 import json
 import re
 import runpy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
@@ -166,79 +165,3 @@ def _load_tokenizer(file: Path):
         hint = "Delete it and fetch or convert the model again."
         raise TextError(f"The tokenizer file is damaged: {error}", where=file, hint=hint) from error
     return tokenizers.Tokenizer.from_str(content)
-
-
-# --- writing transcripts -----------------------------------------------------------------------------------------
-
-
-def render(segments: Sequence[Segment], form: str) -> str:
-    """Writes segments as "text" (one a line), "json" (a list of start, end, text), "srt", "vtt" or "tsv".
-
-    "tsv" has milliseconds, as whisper's. "vtt" shows word after word, where their times are known. Subtitles leave out
-    empty segments, and show each for at least a millisecond, for WebVTT requires an end after the start. Raises
-    TextError for another form.
-    """
-    writers = {
-        "text": _render_text, "json": _render_json, "srt": _render_srt, "vtt": _render_vtt, "tsv": _render_tsv,
-    }  # fmt: skip
-    if form not in writers:
-        raise TextError(f"There is no output form {form!r}.", hint=f"Known: {', '.join(writers)}.")
-    return writers[form](segments)
-
-
-def _render_text(segments: Sequence[Segment]) -> str:
-    return "".join(f"{segment.text.strip()}\n" for segment in segments)
-
-
-def _render_json(segments: Sequence[Segment]) -> str:
-    fields = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
-    return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
-
-
-def _render_srt(segments: Sequence[Segment]) -> str:
-    """SubRip has no escapes: an arrow in the text, which would be read as a time line, is shortened."""
-    cues = enumerate(_find_cues(segments, ","), 1)
-    return "".join(f"{number}\n{times}\n{re.sub('-{2,}>', '->', line)}\n\n" for number, (times, line, _) in cues)
-
-
-def _render_vtt(segments: Sequence[Segment]) -> str:
-    """WebVTT, https://www.w3.org/TR/webvtt1/: `&`, `<` and `>` are escaped, and with them every arrow."""
-    cues = _find_cues(segments, ".")
-    return "WEBVTT\n\n" + "".join(f"{times}\n{_karaoke(line, segment)}\n\n" for times, line, segment in cues)
-
-
-def _karaoke(line: str, segment: Segment) -> str:
-    """The escaped line; with the time of each word before it, where known: each later than the last, inside the cue."""
-    if not segment.word_timings:
-        return html.escape(line, quote=False)
-    spoken, shown = round(segment.start * 1000), list[str]()
-    for word in segment.word_timings:
-        start, text = round(word.start * 1000), html.escape(" ".join(word.text.split()), quote=False)
-        space = " " if word.text[:1].isspace() and shown else ""
-        if spoken < start < round(segment.end * 1000):
-            shown.append(f"{space}<{_clock(start, '.')}><c>{text}</c>")
-            spoken = start
-        else:
-            shown.append(f"{space}<c>{text}</c>")
-    return "".join(shown)
-
-
-def _render_tsv(segments: Sequence[Segment]) -> str:
-    rows = [f"{round(s.start * 1000)}\t{round(s.end * 1000)}\t{' '.join(s.text.split())}\n" for s in segments]
-    return "start\tend\ttext\n" + "".join(rows)
-
-
-def _find_cues(segments: Sequence[Segment], point: str) -> list[tuple[str, str, Segment]]:
-    """(time line, text on one line, segment) of each segment with text; a blank line would end a cue early."""
-    cues = []
-    for segment in segments:
-        if line := " ".join(segment.text.split()):
-            start = round(segment.start * 1000)
-            end = max(round(segment.end * 1000), start + 1)
-            cues.append((f"{_clock(start, point)} --> {_clock(end, point)}", line, segment))
-    return cues
-
-
-def _clock(milliseconds: int, point: str) -> str:
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{rest:03}"

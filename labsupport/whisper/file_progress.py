@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from labsupport.base.errors import AudioError, LabError
-from labsupport.whisper.files import show_name
+from labsupport.base.errors import LabError
+from labsupport.whisper.files import Outcome
+from labsupport.whisper.outputs import show_name
 
 WIDTH = 40  # characters of a name beside the bar
 
@@ -19,47 +20,53 @@ class TerminalWatcher:
     fail: prints an error.
     """
 
-    def __init__(self, console: Console, fail: Callable[[Exception], None]):
+    def __init__(self, console: Console, fail: Callable[[LabError], None]):
         self.console, self.print_error = console, fail
         self.bar: Progress | None = None
+        self.step: tuple[str, str] | None = None  # the file and what is done with it
 
     def note(self, text: str) -> None:
         self.close()
         self.console.print(text, markup=False, highlight=False)
 
-    def fail(self, error: Exception, file: str) -> None:
+    def fail(self, error: LabError) -> None:
         self.close()
-        self.print_error(error if isinstance(error, LabError) else explain(error, file))
+        self.print_error(error)
 
-    def progress(self, file: str, done: float, total: float) -> None:
+    def progress(self, file: str, step: str, done: float, total: float | None) -> None:
         if not self.console.is_terminal:
             return
-        if self.bar is None:
-            columns = ("{task.description}", BarColumn(bar_width=24), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=self.console, transient=True, redirect_stdout=False)
-            self.bar.add_task(file[-WIDTH:].replace("[", "\\["), total=total)
-            self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
-        if done >= total:
+        if self.bar is None or self.step != (file, step):
             self.close()
+            self.open(file, step)
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+        if step == "transcribing" and total is not None and done >= total:
+            self.close()
+
+    def open(self, file: str, step: str) -> None:
+        """A new bar: the time that is left is guessed from the speed of this step alone."""
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TaskProgressColumn(),
+                   TimeRemainingColumn())  # fmt: skip
+        self.step = (file, step)
+        self.bar = Progress(*columns, console=self.console, transient=True, redirect_stdout=False)
+        self.bar.add_task(f"{step} {file[-WIDTH:]}", total=None)
+        self.bar.start()
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
-    def summarise(self, files: int, failed: Sequence[str]) -> None:
-        """Which of several files failed."""
+    def summarise(self, files: int, outcome: Outcome) -> None:
+        """Which of several files failed, or which were done when Ctrl-C came."""
         self.close()
-        if files > 1 and failed:
-            names = ", ".join(show_name(file) for file in failed)
-            self.note(f"{files - len(failed)} of {files} files done; failed: {names}")
+        count = f"{len(outcome.done)} of {files} files done"
+        if outcome.interrupted:
+            self.note(f"Stopped. {count}{list_names(': ', outcome.done)}{list_names('; failed: ', outcome.failed)}")
+        elif files > 1 and outcome.failed:
+            self.note(f"{count}{list_names('; failed: ', outcome.failed)}")
 
 
-def explain(error: Exception, file: str) -> LabError:
-    """An error of the system, such as a full disk or too little memory, in the words of the lab."""
-    if isinstance(error, MemoryError):
-        hint = "Cut the sound into shorter files, or close other programs."
-        return AudioError("This machine has too little memory for the file.", where=file, hint=hint)
-    what = f"The system refused: {getattr(error, 'strerror', None) or error}."
-    return AudioError(what, where=file, hint="Look at the disk's room and the permissions.")
+def list_names(label: str, files: list[str]) -> str:
+    return label + ", ".join(show_name(file) for file in files) if files else ""

