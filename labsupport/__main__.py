@@ -1,6 +1,11 @@
 """`python -m labsupport` is the lab's command line."""
 
-from labsupport.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from labsupport.cli import main
+
+        main()
+    except KeyboardInterrupt:  # while modules are imported; later, a command ends so by itself
+        sys.exit(130)

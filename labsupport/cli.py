@@ -182,7 +182,7 @@ def panel(name: str) -> dict[str, Any]:
 
 def threshold(text: str):
     """A guard's limit, an option that "none" turns off."""
-    return typer.Option(parser=parse_threshold, metavar="NUMBER|none", help=text, **GUARDS)
+    return typer.Option(parser=parse_threshold, metavar="N|none", help=text, **GUARDS)
 
 
 MODEL, OUTPUT, DECODING, READING = panel("Model"), panel("Output"), panel("Decoding"), panel("Reading")
@@ -208,14 +208,20 @@ def transcribe(
             "--format",
             "-f",
             "--output-format",
-            metavar="text|srt|vtt|tsv|json|all",
+            metavar="FORM",
             **OUTPUT,
-            help="several need --output-dir; text if not given, with --output-dir all",
+            help="text, srt, vtt, tsv, json; several, or all, with --output-dir",
         ),
     ] = None,
     output_dir: Annotated[
         str | None,
-        typer.Option("--output-dir", "-o", metavar="FOLDER", help="write FILE.txt and so on there", **OUTPUT),
+        typer.Option(
+            "--output-dir",
+            "-o",
+            metavar="FOLDER",
+            help="write FILE.txt and so on there: all forms, or those of -f",
+            **OUTPUT,
+        ),
     ] = None,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="text: each segment on a line, after its time", **OUTPUT)
@@ -227,11 +233,17 @@ def transcribe(
         str | None, typer.Option(help="such as en or English; detected if not given", **DECODING)
     ] = None,
     task: Annotated[
-        Literal["transcribe", "translate"], typer.Option(help="translate: into English", **DECODING)
+        Literal["transcribe", "translate"],
+        typer.Option(metavar="TASK", help="transcribe, or translate into English", **DECODING),
     ] = "transcribe",
-    beams: Annotated[int, typer.Option("--beams", "--beam-size", min=1, help="1 is greedy", **DECODING)] = 1,
+    beams: Annotated[
+        int, typer.Option("--beams", "--beam-size", metavar="N", min=1, help="1 is greedy", **DECODING)
+    ] = 1,
     batch: Annotated[
-        int, typer.Option("--batch", "--batch-size", min=1, help="windows of 30 s at once; no times inside", **DECODING)
+        int,
+        typer.Option(
+            "--batch", "--batch-size", metavar="N", min=1, help="windows of 30 s at once; no times inside", **DECODING
+        ),
     ] = 1,
     vad: Annotated[
         bool, typer.Option("--vad/--no-vad", help="decode only where a voice detector finds speech", **DECODING)
@@ -241,32 +253,29 @@ def transcribe(
     ] = None,
     hotwords: Annotated[str | None, typer.Option(help="names and terms to expect everywhere", **DECODING)] = None,
     temperature: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="the next one is tried where a text fails", **GUARDS)
+        str, typer.Option(metavar="N,N,...", help="tried in turn while the text fails", **GUARDS)
     ] = "0,0.2,0.4,0.6,0.8,1",
-    best_of: Annotated[int, typer.Option(min=1, help="texts drawn at a temperature above 0", **GUARDS)] = 5,
-    compression_ratio_threshold: Annotated[
-        float | None, threshold("a text that compresses better repeats itself: it fails")
-    ] = 2.4,
-    logprob_threshold: Annotated[
-        float | None, threshold("a text whose tokens are less likely on average fails")
-    ] = -1.0,
-    no_speech_threshold: Annotated[
-        float | None, threshold("where no speech is likelier, a text that fails is silence")
-    ] = 0.6,
-    condition_on_previous_text: Annotated[
+    best_of: Annotated[
+        int, typer.Option(metavar="N", min=1, help="texts drawn at a temperature above 0", **GUARDS)
+    ] = 5,
+    compression_ratio_threshold: Annotated[float | None, threshold("above it a text repeats itself and fails")] = 2.4,
+    logprob_threshold: Annotated[float | None, threshold("below it a text is unlikely and fails")] = -1.0,
+    no_speech_threshold: Annotated[float | None, threshold("above it a text that fails is silence")] = 0.6,
+    condition: Annotated[
         bool,
-        typer.Option(
-            "--condition-on-previous-text/--no-condition-on-previous-text",
-            help="show the model what it wrote before",
-            **GUARDS,
-        ),
-    ] = False,
-    channel: Annotated[int | None, typer.Option(min=1, help="this channel alone, from 1 on", **READING)] = None,
+        typer.Option("--condition-on-previous-text", help="on; with --no- before it off", show_default=False, **GUARDS),
+    ] = True,
+    no_condition: Annotated[bool, typer.Option("--no-condition-on-previous-text", hidden=True)] = False,
+    channel: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="this channel alone, from 1 on", **READING)
+    ] = None,
     channels: Annotated[
         Literal["mix", "separate"], typer.Option(help="separate: a labelled text for each", **READING)
     ] = "mix",
-    max_hours: Annotated[float, typer.Option(min=0, help="refuse what lasts longer", **READING)] = 12,
-    max_channels: Annotated[int, typer.Option(min=1, help="refuse what has more channels", **READING)] = 64,
+    max_hours: Annotated[float, typer.Option(metavar="N", min=0, help="refuse what lasts longer", **READING)] = 12,
+    max_channels: Annotated[
+        int, typer.Option(metavar="N", min=1, help="refuse what has more channels", **READING)
+    ] = 64,
 ) -> None:
     """Write down what is said in audio and video files.
 
@@ -289,7 +298,7 @@ def transcribe(
 
     guards = Guards(
         parse_temperatures(temperature), best_of, compression_ratio_threshold, logprob_threshold, no_speech_threshold,
-        condition_on_previous_text,
+        condition and not no_condition,
     )  # fmt: skip
     watcher = TerminalWatcher(errors, print_error)
     outcome = transcribe_files(

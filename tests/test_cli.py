@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -46,6 +47,16 @@ def test_an_error_is_printed_without_a_traceback_and_gives_exit_code_1():
     assert done.returncode == 1
     assert "No notebook is called '99_no_such'" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_ctrl_c_while_modules_are_imported_ends_with_130(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupt)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("labsupport", run_name="__main__")
+    assert end.value.code == 130
 
 
 @pytest.fixture

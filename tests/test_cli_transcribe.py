@@ -12,6 +12,7 @@ from pathlib import Path
 
 import odd_audio
 import pytest
+import typer
 from fake_transcriber import FakeTranscriber
 from typer.testing import CliRunner
 
@@ -54,7 +55,7 @@ def test_without_options_the_defaults_are_those_of_the_modules(fake):
     assert invoke(JFK).output == "One. Two.\n"
     assert fake.options == {
         "language": None, "task": "transcribe", "beams": 1, "batch": 1, "vad": True, "word_timestamps": False,
-        "initial_prompt": None, "hotwords": None, "guards": Guards(),
+        "initial_prompt": None, "hotwords": None, "guards": Guards(condition_on_previous_text=True),
     }  # fmt: skip
     defaults = inspect.signature(cli.transcribe).parameters
     limits = Limits(defaults["max_hours"].default * 3600, defaults["max_channels"].default)
@@ -71,6 +72,26 @@ def test_whispers_spellings_are_known(fake):
         "language": "de", "task": "translate", "beams": 5, "batch": 2, "vad": False, "word_timestamps": True,
         "initial_prompt": "Hello.", "hotwords": "Ask", "guards": Guards((0.0, 1.0), 3, None, -2.0, None, True),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "conditioned"),
+    [((), True), (("--condition-on-previous-text",), True), (("--no_condition_on_previous_text",), False)],
+)
+def test_the_text_before_a_window_is_given_unless_it_is_refused(fake, option, conditioned):
+    invoke(JFK, *option)
+    assert fake.options["guards"].condition_on_previous_text == conditioned
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_shows_every_name_whole_at_any_width(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)
+    shown = invoke("--help").output
+    parameters = typer.main.get_command(cli.app).commands["transcribe"].params
+    names = [name for each in parameters if not getattr(each, "hidden", False) for name in each.opts]
+    assert len(names) >= 30
+    assert [name for name in names if name not in shown] == []
 
 
 @pytest.mark.parametrize(

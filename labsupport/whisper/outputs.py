@@ -81,13 +81,14 @@ def open_writer(output: Output, files: Sequence[str]) -> Writer:
 
 
 def check_forms(output: Output, files: Sequence[str]) -> None:
-    """Raises TextError if a form is unknown, or would print what is no document."""
+    """Raises TextError if a form is unknown, or would print what is no document; then an empty one is printed."""
     for form in output.forms:
         if form not in SUFFIXES:
             raise TextError(f"There is no output form {form!r}.", hint=f"Known: {', '.join(SUFFIXES)}, all.")
     if output.folder is None and len(output.forms) > 1:
         raise TextError("Several forms need a folder.", hint="Add --output-dir FOLDER.")
     if output.folder is None and len(files) > 1 and output.forms[0] in ONE_DOCUMENT:
+        write_out(render([], output.forms[0]))  # who reads the pipe gets an empty document, not a broken one
         hint = "Add --output-dir FOLDER: each file then gets its own."
         where = ", ".join(show_name(file) for file in files)
         raise TextError(f"Several files cannot be one {output.forms[0]} document.", where=where, hint=hint)

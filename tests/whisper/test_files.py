@@ -342,3 +342,13 @@ def test_bad_files_are_errors_that_name_them_and_the_good_one_after_them_is_tran
         assert isinstance(error, LabError)
         assert show_name(os.fspath(file)) in str(error)
     assert capsys.readouterr().out.strip() == good
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_too_little_sound_for_a_word_gives_none_and_many_channels_give_theirs(onnx, good, tmp_path, capsys):
+    names = ["short_01s.wav", "rate_1hz.wav", "channels_64.wav", "good.wav"]
+    outcome, _, _ = run([odd_audio.write(tmp_path, name) for name in names], onnx, vad=True)
+    short, slow, *others = capsys.readouterr().out.splitlines()
+    assert (outcome.failed, short, slow, others[-1]) == ([], "", "", good)
+    assert len(others[0].split()) <= 8

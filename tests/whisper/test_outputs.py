@@ -53,12 +53,13 @@ def test_a_folder_without_a_name_is_not_the_current_one(name):
         Output.parse(None, name, False)
 
 
-@pytest.mark.parametrize("form", ["srt", "vtt", "tsv"])
-def test_several_files_are_not_printed_as_one_document(form):
+@pytest.mark.parametrize(("form", "empty"), [("srt", ""), ("vtt", "WEBVTT\n\n"), ("tsv", "start\tend\ttext\n")])
+def test_several_files_are_not_printed_as_one_document(form, empty, capsys):
     with pytest.raises(TextError, match=f"cannot be one {form} document") as refused:
         check_forms(Output([form]), ["a.wav", "b\n.wav"])
     assert refused.value.where == "a.wav, b\\n.wav"
     assert "--output-dir" in refused.value.hint
+    assert capsys.readouterr().out == empty
     check_forms(Output([form]), ["a.wav"])
     check_forms(Output([form], Path("out")), ["a.wav", "b.wav"])
 
