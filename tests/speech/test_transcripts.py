@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 from dataclasses import replace
 from itertools import pairwise
 
+import av
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,6 +98,27 @@ def test_subtitles_can_be_read_back(form, segments):
         assert abs(end - segment.end * 1000) <= 1.5001
         assert start < end
     assert all(before[0] <= after[0] for before, after in pairwise(cues))
+
+
+def read_with_ffmpeg(subtitles: str, form: str) -> set[tuple[int, int]]:
+    """(start, end) in milliseconds of the cues, as FFmpeg reads them: equal ones once."""
+    with av.open(io.BytesIO(subtitles.encode()), format={"vtt": "webvtt"}.get(form, form)) as container:
+        found = [packet for packet in container.demux() if packet.pts is not None]
+        return {
+            (
+                round(packet.pts * packet.time_base * 1000),
+                round((packet.pts + packet.duration) * packet.time_base * 1000),
+            )
+            for packet in found
+        }
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+@given(segments=transcripts())
+def test_ffmpeg_finds_every_cue_at_its_time(form, segments):
+    subtitles = render(segments, form)
+    wanted = {(start, end) for start, end, _ in parse(subtitles, form)}
+    assert (read_with_ffmpeg(subtitles, form) if wanted else set()) == wanted
 
 
 @given(segments=transcripts())
