@@ -37,6 +37,7 @@ Transcribe = Callable[[np.ndarray, str | None], str]  # samples and a language, 
 PARTS = ("recordings", "silence", "noise", "no speech")
 FORCED = ("en", "ru", "de", "ja")  # languages in which a multilingual model is asked what is said in no speech
 ROOM = -60.0  # dB of full scale: the noise of a quiet room
+COMMAND = Guards(condition_on_previous_text=True)  # as `./lab transcribe` has it
 PEERS = {"ours": "faster-whisper with VAD, greedy", "ours, 5 beams": "faster-whisper with VAD"}
 
 
@@ -221,8 +222,8 @@ def open_ours(loaded: Transcriber) -> dict[str, Transcribe]:
         "ours before": functools.partial(transcribe_plainly, loaded),
         "openai-whisper's rules": functools.partial(guarded, guards=OpenaiGuards(condition_on_previous_text=True)),
         "ours without VAD": guarded,
-        "ours": functools.partial(guarded, vad=True),
-        "ours, 5 beams": functools.partial(guarded, vad=True, beams=5),
+        "ours": functools.partial(guarded, vad=True, guards=COMMAND),
+        "ours, 5 beams": functools.partial(guarded, vad=True, guards=COMMAND, beams=5),
     }
 
 
