@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 
 def printable(text: object) -> str:
     """Text that a terminal shows as it is: control characters and broken encodings, as names have, are escaped."""
@@ -21,7 +23,7 @@ class LabError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where is not None:
-            lines.append(f"  where: {printable(self.where)}")
+            lines.append(f"  where: {printable(self.where) if isinstance(self.where, PurePath) else self.where}")
         if self.hint:
             lines.append(f"  next:  {self.hint}")
         return "\n".join(lines)

@@ -83,7 +83,13 @@ class Recording:
         return bool(frames.max() == frames.min())
 
     def window(self, window: Span) -> np.ndarray:
-        """(mels, 3000) float32: at most 30 s along the speech, zeros after their end"""
+        """(mels, 3000) float32: at most 30 s along the speech, zeros after their end.
+
+        A recording of less than 30 s of which nothing is cut out is followed by the silence of `LogMel` instead, as in
+        training.
+        """
+        if self.speech == (Span(0, self.frames),) and window.end == self.frames == self.mel.frames:
+            return self.mel.window(window.start)
         parts = []
         for span, joint in zip(self.speech, self.joints.tolist(), strict=False):
             shift = span.start - joint

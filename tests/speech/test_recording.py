@@ -44,7 +44,6 @@ def test_without_a_detector_all_of_it_counts_as_speech(speech):
     assert recording.speech == (Span(0, len(speech) // 160),)
     assert recording.seconds == pytest.approx(11.0)
     mel = features.window(features.log_mel(speech), 0)
-    mel[:, len(speech) // 160 :] = 0
     np.testing.assert_allclose(recording.window(recording.windows()[0]), mel, atol=1e-5)
 
 
