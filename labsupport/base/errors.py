@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import pathlib
 
 
 def printable(text: object) -> str:
@@ -23,7 +23,7 @@ class LabError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where is not None:
-            lines.append(f"  where: {printable(self.where) if isinstance(self.where, PurePath) else self.where}")
+            lines.append(f"  where: {printable(self.where) if isinstance(self.where, pathlib.PurePath) else self.where}")
         if self.hint:
             lines.append(f"  next:  {self.hint}")
         return "\n".join(lines)
