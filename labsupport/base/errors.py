@@ -23,7 +23,8 @@ class LabError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where is not None:
-            lines.append(f"  where: {printable(self.where) if isinstance(self.where, pathlib.PurePath) else self.where}")
+            is_path = isinstance(self.where, pathlib.PurePath)  # its name may hold anything
+            lines.append(f"  where: {printable(self.where) if is_path else self.where}")
         if self.hint:
             lines.append(f"  next:  {self.hint}")
         return "\n".join(lines)
