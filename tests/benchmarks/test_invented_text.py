@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -36,7 +39,7 @@ def own_results(tmp_path, monkeypatch):
     ],
 )
 def test_invented_words_are_those_that_nobody_said(found, invented, wrong):
-    assert score(SPOKEN, found) == Score(invented, pytest.approx(100 * wrong / 9))
+    assert score(SPOKEN, [found]) == Score(invented, pytest.approx(100 * wrong / 9))
 
 
 @pytest.mark.parametrize(
@@ -44,8 +47,13 @@ def test_invented_words_are_those_that_nobody_said(found, invented, wrong):
 )
 def test_without_speech_every_word_is_invented(language, found, words):
     half = Condition("silence", MINUTE[: 30 * SAMPLE_RATE], "", language)
-    assert score(half, found) == Score(2 * words, None)
-    assert score(half, " ...") == Score(0, None)
+    assert score(half, [found]) == Score(2 * words, None)
+    assert score(half, [" ..."]) == Score(0, None)
+
+
+def test_texts_that_were_drawn_count_by_their_mean():
+    assert score(SPOKEN, ["", SPOKEN.text + " Thank you."]) == Score(1.0, pytest.approx((100 + 200 / 9) / 2))
+    assert score(Condition("silence", MINUTE, "", "en"), ["Thank you.", ""]) == Score(1.0, None)
 
 
 def test_ours_is_compared_with_its_peer_row_by_row():
@@ -60,8 +68,8 @@ def test_ours_is_compared_with_its_peer_row_by_row():
 
 
 def test_a_score_is_a_row_and_a_cell(capsys):
-    entrants = {name: lambda samples, language: "Ask not what" for name in (*invented_text.PEERS, "rest")}
-    entrants |= {peer: lambda samples, language: "" for peer in invented_text.PEERS.values()}
+    entrants = {name: lambda samples, language: ["Ask not what"] for name in (*invented_text.PEERS, "rest")}
+    entrants |= {peer: lambda samples, language: [""] for peer in invented_text.PEERS.values()}
     invented_text.compare("noise", entrants, [SPOKEN, Condition("hum", MINUTE, "", "ja")], "whisper-base")
     found = {(row.what, row.clip): row for row in rows.read_rows(rows.results_dir())}
     assert found["word error rate: ours", "spoken"].value == pytest.approx(100 * 6 / 9)
@@ -116,9 +124,20 @@ def test_every_entrant_transcribes_speech(jfk, tmp_path):
         **invented_text.open_peers("tiny.en", tmp_path),
     }
     assert {*invented_text.PEERS, *invented_text.PEERS.values()} <= set(entrants)
-    start = Condition("start of jfk", jfk[: round(4.6 * SAMPLE_RATE)], "And so my fellow Americans, ask not.")
+    said = "And so my fellow Americans, ask not what your country can do for you."
+    start = Condition("start of jfk", jfk[: 8 * SAMPLE_RATE], said)
     for transcribe in entrants.values():
         assert score(start, transcribe(start.samples, None)).error_rate < 20
+
+
+def test_a_peer_transcribes_again_only_what_it_draws(monkeypatch, tmp_path):
+    segment = namedtuple("segment", "text temperature")
+    told = iter([[segment("sure", 0.0)], [segment("so", 0.0), segment(" or so", 0.4)], [segment("or", 0.2)], []])
+    peer = SimpleNamespace(transcribe=lambda samples, **options: (next(told), None))
+    monkeypatch.setattr("faster_whisper.WhisperModel", lambda *arguments, **options: peer)
+    transcribe = invented_text.open_peers("tiny.en", tmp_path)["faster-whisper"]
+    assert transcribe(MINUTE, None) == ["sure"]
+    assert transcribe(MINUTE, None) == ["so or so", "or", ""]
 
 
 def test_a_part_or_model_that_is_not_there_is_an_error():
