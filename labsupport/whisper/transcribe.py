@@ -88,7 +88,7 @@ class Transcriber:
         check_task(self.model, task)
         check_language(self.model, self.tokenizer, language)
         hotword_tokens = self.encode_hotwords(hotwords)
-        recording = analyse(samples, self.model.config.mels, vad)
+        recording = self.analyse(samples, vad)
         encode = functools.lru_cache(maxsize=VOTES)(lambda span: self.model.encode(recording.window(span)[None]))
         language, probability = self.choose_language(language, recording, encode)
         timestamps = timestamps and batch == 1
@@ -111,6 +111,10 @@ class Transcriber:
         segments = [restored for segment in spoken for restored in recording.restore(segment)]
         segments = [finish(segment, word_timestamps) for segment in segments]
         return Transcript(text, segments, language or "en", probability, recording.seconds)
+
+    def analyse(self, samples: np.ndarray | Iterable[np.ndarray], vad: bool = False) -> Recording:
+        """The log-mel that the model reads, and where somebody speaks."""
+        return analyse(samples, self.model.config.mels, vad)
 
     def choose_language(
         self, language: str | None, recording: Recording, encode: Callable[[Span], EncoderOut]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import odd_audio
 import pytest
+from same_transcript import assert_same
 
 from labsupport import whisper
 from labsupport.machine.backend import choose_backend
@@ -27,14 +28,7 @@ def engines():
 @pytest.mark.parametrize("name", SOUNDS if choose_backend() == "torch" else ON_MINDSPORE)
 def test_text_and_segments_are_the_same(engines, tmp_path, name):
     samples = audio.read(odd_audio.write(tmp_path, name))
-    framework, runtime = (engine.transcribe(samples, vad=True) for engine in engines)
-    assert framework.text == runtime.text
-    assert [(s.start, s.end, s.text) for s in framework.segments] == [
-        (s.start, s.end, s.text) for s in runtime.segments
-    ]
-    for one, other in zip(framework.segments, runtime.segments, strict=True):
-        assert one.avg_logprob == pytest.approx(other.avg_logprob, abs=1e-3)
-        assert one.no_speech_prob == pytest.approx(other.no_speech_prob, abs=1e-3)
+    assert_same(*(engine.transcribe(samples, vad=True) for engine in engines))
 
 
 def test_without_a_detector_and_with_word_times_they_are_the_same_too(engines, tmp_path):
