@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -37,7 +37,7 @@ from labsupport.whisper.windows import cut_segments, place_segments
 Transcribe = Callable[[np.ndarray, str | None], list[str]]  # samples, a language or None to detect it -> texts
 PARTS = ("recordings", "silence", "noise", "no speech")
 FORCED = ("en", "ru", "de", "ja")  # languages in which a multilingual model is asked what is said in no speech
-DRAWS = 3  # transcriptions by an entrant that draws its text at random: its scores are their means
+DRAWS = 3  # transcriptions by an entrant with VAD that draws some of its text at random; these are compared
 ROOM = -60.0  # dB of full scale: the noise of a quiet room
 COMMAND = Guards(condition_on_previous_text=True)  # as `./lab transcribe` has it
 PEERS = {"ours": "faster-whisper with VAD, greedy", "ours, 5 beams": "faster-whisper with VAD"}
@@ -62,10 +62,20 @@ class Condition:
 
 @dataclass(frozen=True)
 class Score:
-    """invented: words a minute; error_rate: in percent, None where nothing is said."""
+    """Of one or more texts of the same sound.
 
-    invented: float
-    error_rate: float | None
+    invented: words a minute, in each text.
+    error_rates: word error rates in percent; none where nothing is said.
+    """
+
+    invented: tuple[float, ...]
+    error_rates: tuple[float, ...] = ()
+
+    def beats(self, other: Score) -> bool:
+        """Whether each of its texts has fewer errors than each of the other's; without speech, fewer words."""
+        if self.error_rates:
+            return max(self.error_rates) < min(other.error_rates)
+        return max(self.invented) < min(other.invented)
 
 
 def run(model: str, parts: str = ",".join(PARTS)) -> None:
@@ -95,32 +105,37 @@ def compare(
         recording = Recording("invented_text", label, condition.name)
         for name, transcribe in entrants.items():
             found = score(condition, transcribe(condition.samples, condition.language))
-            recording.value(f"invented words: {name}", found.invented, "words a minute")
-            if found.error_rate is not None:
-                recording.value(f"word error rate: {name}", found.error_rate, "%")
+            record(recording, f"invented words: {name}", found.invented, "words a minute")
+            if found.error_rates:
+                record(recording, f"word error rate: {name}", found.error_rates, "%")
             scores[name][condition.name] = found
     print(f"\n{part}\n{format_scores(scores)}\n{format_defeats(scores)}", flush=True)
     return scores
+
+
+def record(recording: Recording, what: str, values: Sequence[float], unit: str) -> None:
+    """The mean over the texts; their interquartile range is its spread."""
+    spread = float(np.subtract(*np.percentile(values, [75, 25])))
+    recording.value(what, fmean(values), unit, spread=spread, runs=len(values))
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def score(condition: Condition, texts: Sequence[str]) -> Score:
-    """The mean over several texts of the same sound."""
-    scores = [score_text(condition, found) for found in texts]
-    rates = [each.error_rate for each in scores if each.error_rate is not None]
-    return Score(fmean(each.invented for each in scores), fmean(rates) if rates else None)
-
-
-def score_text(condition: Condition, found: str) -> Score:
     if not condition.text:
-        said = text.normalise(found, condition.language or "en").split()
-        return Score(sum(any(map(str.isalnum, each)) for each in said) / condition.minutes, None)
+        return Score(tuple(count_invented(found, condition.language) / condition.minutes for found in texts))
     import jiwer
 
-    aligned = jiwer.process_words(text.normalise(condition.text), text.normalise(found))
-    return Score(aligned.insertions / condition.minutes, 100 * aligned.wer)
+    said = text.normalise(condition.text)
+    aligned = [jiwer.process_words(said, text.normalise(found)) for found in texts]
+    return Score(
+        tuple(each.insertions / condition.minutes for each in aligned), tuple(100 * each.wer for each in aligned)
+    )
+
+
+def count_invented(found: str, language: str | None) -> int:
+    return sum(any(map(str.isalnum, word)) for word in text.normalise(found, language or "en").split())
 
 
 def format_scores(scores: Mapping[str, Mapping[str, Score]]) -> str:
@@ -132,24 +147,19 @@ def format_scores(scores: Mapping[str, Mapping[str, Score]]) -> str:
 
 
 def format_score(found: Score) -> str:
-    rate = "" if found.error_rate is None else f"{found.error_rate:.1f}, "
-    return f"{rate}{found.invented:.1f}"
+    rate = f"{fmean(found.error_rates):.1f}, " if found.error_rates else ""
+    return f"{rate}{fmean(found.invented):.1f}"
 
 
 def format_defeats(scores: Mapping[str, Mapping[str, Score]]) -> str:
-    """Where faster-whisper with voice activity detection has fewer errors or invented words than ours."""
+    """Where faster-whisper with voice activity detection beats ours, each with the same search."""
     pairs = [(name, peer, condition) for name, peer in PEERS.items() for condition in scores[peer]]
     defeats = [
-        f"{peer} is better than {name}: {condition}"
+        f"{peer} beats {name}: {condition}"
         for name, peer, condition in pairs
-        if is_better(scores[peer][condition], scores[name][condition])
+        if scores[peer][condition].beats(scores[name][condition])
     ]
     return "\n".join(defeats) or "Ours is nowhere worse than faster-whisper with VAD."
-
-
-def is_better(one: Score, other: Score) -> bool:
-    rates = (one.error_rate or 0.0, other.error_rate or 0.0)
-    return rates[0] < rates[1] or one.invented < other.invented
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------
@@ -181,18 +191,19 @@ def join_samples(sentences: Sequence[corpus.Sentence]) -> np.ndarray:
 
 
 def make_silences() -> Iterator[Condition]:
-    """Three sentences, silence, three sentences."""
-    first, second = (corpus.load("held_out")[start : start + 3] for start in (0, 3))
-    for seconds in (10, 20, 30, 60):
+    """All held-out sentences, with silence after every six."""
+    sentences = corpus.load("held_out")
+    for seconds in (10, 30, 60):
         n = seconds * SAMPLE_RATE
         floor = noises.at_level(noises.white(n, np.random.default_rng(seconds)), ROOM)
         for name, silence in (("zeros", np.zeros(n, np.float32)), (f"noise at {ROOM:.0f} dB", floor)):
-            samples = np.concatenate([join_samples(first), silence, join_samples(second)])
-            yield Condition(f"{seconds} s of {name} inserted", samples, join_texts([*first, *second]))
+            groups = [join_samples(sentences[start : start + 6]) for start in range(0, len(sentences), 6)]
+            samples = np.concatenate([part for group in groups for part in (group, silence)])
+            yield Condition(f"{seconds} s of {name} inserted", samples, join_texts(sentences))
 
 
 def make_noises() -> Iterator[Condition]:
-    sentences = corpus.load("held_out")[6:16]
+    sentences = corpus.load("held_out")
     speech, rng = join_samples(sentences), np.random.default_rng(0)
     behind = {
         "white noise": noises.white(len(speech), rng),
@@ -224,7 +235,11 @@ def make_no_speech(languages: Sequence[str]) -> Iterator[Condition]:
 
 def open_ours(loaded: Transcriber) -> dict[str, Transcribe]:
     def guarded(samples: np.ndarray, language: str | None, guards: Guards = COMMAND, **options) -> list[str]:
-        return [loaded.transcribe(samples, language, guards=guards, **options).text]
+        def transcribe(seed: int) -> tuple[str, bool]:
+            found = loaded.transcribe(samples, language, guards=replace(guards, seed=seed), **options)
+            return found.text, any(segment.temperature > 0 for segment in found.segments)
+
+        return draw(transcribe, DRAWS if "vad" in options else 1)
 
     return {
         "ours before": functools.partial(transcribe_plainly, loaded),
@@ -235,6 +250,16 @@ def open_ours(loaded: Transcriber) -> dict[str, Transcribe]:
     }
 
 
+def draw(transcribe: Callable[[int], tuple[str, bool]], draws: int) -> list[str]:
+    """So many texts where some of the first is drawn at random; else it alone.
+
+    transcribe: a seed -> the text, and whether some of it was drawn.
+    """
+    first, drawn = transcribe(0)
+    return [first, *(transcribe(seed)[0] for seed in range(1, draws if drawn else 1))]
+
+
+@dataclass(frozen=True)
 class OpenaiGuards(Guards):
     """openai-whisper's rules where ours differ. The rest of ours stays: flat windows are not decoded, loops are cut."""
 
@@ -278,17 +303,15 @@ def open_peers(model: str, folder: Path) -> dict[str, Transcribe]:
     ctranslate2.set_random_seed(0)  # once: its generators run on from text to text
     peer = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32")
 
-    def transcribe(samples: np.ndarray, language: str | None, **options) -> list[str]:
-        texts: list[str] = []
-        drawn = True
-        while drawn and len(texts) < DRAWS:
+    def repeat(samples: np.ndarray, language: str | None, **options) -> list[str]:
+        def transcribe(seed: int) -> tuple[str, bool]:
             segments = list(peer.transcribe(samples, language=language, **options)[0])
-            texts.append("".join(segment.text for segment in segments))
-            drawn = any(segment.temperature > 0 for segment in segments)
-        return texts
+            return "".join(segment.text for segment in segments), any(segment.temperature > 0 for segment in segments)
+
+        return draw(transcribe, DRAWS if "vad_filter" in options else 1)
 
     return {
-        "faster-whisper": transcribe,
-        "faster-whisper with VAD": functools.partial(transcribe, vad_filter=True),
-        "faster-whisper with VAD, greedy": functools.partial(transcribe, vad_filter=True, beam_size=1),
+        "faster-whisper": repeat,
+        "faster-whisper with VAD": functools.partial(repeat, vad_filter=True),
+        "faster-whisper with VAD, greedy": functools.partial(repeat, vad_filter=True, beam_size=1),
     }

@@ -36,6 +36,7 @@ class Guards:
         takes only an unlikely one for it, but in noise and music a loop is what Whisper says most.
     condition_on_previous_text: give the decoder the text before the window, which keeps names and style the same; a
         text above `prompt_reset_temperature` is not given on, for its faults would be repeated.
+    seed: of the texts that are drawn: the same sound gives the same text, on every engine.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -45,6 +46,7 @@ class Guards:
     no_speech_threshold: float | None = 0.6
     condition_on_previous_text: bool = False
     prompt_reset_temperature: float = 0.5
+    seed: int = 0
 
     def is_silence(self, hypothesis: Hypothesis) -> bool:
         """Probably no speech, and a text that fails."""
@@ -92,7 +94,7 @@ class GuardedDecoder:
 
     prompt: the tokens from the start of the transcript on, see `token_filters.make_prompt`.
     hotwords: tokens that stand before the previous text in every window's prompt: names and terms to expect.
-    beams: at temperature 0; 1 is greedy. Above it, `best_of` texts are drawn, by a generator with a fixed seed.
+    beams: at temperature 0; 1 is greedy. Above it, `best_of` texts are drawn.
     """
 
     model: WhisperModel
@@ -129,7 +131,7 @@ class GuardedDecoder:
 
     def decode_at(self, temperature: float, encoder_out: EncoderOut, prompt: list[int]) -> list[Hypothesis]:
         if temperature > 0:
-            rng = np.random.default_rng(0)  # so that the same sound gives the same text, on every engine
+            rng = np.random.default_rng(self.guards.seed)  # anew for each window
             found = sample(self.model, encoder_out, prompt, self.rules, temperature, self.guards.best_of, rng)
         else:
             found = decode(self.model, encoder_out, prompt, self.rules, self.beams)

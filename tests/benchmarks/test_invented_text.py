@@ -39,7 +39,7 @@ def own_results(tmp_path, monkeypatch):
     ],
 )
 def test_invented_words_are_those_that_nobody_said(found, invented, wrong):
-    assert score(SPOKEN, [found]) == Score(invented, pytest.approx(100 * wrong / 9))
+    assert score(SPOKEN, [found]) == Score((invented,), (pytest.approx(100 * wrong / 9),))
 
 
 @pytest.mark.parametrize(
@@ -47,24 +47,28 @@ def test_invented_words_are_those_that_nobody_said(found, invented, wrong):
 )
 def test_without_speech_every_word_is_invented(language, found, words):
     half = Condition("silence", MINUTE[: 30 * SAMPLE_RATE], "", language)
-    assert score(half, [found]) == Score(2 * words, None)
-    assert score(half, [" ..."]) == Score(0, None)
-
-
-def test_texts_that_were_drawn_count_by_their_mean():
-    assert score(SPOKEN, ["", SPOKEN.text + " Thank you."]) == Score(1.0, pytest.approx((100 + 200 / 9) / 2))
-    assert score(Condition("silence", MINUTE, "", "en"), ["Thank you.", ""]) == Score(1.0, None)
+    assert score(half, [found]) == Score((2 * words,))
+    assert score(half, [" ..."]) == Score((0,))
 
 
 def test_ours_is_compared_with_its_peer_row_by_row():
-    same, worse = Score(0.0, 5.0), Score(0.0, 6.0)
+    same, worse = Score((0.0,), (5.0,)), Score((0.0,), (6.0,))
     names = [*invented_text.PEERS, *invented_text.PEERS.values()]
     entrants = {name: {"a": same, "b": same} for name in names}
     assert "nowhere worse" in invented_text.format_defeats(entrants)
     told = invented_text.format_defeats({**entrants, "ours": {"a": same, "b": worse}})
-    assert told == "faster-whisper with VAD, greedy is better than ours: b"
-    told = invented_text.format_defeats({**entrants, "ours, 5 beams": {"a": Score(1.0, 5.0), "b": same}})
-    assert told == "faster-whisper with VAD is better than ours, 5 beams: a"
+    assert told == "faster-whisper with VAD, greedy beats ours: b"
+    entrants = {name: {"a": Score((0.0,)), "b": same} for name in names}
+    told = invented_text.format_defeats({**entrants, "ours, 5 beams": {"a": Score((1.0,)), "b": same}})
+    assert told == "faster-whisper with VAD beats ours, 5 beams: a"
+
+
+def test_drawn_texts_win_only_if_each_is_better():
+    one = Score((0.0,) * 3, (5.0, 6.0, 7.0))
+    assert one.beats(Score((0.0,), (7.5,)))
+    assert not one.beats(Score((0.0,), (6.5,)))
+    assert not Score((9.0,), (6.5,)).beats(one)
+    assert not Score((0.0, 1.0)).beats(Score((1.0,)))
 
 
 def test_a_score_is_a_row_and_a_cell(capsys):
@@ -74,10 +78,11 @@ def test_a_score_is_a_row_and_a_cell(capsys):
     found = {(row.what, row.clip): row for row in rows.read_rows(rows.results_dir())}
     assert found["word error rate: ours", "spoken"].value == pytest.approx(100 * 6 / 9)
     assert found["invented words: rest", "hum"].unit == "words a minute"
+    assert found["word error rate: ours", "spoken"].runs == 1
     assert ("word error rate: ours", "hum") not in found
     shown = capsys.readouterr().out
     assert "66.7, 0.0" in shown
-    assert "with VAD is better than ours, 5 beams: hum" in shown
+    assert "with VAD beats ours, 5 beams: hum" in shown
 
 
 # --- what is transcribed ---------------------------------------------------------------------------------------------
@@ -105,10 +110,10 @@ def test_an_english_model_is_told_no_other_language(multilingual, languages, mon
 
 def test_silence_is_inserted_between_the_same_sentences():
     zeros, floor, *_, longest = invented_text.make_conditions("silence", multilingual=True)
-    spoken = len(zeros.samples) - 10 * SAMPLE_RATE
-    assert len(longest.samples) == spoken + 60 * SAMPLE_RATE
+    spoken = len(zeros.samples) - 4 * 10 * SAMPLE_RATE
+    assert len(longest.samples) == spoken + 4 * 60 * SAMPLE_RATE
     where = np.flatnonzero(zeros.samples != floor.samples)
-    assert len(where) == 10 * SAMPLE_RATE
+    assert len(where) == 4 * 10 * SAMPLE_RATE
     assert noises.level(floor.samples[where]) == pytest.approx(invented_text.ROOM, abs=0.1)
     assert zeros.text == longest.text
 
@@ -127,7 +132,7 @@ def test_every_entrant_transcribes_speech(jfk, tmp_path):
     said = "And so my fellow Americans, ask not what your country can do for you."
     start = Condition("start of jfk", jfk[: 8 * SAMPLE_RATE], said)
     for transcribe in entrants.values():
-        assert score(start, transcribe(start.samples, None)).error_rate < 20
+        assert max(score(start, transcribe(start.samples, None)).error_rates) < 20
 
 
 def test_a_peer_transcribes_again_only_what_it_draws(monkeypatch, tmp_path):
@@ -135,7 +140,7 @@ def test_a_peer_transcribes_again_only_what_it_draws(monkeypatch, tmp_path):
     told = iter([[segment("sure", 0.0)], [segment("so", 0.0), segment(" or so", 0.4)], [segment("or", 0.2)], []])
     peer = SimpleNamespace(transcribe=lambda samples, **options: (next(told), None))
     monkeypatch.setattr("faster_whisper.WhisperModel", lambda *arguments, **options: peer)
-    transcribe = invented_text.open_peers("tiny.en", tmp_path)["faster-whisper"]
+    transcribe = invented_text.open_peers("tiny.en", tmp_path)["faster-whisper with VAD"]
     assert transcribe(MINUTE, None) == ["sure"]
     assert transcribe(MINUTE, None) == ["so or so", "or", ""]
 
