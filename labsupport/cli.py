@@ -237,8 +237,11 @@ def transcribe(
         typer.Option(metavar="TASK", help="transcribe, or translate into English", **DECODING),
     ] = "transcribe",
     beams: Annotated[
-        int, typer.Option("--beams", "--beam-size", metavar="N", min=1, help="1 is greedy", **DECODING)
-    ] = 1,
+        int,
+        typer.Option(
+            "--beams", "--beam-size", metavar="N", min=1, help="1 is greedy: quicker, with more errors", **DECODING
+        ),
+    ] = 5,
     batch: Annotated[
         int,
         typer.Option(

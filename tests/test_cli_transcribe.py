@@ -54,7 +54,7 @@ def test_transcribe_prints_the_sentence():
 def test_without_options_the_defaults_are_those_of_the_modules(fake):
     assert invoke(JFK).output == "One. Two.\n"
     assert fake.options == {
-        "language": None, "task": "transcribe", "beams": 1, "batch": 1, "vad": True, "word_timestamps": False,
+        "language": None, "task": "transcribe", "beams": 5, "batch": 1, "vad": True, "word_timestamps": False,
         "initial_prompt": None, "hotwords": None, "guards": Guards(condition_on_previous_text=True),
     }  # fmt: skip
     defaults = inspect.signature(cli.transcribe).parameters
@@ -63,13 +63,13 @@ def test_without_options_the_defaults_are_those_of_the_modules(fake):
 
 
 def test_whispers_spellings_are_known(fake):
-    options = "--output_format json --beam_size 5 --language German --task translate --temperature 0,1 --best_of 3"
+    options = "--output_format json --beam_size 2 --language German --task translate --temperature 0,1 --best_of 3"
     options += " --logprob_threshold -2 --no_speech_threshold none --compression_ratio_threshold None"
     options += " --condition_on_previous_text --hotwords Ask --initial_prompt Hello. --word_timestamps --batch_size 2"
     done = invoke(JFK, *options.split(), "--no-vad")
     assert json.loads(done.stdout)[0]["segments"][1]["text"] == "Two."
     assert fake.options == {
-        "language": "de", "task": "translate", "beams": 5, "batch": 2, "vad": False, "word_timestamps": True,
+        "language": "de", "task": "translate", "beams": 2, "batch": 2, "vad": False, "word_timestamps": True,
         "initial_prompt": "Hello.", "hotwords": "Ask", "guards": Guards((0.0, 1.0), 3, None, -2.0, None, True),
     }  # fmt: skip
 

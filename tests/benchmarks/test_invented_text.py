@@ -63,6 +63,12 @@ def test_ours_is_compared_with_its_peer_row_by_row():
     assert told == "faster-whisper with VAD beats ours, 5 beams: a"
 
 
+def test_the_table_ends_with_the_mean_of_its_rows():
+    scores = {"ours": {"a": Score((0.0,), (5.0,)), "b": Score((3.0, 1.0), (6.0, 8.0))}, "peer": {"a": Score((4.0,))}}
+    assert invented_text.format_scores({"ours": scores["ours"]}).splitlines()[-1].split() == ["mean", "6.0,", "1.0"]
+    assert invented_text.format_scores({"peer": scores["peer"]}).splitlines()[-1].split() == ["mean", "4.0"]
+
+
 def test_drawn_texts_win_only_if_each_is_better():
     one = Score((0.0,) * 3, (5.0, 6.0, 7.0))
     assert one.beats(Score((0.0,), (7.5,)))
