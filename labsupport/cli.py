@@ -151,8 +151,16 @@ def doctor(
 # --- transcribe -------------------------------------------------------------------------------------------------------
 
 
+FLAGS = {  # what whisper's `--vad False` is here
+    "--condition-on-previous-text": ["--no-condition-on-previous-text"],
+    "--word-timestamps": [],
+    "--timestamps": [],
+    "--vad": ["--no-vad"],
+}
+
+
 class FileCommand(TyperCommand):
-    """A command on files: one whose name begins with a dash is told from an option, which `-opening.wav` could be."""
+    """A command on files, which are told from options (`-opening.wav`) and from whisper's values of flags (`True`)."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         for argument in args[: args.index("--")] if "--" in args else args:
@@ -160,7 +168,19 @@ class FileCommand(TyperCommand):
                 name = printable(argument)
                 hint = f"If it is a file, write ./{name}, or -- before the files."
                 raise typer.BadParameter(f"{name} begins as an option does. {hint}", ctx=ctx)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, spell_flags(args))
+
+
+def spell_flags(args: list[str]) -> list[str]:
+    """`--word_timestamps True` as the flag alone, and False as its contrary, or as nothing where it has none."""
+    spelled: list[str] = []
+    for argument in args:
+        flag = spelled[-1].replace("_", "-") if spelled else ""
+        if argument not in ("True", "False") or flag not in FLAGS:
+            spelled.append(argument)
+        elif argument == "False":
+            spelled[-1:] = FLAGS[flag]
+    return spelled
 
 
 def is_file_name(argument: str) -> bool:
@@ -239,7 +259,7 @@ def transcribe(
     beams: Annotated[
         int,
         typer.Option(
-            "--beams", "--beam-size", metavar="N", min=1, help="1 is greedy: quicker, with more errors", **DECODING
+            "--beams", "--beam-size", metavar="N", min=1, max=100, help="1 is greedy: quicker, less exact", **DECODING
         ),
     ] = 5,
     batch: Annotated[

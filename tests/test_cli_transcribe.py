@@ -83,6 +83,20 @@ def test_the_text_before_a_window_is_given_unless_it_is_refused(fake, option, co
     assert fake.options["guards"].condition_on_previous_text == conditioned
 
 
+@pytest.mark.parametrize(
+    ("written", "timed", "condition", "vad"),
+    [
+        ("--word_timestamps True --condition_on_previous_text False", True, False, True),
+        ("--word-timestamps False --condition-on-previous-text True --vad False", False, True, False),
+        ("--word_timestamps False", False, True, True),
+    ],
+)
+def test_whispers_values_of_flags_are_no_files(fake, written, timed, condition, vad):
+    assert invoke(*written.split(), JFK).exit_code == 0
+    assert (fake.options["word_timestamps"], fake.options["vad"]) == (timed, vad)
+    assert fake.options["guards"].condition_on_previous_text == condition
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_help_shows_every_name_whole_at_any_width(monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
@@ -97,8 +111,8 @@ def test_help_shows_every_name_whole_at_any_width(monkeypatch, width):
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--best-of", "0"], ["--beams", "x"], ["--task", "sing"], ["--channel", "0"], ["--channels", "all"],
-        ["--logprob-threshold", "warm"], ["--engine", "gpu"], ["--fomat", "srt"], ["--max-hours", "-1"],
+        ["--best-of", "0"], ["--beams", "x"], ["--beams", "101"], ["--task", "sing"], ["--channel", "0"],
+        ["--channels", "all"], ["--logprob-threshold", "warm"], ["--engine", "gpu"], ["--fomat", "srt"], ["--max-hours", "-1"],
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_before_the_work(fake, wrong):

@@ -9,6 +9,7 @@ from fresh_process import run_python
 
 from labsupport import whisper
 from labsupport.base.paths import ROOT
+from labsupport.machine.backend import is_installed
 
 CLIP = str(ROOT / "data" / "audio" / "jfk.flac")
 NUMERIC = {"numpy", "scipy", "torch", "mindspore", "onnx", "onnxruntime", "transformers", "tokenizers", "soundfile"}
@@ -100,3 +101,13 @@ def test_a_transcription_on_a_cpu_with_graphs_imports_no_framework(monkeypatch, 
     imported = modules_after("transcribe", CLIP, "--model", "tiny.en", *option, plant=without_driver)
     assert "onnxruntime" in imported
     assert not (COMPILERS | UNUSED | {"torch", "mindspore"}) & imported
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("mindspore"), reason="MindSpore is not installed")
+def test_a_fresh_process_computes_with_the_framework_asked_for(monkeypatch):
+    monkeypatch.delenv("LAB_BACKEND", raising=False)
+    imported = modules_after("transcribe", CLIP, "--model", "tiny.en", "--beams", "1", "--backend", "mindspore")
+    assert "mindspore" in imported
+    assert "torch" not in imported

@@ -28,6 +28,7 @@ NETWORK = "faster_whisper/assets/silero_vad_v6.onnx"
 # The network misses speech that is softer than some -55 dB or goes beyond full scale. Peaks of its frames:
 QUIET, LOUD = 10 ** (-30 / 20), 1.0  # below the one they are amplified, above the other attenuated
 SOFTEST = 10 ** (-90 / 20)  # amplified no more below this, the last bit of 16
+OFFSET = 0.02  # a constant beyond this is subtracted: it hides speech, too
 RELEASE = 15  # dB by which the level falls in a minute: a pause in loud speech is not amplified
 
 SPLIT_SILENCE = 1568  # samples: 98 ms; speech that is too long is split at a silence of more
@@ -92,7 +93,9 @@ class SpeechDetector:
     def _run(self) -> None:
         """Takes the frames in the buffer, and leaves the end of the last one as context for the next."""
         sound = self._buffer[: self._filled]
-        windows = np.lib.stride_tricks.sliding_window_view(sound, CONTEXT + FRAME)[::FRAME]  # (frames, 576)
+        offset = sound.mean()  # of a recorder
+        centred = sound - offset if abs(offset) > OFFSET else sound
+        windows = np.lib.stride_tricks.sliding_window_view(centred, CONTEXT + FRAME)[::FRAME]  # (frames, 576)
         levels = follow_level(measure_peaks(windows[:, CONTEXT:]), self._level)  # (frames,)
         self._probabilities.append(self._run_network(apply_gains(windows, choose_gains(levels))))
         self._level = float(levels[-1])

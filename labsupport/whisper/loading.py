@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 
 from labsupport.base.errors import MachineError, WhisperError
@@ -46,10 +47,14 @@ def load(
         if device or attn_implementation:
             raise WhisperError("The onnx engine runs its own graphs, on the CPU: it takes no device or attention mode.")
         return load_onnx(name, **components)
+    chosen = choose_backend(backend or engine)
+    if "labsupport.arrays" not in sys.modules:  # whose first import settles the framework of the process
+        os.environ["LAB_BACKEND"] = chosen
     from labsupport.arrays import xp
 
-    if (chosen := choose_backend(backend or engine)) != xp.name:
-        raise MachineError(f"This process computes with {xp.name}, not {chosen}.", hint="Start a new one (a kernel).")
+    if chosen != xp.name:
+        hint = f"Start a new one (a kernel) with LAB_BACKEND={chosen} in its environment."
+        raise MachineError(f"This process computes with {xp.name}, not {chosen}.", hint=hint)
     from labsupport.optim.attention import get_attention
 
     if attn_implementation:

@@ -112,6 +112,13 @@ def test_speech_is_found_at_any_level(speech, decibels):
 
 
 @DETECTS
+@pytest.mark.parametrize("offset", [0.05, -0.4, 0.5, 0.6])
+def test_speech_is_found_beside_a_large_offset(speech, offset):
+    samples, frames = speech
+    assert share_inside(find_closely(samples * 0.3 + offset), frames) > 0.98
+
+
+@DETECTS
 def test_soft_speech_is_found_beside_a_constant_offset(speech):
     samples, frames = speech
     assert share_inside(find_closely(samples * 0.01 + 0.2), frames) > 0.98
