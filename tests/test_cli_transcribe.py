@@ -112,7 +112,8 @@ def test_help_shows_every_name_whole_at_any_width(monkeypatch, width):
     "wrong",
     [
         ["--best-of", "0"], ["--beams", "x"], ["--beams", "101"], ["--task", "sing"], ["--channel", "0"],
-        ["--channels", "all"], ["--logprob-threshold", "warm"], ["--engine", "gpu"], ["--fomat", "srt"], ["--max-hours", "-1"],
+        ["--channels", "all"], ["--logprob-threshold", "warm"], ["--engine", "gpu"], ["--fomat", "srt"],
+        ["--max-hours", "-1"],
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_before_the_work(fake, wrong):

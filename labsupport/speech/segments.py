@@ -29,7 +29,9 @@ NETWORK = "faster_whisper/assets/silero_vad_v6.onnx"
 QUIET, LOUD = 10 ** (-30 / 20), 1.0  # below the one they are amplified, above the other attenuated
 SOFTEST = 10 ** (-90 / 20)  # amplified no more below this, the last bit of 16
 OFFSET = 0.02  # a constant beyond this is subtracted: it hides speech, too
-RELEASE = 15  # dB by which the level falls in a minute: a pause in loud speech is not amplified
+# dB by which the level falls in a minute: slowly, so that the network gets loud speech as it is; quickly, so that it
+# finds soft speech soon after it, where it missed all. A second or so is still missed, until its LSTM has forgotten.
+RELEASES = (15, 3000)
 
 SPLIT_SILENCE = 1568  # samples: 98 ms; speech that is too long is split at a silence of more
 
@@ -49,7 +51,8 @@ class SpeechDetector:
     """Silero's network for voice activity, fed block by block: it holds 8 s of sound and the probabilities.
 
     A frame of 512 samples goes through an STFT, convolutions, and an LSTM whose state is carried on. The network alone
-    gets very soft frames amplified, and those beyond full scale attenuated: see `choose_gains`.
+    gets very soft frames amplified, and those beyond full scale attenuated: see `choose_gains`. It goes over the sound
+    once for each of `releases`, and the higher probability counts.
 
     Raises:
         NotAvailable: ONNX Runtime or the packaged network is missing.
@@ -57,15 +60,15 @@ class SpeechDetector:
     Source: silero-vad, version 6, as faster-whisper packages it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, releases: Sequence[float] = RELEASES) -> None:
         self._session = open_network()
+        self._releases = releases
         self._start()
 
     def _start(self) -> None:
-        self._state = np.zeros(STATE, np.float32), np.zeros(STATE, np.float32)
+        self._passes = [Pass(release) for release in self._releases]
         self._buffer = np.zeros(CONTEXT + BATCH * FRAME, np.float32)
         self._filled = CONTEXT  # silence comes before the first frame
-        self._level = 0.0
         self._probabilities: list[np.ndarray] = []
 
     def feed(self, block: np.ndarray) -> None:
@@ -96,18 +99,30 @@ class SpeechDetector:
         offset = sound.mean()  # of a recorder
         centred = sound - offset if abs(offset) > OFFSET else sound
         windows = np.lib.stride_tricks.sliding_window_view(centred, CONTEXT + FRAME)[::FRAME]  # (frames, 576)
-        levels = follow_level(measure_peaks(windows[:, CONTEXT:]), self._level)  # (frames,)
-        self._probabilities.append(self._run_network(apply_gains(windows, choose_gains(levels))))
-        self._level = float(levels[-1])
+        self._probabilities.append(np.max([self._run_pass(windows, each) for each in self._passes], axis=0))
         self._buffer[:CONTEXT] = sound[-CONTEXT:]
         self._filled = CONTEXT
 
-    def _run_network(self, windows: np.ndarray) -> np.ndarray:
-        """(frames, 576) float32 -> (frames,); the LSTM goes on from the frames before."""
-        h, c = self._state
-        probabilities, h, c = self._session.run(None, {"input": windows, "h": h, "c": c})
-        self._state = h, c
+    def _run_pass(self, windows: np.ndarray, way: Pass) -> np.ndarray:
+        """(frames, 576) float32 -> (frames,); level and LSTM go on from the frames before."""
+        levels = follow_level(measure_peaks(windows[:, CONTEXT:]), way.level, way.release)  # (frames,)
+        inputs = {"input": apply_gains(windows, choose_gains(levels)), "h": way.state[0], "c": way.state[1]}
+        probabilities, *way.state = self._session.run(None, inputs)
+        way.level = float(levels[-1])
         return probabilities
+
+
+@dataclass
+class Pass:
+    """One way over the sound: how far it has come.
+
+    release: dB by which its level falls in a minute.
+    state: of the LSTM, h and c.
+    """
+
+    release: float
+    level: float = 0.0
+    state: list[np.ndarray] = field(default_factory=lambda: [np.zeros(STATE, np.float32)] * 2)
 
 
 def open_network() -> InferenceSession:
@@ -142,15 +157,16 @@ def measure_peaks(frames: np.ndarray) -> np.ndarray:
     return np.maximum(frames.max(axis=1) - means, means - frames.min(axis=1))
 
 
-def follow_level(peaks: np.ndarray, before: float) -> np.ndarray:
-    """A running level: it rises with a frame's peak at once, and falls by `RELEASE`.
+def follow_level(peaks: np.ndarray, before: float, release: float) -> np.ndarray:
+    """A running level: it rises with a frame's peak at once, and falls slowly.
 
     Args:
         peaks: (frames,) of `measure_peaks`.
         before: the level at the frame before.
+        release: dB by which it falls in a minute.
     """
     decibels = 20 * np.log10(np.maximum(np.append(before, peaks), SOFTEST))
-    fallen = np.arange(len(decibels)) * (RELEASE / 60 * FRAME / SAMPLE_RATE)  # had nothing come after the first
+    fallen = np.arange(len(decibels)) * (release / 60 * FRAME / SAMPLE_RATE)  # had nothing come after the first
     return 10 ** ((np.maximum.accumulate(decibels + fallen) - fallen)[1:] / 20)
 
 
