@@ -149,6 +149,15 @@ def test_a_pause_in_loud_speech_is_not_amplified(jfk, reference):
 
 
 @DETECTS
+@pytest.mark.parametrize("decibels", [-45, -60, -80])
+def test_a_pause_in_loud_speech_is_no_speech_where_it_is_amplified(jfk, decibels):
+    samples = np.concatenate([jfk, noise(20, decibels), jfk])
+    before, after = find_speech(detect(samples), len(samples))
+    assert before.end < len(jfk) + SAMPLE_RATE
+    assert after.start > len(samples) - len(jfk) - SAMPLE_RATE
+
+
+@DETECTS
 @pytest.mark.parametrize("ratio", [20, 10, 5])
 def test_speech_is_found_over_noise(speech, ratio):
     samples, frames = speech
