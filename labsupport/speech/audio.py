@@ -16,7 +16,7 @@ from labsupport.base import paths
 from labsupport.base.errors import AudioError
 from labsupport.speech import decoding
 from labsupport.speech.mixing import SAMPLE_RATE, Mixer, Resampler
-from labsupport.speech.parts import cut_off_error, measure
+from labsupport.speech.parts import Source, measure
 
 BLOCK = 30 * SAMPLE_RATE  # samples that read_blocks gives at once
 SPEECH_RATE = 1000  # Hz: below it no speech is left, and a small file claims hours
@@ -90,15 +90,25 @@ def check_samples(samples: np.ndarray) -> None:
         raise AudioError("The array has no samples.")
 
 
-def read(path: str | Path | BinaryIO, channel: int | None = None, limits: Limits = Limits()) -> np.ndarray:
+def read(
+    path: str | Path | BinaryIO,
+    channel: int | None = None,
+    limits: Limits = Limits(),
+    track: int | None = None,
+    allow_damaged: bool = False,
+) -> np.ndarray:
     """Decodes a file's sound into float32 samples (samples,), mono, 16 kHz.
 
     Takes what libsndfile and FFmpeg can decode: wav, flac, mp3, ogg, m4a, webm, wma, amr, a video's sound and many
-    more, at any rate, bit depth and number of channels; of several audio tracks, the one that FFmpeg holds for the
-    best. `path` may be a binary file that can seek, such as standard input that was stored; its `name` stands in
-    messages. Recordings that are joined in one file (chained Ogg, joined mp3, flac, wav, mp4 and others) come one after
-    the other. Full scale is ±1; a float file that goes beyond is not clipped. Every file with at least one sample gives
-    at least one.
+    more, at any rate, bit depth and number of channels. `path` may be a binary file that can seek, such as standard
+    input that was stored; its `name` stands in messages. Recordings that are joined in one file (chained Ogg, joined
+    mp3, flac, wav, mp4 and others) come one after the other. Full scale is ±1; a float file that goes beyond is not
+    clipped. Every file with at least one sample gives at least one.
+
+    Of several audio tracks, `track` is read, counted from 1, else the one that FFmpeg holds for the best. Where a
+    container's clock says that sound comes later (a video whose sound begins late, a microphone that was muted, a loss)
+    silence stands. With `allow_damaged`, what can be decoded of a file that is cut off or damaged is given. What a user
+    should know of all this goes to the log, as warnings of `labsupport.speech`.
 
     Channels are averaged, as far as they do not cancel each other (see mixing.Mixer); `channel` chooses one, from 1 on.
     Rates are converted by soxr at its high quality; one below 1000 Hz carries no speech, and 120 s at most are taken.
@@ -110,35 +120,44 @@ def read(path: str | Path | BinaryIO, channel: int | None = None, limits: Limits
             mark on its last page, webm and mkv by the sizes of their elements, an mp3 by the frame count in its Xing
             header, others by the duration that they state. Not found: the loss of an mp3 without that header, or of
             its last 2304 samples; of a wav, webm or mp4 that was streamed without a size and is cut between two blocks;
-            of AMR, raw AAC, AC-3 or MPEG streams, which have no sizes; of anything cut before it was encoded.
+            of AMR, raw AAC, AC-3 or MPEG streams, which have no sizes; damage inside of WavPack, AVI, and of samples
+            that are not compressed; of anything cut before it was encoded.
     """
     samples = bytearray()  # grows in place, where a list of blocks would need as much again to join them
-    for block in read_blocks(path, channel, limits):
+    for block in read_blocks(path, channel, limits, track, allow_damaged):
         samples += block.tobytes()
     return np.frombuffer(samples, np.float32)
 
 
 def read_blocks(
-    path: str | Path | BinaryIO, channel: int | None = None, limits: Limits = Limits()
+    path: str | Path | BinaryIO,
+    channel: int | None = None,
+    limits: Limits = Limits(),
+    track: int | None = None,
+    allow_damaged: bool = False,
 ) -> Iterator[np.ndarray]:
     """Gives what `read` gives in blocks of 30 s (the last is shorter), and holds little more than one at a time.
 
     The errors are those of `read`; what is found only at the end of the sound is raised there.
     """
     with _open(path) as (file, where):
-        yield from _join_blocks(_convert(file, where, channel, limits), where)
+        source = Source(where, track, allow_damaged)
+        yield from _join_blocks(_convert(file, source, channel, limits), where)
 
 
-def count_channels(path: str | Path | BinaryIO) -> int:
+def count_channels(path: str | Path | BinaryIO, track: int | None = None, allow_damaged: bool = False) -> int:
     """The number of channels in which the sound begins; AudioError as in `read`, as far as the header shows it."""
-    with _open(path) as (file, where), closing(decoding.open_parts(file, where)) as decoders:
+    with (
+        _open(path) as (file, where),
+        closing(decoding.open_parts(file, Source(where, track, allow_damaged))) as decoders,
+    ):
         return next(decoders).channels
 
 
-def duration(path: str | Path | BinaryIO) -> float | None:
+def duration(path: str | Path | BinaryIO, track: int | None = None, allow_damaged: bool = False) -> float | None:
     """Seconds of sound by the header, which may be a guess from the bit rate; None where nothing tells it."""
     with _open(path) as (file, where):
-        seconds = [decoder.seconds for decoder in decoding.open_parts(file, where)]
+        seconds = [decoder.seconds for decoder in decoding.open_parts(file, Source(where, track, allow_damaged))]
     return None if None in seconds else sum(filter(None, seconds))
 
 
@@ -163,7 +182,7 @@ def _open(path: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, object]]:
         hint = "Cut it into shorter files: ffmpeg -i INPUT -f segment -segment_time 3600 part%d.flac"
         raise AudioError("The sound does not fit into this machine's memory.", where=where, hint=hint) from error
     except OverflowError as error:
-        raise cut_off_error("a number in it is too large", where) from error
+        raise Source(where).damage_error("a number in it is too large") from error
 
 
 def _open_regular(path: Path) -> BinaryIO:
@@ -209,10 +228,10 @@ def _system_error(error: OSError, where: object) -> AudioError:
 # --- decoding, mixing, converting ------------------------------------------------------------------------------------
 
 
-def _convert(file: BinaryIO, where: object, channel: int | None, limits: Limits) -> Iterator[np.ndarray]:
+def _convert(file: BinaryIO, source: Source, channel: int | None, limits: Limits) -> Iterator[np.ndarray]:
     """Gives all the sound of a file as mono float32 pieces of any length at 16 kHz."""
-    converter = Converter(where, channel, limits)
-    for decoder in decoding.open_parts(file, where):
+    converter = Converter(source.where, channel, limits)
+    for decoder in decoding.open_parts(file, source):
         converter.check(decoder.rate, decoder.channels, decoder.stated or 0)
         for frames, rate in decoder.blocks():
             yield from converter.convert(frames, rate)
@@ -293,7 +312,7 @@ def _join_blocks(pieces: Iterator[np.ndarray], where: object) -> Iterator[np.nda
             yield joined[:BLOCK]
             held, count = [joined[BLOCK:]], count - BLOCK
     if not total:
-        hint = "A recording that was interrupted may have left its size at 0."
+        hint = "The program that recorded it wrote a header and nothing more; record it again."
         raise AudioError("The file holds no sound at all.", where=where, hint=hint)
     if count:
         yield np.concatenate(held)

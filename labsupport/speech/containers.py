@@ -19,36 +19,33 @@ from labsupport.speech.parts import (
     SOUNDFILE_LAST,
     Part,
     Readable,
-    cut_off_error,
+    Source,
     encrypted_error,
     find_all,
     is_unknown,
     measure,
-    missing_bytes_error,
     read_at,
     read_tag_size,
 )
 
 
-def find_parts(file: Readable, where: object) -> list[Part]:
+def find_parts(file: Readable, source: Source) -> list[Part]:
     """The recordings that a seekable file holds, in order; most files are one part.
 
-    AudioError, which names the file as `where`, if the container shows that bytes are missing or damaged, or the sound
-    encrypted.
+    AudioError if the container shows that bytes are missing or damaged, unless those that are left are wanted, or that
+    the sound is encrypted.
     """
-    size = measure(file)
-    head = read_at(file, 0, 64)
-    if read_at(file, read_tag_size(head), 4) == b"fLaC":
-        return _find_flacs(file, size, where)
+    size, tag = measure(file), read_tag_size(read_at(file, 0, 10))
+    head = read_at(file, tag, 64)
     for mark, find in READERS.items():
         if re.match(mark, head, re.DOTALL):
-            return find(file, size, where)
+            return find(Part(file, tag, size) if tag else file, size - tag, source)
     return [Part(file, 0, size, SOUNDFILE_LAST)]
 
 
 def starts_like_media(file: Readable) -> bool:
     """Whether a file begins as audio or video does, though it may be unreadable further on."""
-    mark = rb"RIFF....WAVE|fLaC|OggS|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|#!AMR|caff|FORM....AIF|ID3"
+    mark = rb"RIFF....WAVE|fLaC|OggS|FLV|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|#!AMR|caff|FORM....AIF|ID3"
     return re.match(mark, read_at(file, 0, 12), re.DOTALL) is not None
 
 
@@ -77,13 +74,15 @@ AU = rb"\.snd\x00\x00.{6}\x00\x00\x00[\x01-\x1b]\x00.{3}\x00\x00\x00."
 W64 = rb"riff\x2e\x91\xcf\x11"
 CAF = rb"caff\x00\x01\x00\x00desc"
 AMR = rb"#!AMR(-WB)?\n"
+FLV = rb"FLV\x01[\x01\x04\x05]\x00\x00\x00\x09\x00\x00\x00\x00"
 TTA = rb"TTA1[\x01-\x03]\x00.\x00[\x08\x10\x18]\x00"
 
 
-def _find_flacs(file: Readable, size: int, where: object) -> list[Part]:
+def _find_flacs(file: Readable, size: int, source: Source) -> list[Part]:
     starts = list(find_all(file, FLAC, 0, size))
     if not starts:
-        raise cut_off_error("its header breaks off or is damaged", where)
+        source.report_damage("its header breaks off or is damaged")
+        return [Part(file, 0, size)]
     parts = _cut_at(file, starts, size)
     for part, start in zip(parts, starts, strict=True):
         count = int.from_bytes(read_at(file, start + 21, 5), "big") & (1 << 36) - 1
@@ -91,15 +90,15 @@ def _find_flacs(file: Readable, size: int, where: object) -> list[Part]:
     return parts
 
 
-def _find_by_soundfile(file: Readable, size: int, where: object) -> list[Part]:
+def _find_by_soundfile(file: Readable, size: int, source: Source) -> list[Part]:
     return _cut_at(file, list(find_all(file, rb"%b|%b|%b" % (AIFF, AU, W64), 0, size)), size, SOUNDFILE_FIRST)
 
 
-def _find_by_ffmpeg(file: Readable, size: int, where: object) -> list[Part]:
-    return _cut_at(file, list(find_all(file, rb"%b|%b" % (AMR, TTA), 0, size)), size)
+def _find_by_ffmpeg(file: Readable, size: int, source: Source) -> list[Part]:
+    return _cut_at(file, list(find_all(file, rb"%b|%b|%b" % (AMR, FLV, TTA), 0, size)), size)
 
 
-def _find_cafs(file: Readable, size: int, where: object) -> list[Part]:
+def _find_cafs(file: Readable, size: int, source: Source) -> list[Part]:
     """Core Audio files (Apple Core Audio Format Specification 1.0)."""
     parts = _cut_at(file, list(find_all(file, CAF, 0, size)), size, SOUNDFILE_FIRST)
     for part in parts:
@@ -108,11 +107,11 @@ def _find_cafs(file: Readable, size: int, where: object) -> list[Part]:
             name, length = struct.unpack(">4sq", head)
             at = part.end if length < 0 else at + 12 + length  # -1: to the end of the file
             if name == b"data" and at > part.end:
-                raise missing_bytes_error(at - part.end, where)
+                source.report_missing(at - part.end)
     return parts
 
 
-def _find_avis(file: Readable, size: int, where: object) -> list[Part]:
+def _find_avis(file: Readable, size: int, source: Source) -> list[Part]:
     """One AVI: a list of RIFF chunks of at most 1 GB."""
     at = 0
     while re.match(rb"RIFF....AVI[ X]", head := read_at(file, at, 12), re.DOTALL):
@@ -121,7 +120,7 @@ def _find_avis(file: Readable, size: int, where: object) -> list[Part]:
             break
         at += 8 + length + length % 2
     if at > size + 1:
-        raise missing_bytes_error(at - size, where)
+        source.report_missing(at - size)
     return [Part(file, 0, size)]
 
 
@@ -130,21 +129,24 @@ def _find_avis(file: Readable, size: int, where: object) -> list[Part]:
 MP4_ENCRYPTED = rb"stsd.{12}(enca|drms|aavd)"  # the first entry of a track's sample description; aavd is Audible's
 
 
-def _find_mp4s(file: Readable, size: int, where: object) -> list[Part]:
-    starts, seen, end = [0], set[bytes](), 0
+def _find_mp4s(file: Readable, size: int, source: Source) -> list[Part]:
+    starts, seen, end, missing = [0], set[bytes](), 0, 0
     for name, start, end in _read_boxes(file, size):
         if name == b"moov" and any(find_all(file, MP4_ENCRYPTED, start, min(end, size))):
-            raise encrypted_error(where)
+            raise encrypted_error(source)
         if name == b"ftyp" and b"moov" in seen:
             starts.append(start)
             seen.clear()
         seen.add(name)
         if end > size and name in (b"mdat", b"moov", b"moof"):
-            raise missing_bytes_error(end - size, where)
-    if b"moof" in seen and end < size:
-        raise cut_off_error("its last fragment breaks off", where)
+            missing = end - size
     if b"moov" not in seen:
-        raise cut_off_error("it has no index (moov), as where a recording was interrupted", where)
+        hint = "Copy it again. Programs such as untrunc make an index by the model of a recording of the same device."
+        raise source.damage_error("it has no index (moov), as where a recording was interrupted", hint)
+    if missing:
+        source.report_missing(missing)
+    if b"moof" in seen and end < size:
+        source.report_damage("its last fragment breaks off")
     return _cut_at(file, starts, size)
 
 
@@ -178,7 +180,7 @@ class Element:
     end: int | None  # where it is stated
 
 
-def _find_matroskas(file: Readable, size: int, where: object) -> list[Part]:
+def _find_matroskas(file: Readable, size: int, source: Source) -> list[Part]:
     starts, streamed = [], False
     for element in _read_elements(file, size):
         if element.id == EBML:
@@ -186,11 +188,11 @@ def _find_matroskas(file: Readable, size: int, where: object) -> list[Part]:
         if element.id == SEGMENT:
             streamed = element.end is None
         if element.id == NONE and streamed:
-            raise cut_off_error("its last block breaks off", where)
+            source.report_damage("its last block breaks off")
         if element.id == ENCRYPTION:
-            raise encrypted_error(where)
+            raise encrypted_error(source)
         if element.id != NONE and element.end is not None and element.end > size:
-            raise missing_bytes_error(element.end - size, where)
+            source.report_missing(element.end - size)
     return _cut_at(file, starts, size)
 
 
@@ -227,7 +229,7 @@ ASF_ENCRYPTION = (  # content encryption, extended content encryption, advanced 
 )
 
 
-def _find_wmas(file: Readable, size: int, where: object) -> list[Part]:
+def _find_wmas(file: Readable, size: int, source: Source) -> list[Part]:
     starts = []
     at = 0
     while len(head := read_at(file, at, 24)) == 24:
@@ -235,9 +237,9 @@ def _find_wmas(file: Readable, size: int, where: object) -> list[Part]:
         if name == ASF_HEADER:
             starts.append(at)
             if any(mark in read_at(file, at, min(length, 1 << 20)) for mark in ASF_ENCRYPTION):
-                raise encrypted_error(where)
+                raise encrypted_error(source)
         if name in (ASF_HEADER, ASF_DATA) and at + length > size and not is_unknown(length):
-            raise missing_bytes_error(at + length - size, where)
+            source.report_missing(at + length - size)
         if length < 24:
             break
         at += length
@@ -247,11 +249,12 @@ def _find_wmas(file: Readable, size: int, where: object) -> list[Part]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _refuse_audible(file: Readable, size: int, where: object) -> list[Part]:
-    raise encrypted_error(where)
+def _refuse_audible(file: Readable, size: int, source: Source) -> list[Part]:
+    raise encrypted_error(source)
 
 
-READERS: dict[bytes, Callable[[Readable, int, object], list[Part]]] = {  # how a file begins: what finds its parts
+READERS: dict[bytes, Callable[[Readable, int, Source], list[Part]]] = {  # how a file begins: what finds its parts
+    rb"fLaC": _find_flacs,
     wav_chunks.START: wav_chunks.find_wavs,
     rb"OggS": ogg_pages.find_links,
     rb"RIFF....AVI ": _find_avis,
@@ -261,5 +264,5 @@ READERS: dict[bytes, Callable[[Readable, int, object], list[Part]]] = {  # how a
     CAF: _find_cafs,
     rb"....\x57\x90\x75\x36": _refuse_audible,
     rb"%b|%b|%b" % (AIFF, AU, W64): _find_by_soundfile,
-    rb"%b|%b" % (AMR, TTA): _find_by_ffmpeg,
+    rb"%b|%b|%b" % (AMR, FLV, TTA): _find_by_ffmpeg,
 }

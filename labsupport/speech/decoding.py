@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from labsupport.base.errors import AudioError
+from labsupport.base.errors import AudioError, printable
 from labsupport.speech import containers
-from labsupport.speech.parts import Part, Readable, cut_off_error, is_unknown, missing_bytes_error
+from labsupport.speech.clock import Clock
+from labsupport.speech.parts import SOUNDFILE_LAST, Part, Readable, Source, is_unknown
 from labsupport.speech.progress import Mp3Progress, Progress
 
 if TYPE_CHECKING:
@@ -22,40 +23,44 @@ FORMATS = (  # FFmpeg's demuxers for what users have; others divide by zero on d
     "aac,ac3,ac4,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dss,dts,dtshd,eac3,flac,flv,loas,matroska,mlp,mov,mp3,"
     "mpc,mpc8,mpeg,mpegts,mxf,ogg,oma,qcp,rm,tak,truehd,tta,voc,w64,wav,wtv,wv"
 )
-STATED_DURATION = (  # of FFmpeg's names, those whose duration is no guess from the bit rate
-    "mov,mp4,m4a,3gp,3g2,mj2",
+PROBE = {"analyzeduration": "60000000", "probesize": "50000000"}  # µs, bytes: a video's sound may begin late
+WITH_CHECKSUMS = ("tta", "flac", "ac3", "eac3")  # FFmpeg's decoders that look at them only when told
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's names, as those below
+STATED_DURATION = (  # those whose duration is no guess from the bit rate
+    MP4,
     "matroska,webm",
     *["asf", "ape", "wv", "tta", "tak", "mpc", "mpc8", "caf", "flac", "flv"],
 )
 
 
-def open_parts(file: Readable, where: object) -> Generator[Decoder, None, None]:
+def open_parts(file: Readable, source: Source) -> Generator[Decoder, None, None]:
     """A decoder for each recording that a seekable file holds, in order; each is closed when the next is asked for.
 
-    AudioError, which names the file as `where`, if it is no audio, encrypted, damaged, cut off, or of an unknown codec;
-    OSError if it cannot be read.
+    AudioError if it is no audio, encrypted, of an unknown codec, without the track that is wanted, or damaged and what
+    is left is not wanted; OSError if it cannot be read.
     """
-    for part in containers.find_parts(file, where):
-        decoder = _open_part(part, where)
+    for part in containers.find_parts(file, source):
+        decoder = _open_part(part, source)
         try:
             yield decoder
         finally:
             decoder.close()
 
 
-def _open_part(part: Part, where: object) -> Decoder:
-    for library in part.libraries:
+def _open_part(part: Part, source: Source) -> Decoder:
+    libraries = SOUNDFILE_LAST if source.allow_damaged else part.libraries  # libsndfile ends at the first damage
+    for library in libraries:
         part.seek(0)
         try:
-            return DECODERS[library](part, where)
+            return DECODERS[library](part, source)
         except UnknownFormat:
             continue
     if part.fault:
         raise part.fault
     if containers.starts_like_media(part.file):
-        raise cut_off_error("its header breaks off or is damaged", where)
+        raise source.damage_error("its header breaks off or is damaged")
     hint = "Takes what FFmpeg and libsndfile can decode, such as wav, flac, mp3, m4a, ogg, webm, wma, mp4."
-    raise AudioError("This is no audio that can be decoded.", where=where, hint=hint)
+    raise AudioError("This is no audio that can be decoded.", where=source.where, hint=hint)
 
 
 class UnknownFormat(Exception):
@@ -73,8 +78,8 @@ class Decoder:
     seconds: float | None
     stated: float | None
 
-    def __init__(self, part: Part, where: object):
-        self.part, self.where = part, where
+    def __init__(self, part: Part, source: Source):
+        self.part, self.source = part, source
 
     def close(self) -> None:
         raise NotImplementedError
@@ -95,10 +100,10 @@ class Decoder:
 class SoundfileDecoder(Decoder):
     """libsndfile's; its headers state how long they last."""
 
-    def __init__(self, part: Part, where: object):
+    def __init__(self, part: Part, source: Source):
         import soundfile
 
-        super().__init__(part, where)
+        super().__init__(part, source)
         if _is_mp3(part):  # libmpg123 inside libsndfile writes to stderr
             raise UnknownFormat
         try:
@@ -108,9 +113,10 @@ class SoundfileDecoder(Decoder):
         self.rate, self.channels = self.sound.samplerate, self.sound.channels
         self.seconds = self.stated = self.sound.frames / self.rate
         if missing := _count_missing_bytes(self.sound.extra_info):
-            raise missing_bytes_error(missing, where)
+            source.report_missing(missing)
         if not self.sound.seekable():  # soundfile reads such a file only as a whole
             raise UnknownFormat
+        source.check_track(1)
 
     def close(self) -> None:
         self.sound.close()
@@ -125,10 +131,12 @@ class SoundfileDecoder(Decoder):
                 yield block, self.rate
         except soundfile.LibsndfileError as error:
             if decoded < self.sound.frames:  # otherwise it is a tag after the sound that stops it
-                raise cut_off_error(f"decoding breaks off at {decoded / self.rate:.2f} s", self.where) from error
+                last = min(decoded + size, self.sound.frames) / self.rate
+                self.source.report_damage(f"decoding breaks off before {last:.2f} s", error)
+                return
         if decoded < self.sound.frames:
             found = decoded / self.rate
-            raise cut_off_error(f"it should hold {self.seconds:.2f} s and holds {found:.2f} s", self.where)
+            self.source.report_damage(f"it should hold {self.seconds:.2f} s and holds {found:.2f} s")
 
 
 def _is_mp3(part: Part) -> bool:
@@ -152,16 +160,16 @@ def _count_missing_bytes(log: str) -> int:
 class AvDecoder(Decoder):
     """FFmpeg's, of the best audio track."""
 
-    def __init__(self, part: Part, where: object):
+    def __init__(self, part: Part, source: Source):
         import av
 
-        super().__init__(part, where)
+        super().__init__(part, source)
         try:
             self.container = av.open(
                 part,
                 "r",
                 metadata_errors="replace",
-                container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
+                container_options={"format_whitelist": FORMATS, "protocol_whitelist": ""} | PROBE,
             )
         except av.FFmpegError as error:
             raise UnknownFormat from error
@@ -172,6 +180,7 @@ class AvDecoder(Decoder):
         self.seconds = float(ticks * time_base) if ticks and time_base else whole / av.time_base if whole else None
         alone = len(self.container.streams) == 1
         self.stated = self.seconds if self.container.format.name in STATED_DURATION and (ticks or alone) else None
+        self.start = None if self.container.format.name == MP4 else 0.0  # the track alone is what an mp4 counts
 
     def close(self) -> None:
         self.container.close()
@@ -179,23 +188,39 @@ class AvDecoder(Decoder):
     def _choose_stream(self) -> av.AudioStream:
         from av.stream import Discard
 
-        stream = self.container.streams.best("audio")
-        if stream is None and not self.container.streams.audio:
+        tracks, track = self.container.streams.audio, self.source.track
+        if not tracks:
             hint = "Name a file that has an audio track."
-            raise AudioError("The file holds no sound, only pictures or text.", where=self.where, hint=hint)
-        if stream is None or stream.codec_context is None:
+            raise AudioError("The file holds no sound, only pictures or text.", where=self.source.where, hint=hint)
+        self.source.check_track(len(tracks))
+        best = cast("av.AudioStream", self.container.streams.best("audio") or tracks[0])
+        stream = tracks[track - 1] if track else best
+        if stream.codec_context is None or not stream.codec_context.sample_rate:
             raise self._unsupported_error()
         for other in self.container.streams:
             if other is not stream:
                 other.discard = Discard.all
         stream.codec_context.thread_count = 1  # audio decoders gain nothing from more
-        return cast("av.AudioStream", stream)
+        if stream.codec_context.name in WITH_CHECKSUMS:
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        if len(tracks) > 1 and not track:
+            self._warn_of_tracks(tracks, stream)
+        return stream
+
+    def _warn_of_tracks(self, tracks: Sequence[av.AudioStream], chosen: av.AudioStream) -> None:
+        names = [
+            f"{number} ({describe_track(track)})"
+            if track is not chosen
+            else f"{number} ({describe_track(track)}, used)"
+            for number, track in enumerate(tracks, 1)
+        ]
+        self.source.warn(f"{len(tracks)} audio tracks: {', '.join(names)}. `--track` chooses another.")
 
     def _unsupported_error(self) -> AudioError:
         name = containers.name_codec(self.part)
         hint = "Convert it where it plays, to wav, flac, mp3 or m4a."
         what = f"The sound is coded as {name}, for which there is no decoder here."
-        return AudioError(what, where=self.where, hint=hint)
+        return AudioError(what, where=self.source.where, hint=hint)
 
     def _decode_blocks(self) -> Iterator[tuple[np.ndarray, int]]:
         pieces: list[np.ndarray] = []
@@ -211,25 +236,57 @@ class AvDecoder(Decoder):
             yield np.concatenate(pieces), now[0]
 
     def _pieces(self) -> Iterator[tuple[np.ndarray, int]]:
-        """What each packet holds, float32 (frames, channels), and its rate."""
+        """What each packet holds, float32 (frames, channels), and its rate; silence where the clock leaves a gap."""
         import av
 
-        progress = self._start_progress()
+        progress, clock = self._start_progress(), Clock(self.container)
         try:
             for packet in self.container.demux(self.stream):
-                for frame in progress.decode(packet):
-                    yield to_float(frame), frame.sample_rate
-        except (av.error.DecoderNotFoundError, av.error.PatchWelcomeError) as error:
-            raise self._unsupported_error() from error
+                for frame in self._decode(packet, progress):
+                    samples = to_float(frame)
+                    for count in block_sizes(clock.find_gap(frame), frame.sample_rate, samples.shape[1]):
+                        yield np.zeros((count, samples.shape[1]), np.float32), frame.sample_rate
+                    yield samples, frame.sample_rate
         except (av.FFmpegError, IndexError) as error:  # PyAV knows no track that begins further on
-            raise cut_off_error(f"decoding breaks off at {progress.position:.2f} s", self.where) from error
+            self.source.report_damage(f"decoding breaks off at {progress.position:.2f} s", error)
         if missing := progress.find_missing():
-            raise cut_off_error(missing, self.where)
+            self.source.report_damage(missing)
+        for warning in [*progress.warnings(), *clock.warnings()]:
+            self.source.warn(warning)
+
+    def _decode(self, packet: av.Packet, progress: Progress) -> list[av.AudioFrame]:
+        """The packet's frames; none of a damaged one, if what is left is wanted."""
+        import av
+
+        try:
+            return progress.decode(packet)
+        except (av.error.DecoderNotFoundError, av.error.PatchWelcomeError) as error:
+            if not progress.decoded:
+                raise self._unsupported_error() from error
+            self.source.report_damage(f"decoding breaks off at {progress.position:.2f} s", error)
+        except av.FFmpegError as error:
+            self.source.report_damage(f"decoding breaks off at {progress.position:.2f} s", error)
+        return []
 
     def _start_progress(self) -> Progress:
         if self.container.format.name == "mp3":
             return Mp3Progress(self.stream, self.part)
-        return Progress(self.stream, self.stated)
+        return Progress(self.stream, self.stated, self.start)
+
+
+def describe_track(track: av.AudioStream) -> str:
+    """Its title or language as far as it has one, its codec and channels."""
+    named = [track.metadata.get("title"), track.metadata.get("language")]
+    codec = [track.codec_context.name, track.codec_context.layout.name] if track.codec_context else ["unknown"]
+    return ", ".join(printable(each) for each in [*named, *codec] if each and each != "und")
+
+
+def block_sizes(seconds: float, rate: int, channels: int) -> Iterator[int]:
+    """How many frames each block of a silence of so many seconds has."""
+    left, most = round(seconds * rate), block_frames(rate, channels)
+    while left > 0:
+        yield min(left, most)
+        left -= most
 
 
 def to_float(frame: av.AudioFrame) -> np.ndarray:

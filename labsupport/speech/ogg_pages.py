@@ -10,7 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
-from labsupport.speech.parts import FFMPEG, SOUNDFILE_FIRST, Part, Readable, cut_off_error, find_all, read_at
+from labsupport.speech.parts import FFMPEG, SOUNDFILE_FIRST, Part, Readable, Source, find_all, read_at
 
 HEADER = struct.Struct("<4sBBqIIIB")  # mark, version, flags, granule position, serial, number, checksum, segments
 FIRST, LAST = 2, 4  # flags
@@ -41,21 +41,24 @@ class Link:
     with_sound: set[int] = field(default_factory=set)
 
 
-def find_links(file: Readable, size: int, where: object) -> list[Part]:
-    """The streams that are chained in a file of `size` bytes; AudioError where a page is damaged or missing."""
+def find_links(file: Readable, size: int, source: Source) -> list[Part]:
+    """The streams that are chained in a file of `size` bytes; damage is reported where a page is damaged or missing."""
     links: list[Link] = []
     at = 0
     while at < size:
         page = _read_page(file, at)
         if page:
-            _add_page(links, page, where)
+            _add_page(links, page, source)
             at = page.end
         elif links and not links[-1].open:  # a music program's tag, or padding
             at = next(find_all(file, FIRST_PAGE, at, size), size)
         else:
-            raise cut_off_error(f"the page at byte {at} is damaged or incomplete", where)
+            source.report_damage(f"the page at byte {at} is damaged or incomplete")
+            at = next(find_all(file, b"OggS", at + 1, size), size)
+    if not links:
+        return [Part(file, 0, size)]
     if links[-1].open:
-        raise cut_off_error("its last page does not carry the end mark", where)
+        source.report_damage("its last page does not carry the end mark")
     ends = [link.start for link in links[1:]] + [size]
     return [Part(file, link.start, end, _choose_libraries(link)) for link, end in zip(links, ends, strict=True)]
 
@@ -66,17 +69,18 @@ def _choose_libraries(link: Link) -> tuple[str, ...]:
     return SOUNDFILE_FIRST if alone and re.match(SOUNDFILE_CODECS, link.codecs[0]) else FFMPEG
 
 
-def _add_page(links: list[Link], page: Page, where: object) -> None:
+def _add_page(links: list[Link], page: Page, source: Source) -> None:
     if page.flags & FIRST and (not links or set(links[-1].numbers.values()) != {0}):
         links.append(Link(page.start))
     if not links:
-        raise cut_off_error("it does not begin with the first page of a stream", where)
+        source.report_damage("it does not begin with the first page of a stream")
+        links.append(Link(page.start))
     link = links[-1]
     if page.flags & FIRST:
         link.codecs.append(page.mark)
         link.open.add(page.serial)
     elif page.number != link.numbers.get(page.serial, -1) + 1 and page.serial in link.with_sound:
-        raise cut_off_error(f"pages are missing before byte {page.start}", where)
+        source.report_damage(f"pages are missing before byte {page.start}")
     link.numbers[page.serial] = page.number
     if page.granule > 0:  # a recording of a running stream has its headers, then a gap
         link.with_sound.add(page.serial)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
-from labsupport.base.errors import AudioError
+from labsupport.base.errors import AudioError, printable
 
 UNKNOWN_SIZES = (1 << 31, 1 << 32, 1 << 63, 1 << 64)  # a writer that streams leaves 0, or a number near one of these
 SIZE_MARGIN = 4096
@@ -17,12 +19,52 @@ SOUNDFILE_FIRST = ("soundfile", "ffmpeg")
 SOUNDFILE_LAST = ("ffmpeg", "soundfile")
 PIECE = 1 << 20  # bytes that are searched at once
 
+log = logging.getLogger(__name__)
+
 
 class Readable(Protocol):
     """A binary file that can seek."""
 
     def seek(self, offset: int, whence: int = ..., /) -> int: ...
     def read(self, count: int = ..., /) -> bytes: ...
+
+
+@dataclass
+class Source:
+    """What a file is called in messages, and what is wanted of it.
+
+    track: of several audio tracks, from 1 on; None: the one that FFmpeg holds for the best.
+    allow_damaged: take what is left of a file that is cut off or damaged.
+    """
+
+    where: object
+    track: int | None = None
+    allow_damaged: bool = False
+    damaged: bool = False  # as far as is known yet
+
+    def report_damage(self, how: str, cause: BaseException | None = None) -> None:
+        """AudioError; or a warning, at the first damage alone, where what is left of the file is wanted."""
+        if not self.allow_damaged:
+            raise self.damage_error(how, "Copy it again, or take what is left of it: `--allow-damaged`.") from cause
+        if not self.damaged:
+            self.warn(f"cut off or damaged: {how}. What is left is taken.")
+        self.damaged = True
+
+    def report_missing(self, count: int) -> None:
+        self.report_damage(f"{count} bytes of sound are missing at its end")
+
+    def damage_error(self, how: str, hint: str = "Copy or download it again.") -> AudioError:
+        return AudioError(f"The file is cut off or damaged: {how}.", where=self.where, hint=hint)
+
+    def check_track(self, count: int) -> None:
+        """AudioError unless a file with so many audio tracks has the one that is wanted."""
+        if self.track is not None and not 1 <= self.track <= count:
+            hint = f"It has {count}, counted from 1."
+            raise AudioError(f"There is no audio track {self.track}.", where=self.where, hint=hint)
+
+    def warn(self, text: str) -> None:
+        """Writes to the log what a user should know of the file, though it can be read."""
+        log.warning("%s: %s", printable(str(self.where)), text)
 
 
 class Part(io.RawIOBase):
@@ -104,15 +146,6 @@ def is_unknown(size: int) -> bool:
     return size == 0 or any(-SIZE_MARGIN <= size - bound < SIZE_MARGIN for bound in UNKNOWN_SIZES)
 
 
-def cut_off_error(how: str, where: object) -> AudioError:
-    hint = "Copy or download it again; to use what is left: ffmpeg -i INPUT output.wav"
-    return AudioError(f"The file is cut off or damaged: {how}.", where=where, hint=hint)
-
-
-def missing_bytes_error(count: int, where: object) -> AudioError:
-    return cut_off_error(f"{count} bytes of sound are missing at its end", where)
-
-
-def encrypted_error(where: object) -> AudioError:
+def encrypted_error(source: Source) -> AudioError:
     hint = "Only its shop's or service's own player can open it; ask for a copy without protection, or record it."
-    return AudioError("The sound is encrypted (DRM), so it cannot be decoded.", where=where, hint=hint)
+    return AudioError("The sound is encrypted (DRM), so it cannot be decoded.", where=source.where, hint=hint)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MP3_FRAMES_TOLERANCE = 2  # encoders differ in whether they count their first and last frame
 DURATION_TOLERANCE = 0.5  # seconds; encoders pad the start and the end
+BYTES_TOLERANCE = 3000  # of an mp3 that was cut out of another, or of a broadcast: the rest of a frame
 TAG = rb"ID3[\x02-\x04]|TAG|APETAGEX"
 FRAME_COUNT = re.compile(  # behind an mp3 frame's header and side information: Xing's or LAME's table, or Fraunhofer's
     rb"\xff[\xe2-\xff]..(.{9}|.{17}|.{32})"
@@ -21,12 +22,15 @@ FRAME_COUNT = re.compile(  # behind an mp3 frame's header and side information: 
 
 
 class Progress:
-    """Decodes the packets of a file and compares what they hold with the stated duration."""
+    """Decodes the packets of a file and compares what they hold with the stated duration.
 
-    def __init__(self, stream: av.AudioStream, stated: float | None):
-        self.stream, self.stated = stream, stated
+    start: the time from which the stated duration counts; None: that of the first frame.
+    """
+
+    def __init__(self, stream: av.AudioStream, stated: float | None, start: float | None = None):
+        self.stream, self.stated, self.start = stream, stated, start
         self.decoded = self.position = 0.0  # seconds: of sound, and of the last frame's end by its time stamp
-        self.start: float | None = None
+        self.skipped = 0.0  # seconds before the first frame that can be decoded
 
     def decode(self, packet: av.Packet) -> list[av.AudioFrame]:
         frames = self._try(packet)
@@ -47,7 +51,12 @@ class Progress:
         except (av.error.InvalidDataError, av.error.UndefinedError):  # the latter from AAC's parser
             if self.decoded and not re.match(TAG, bytes(packet)):
                 raise
+            self.skipped += float((packet.duration or 0) * (packet.time_base or 0)) * (not self.decoded)
             return []
+
+    def warnings(self) -> list[str]:
+        """What a user should know of the sound that was left out, though the file is not called damaged."""
+        return [f"its first {self.skipped:.1f} s cannot be decoded."] if self.skipped > DURATION_TOLERANCE else []
 
     def find_missing(self) -> str:
         """What is missing at the end, in words; "" if nothing."""
@@ -86,6 +95,10 @@ class Mp3Progress(Progress):
         self.good_bytes += packet.size
         self.found_frames[-1] += len(frames)
         return frames
+
+    def warnings(self) -> list[str]:
+        lost = self.bad_bytes - self.tag_bytes
+        return [f"{lost} bytes of it cannot be decoded, and are left out."] if lost > BYTES_TOLERANCE else []
 
     def find_missing(self) -> str:
         if self.bad_bytes - self.tag_bytes > self.good_bytes:

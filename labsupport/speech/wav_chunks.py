@@ -15,10 +15,9 @@ from labsupport.speech.parts import (
     SOUNDFILE_FIRST,
     Part,
     Readable,
-    cut_off_error,
+    Source,
     find_all,
     is_unknown,
-    missing_bytes_error,
     read_at,
 )
 
@@ -42,12 +41,12 @@ class Header:
     size_type: str = "I"
 
 
-def find_wavs(file: Readable, size: int, where: object) -> list[Part]:
+def find_wavs(file: Readable, size: int, source: Source) -> list[Part]:
     """The wav files that were joined in one of `size` bytes; AudioError where sound is missing at the end."""
     parts: list[Part] = []
     start = 0
     while re.match(START, read_at(file, start, 12), re.DOTALL):
-        parts.append(_find_wav(file, start, size, where))
+        parts.append(_find_wav(file, start, size, source))
         start = parts[-1].end
     return parts
 
@@ -57,11 +56,11 @@ def read_tag(file: Readable) -> int:
     return _read_header(file, 0).tag
 
 
-def _find_wav(file: Readable, start: int, size: int, where: object) -> Part:
+def _find_wav(file: Readable, start: int, size: int, source: Source) -> Part:
     header = _read_header(file, start)
     if not header.data:
-        raise cut_off_error("its header breaks off or is damaged", where)
-    end = _find_end(file, header, size, where)
+        raise source.damage_error("its header breaks off or is damaged")
+    end = _find_end(file, header, size, source)
     libraries = SOUNDFILE_FIRST if header.tag in SOUNDFILE_TAGS else FFMPEG
     part = Part(file, start, _skip_chunks(file, end, size), libraries)
     if end != header.data + header.size:
@@ -115,11 +114,11 @@ def _is_name(name: bytes) -> bool:
     return re.fullmatch(rb"[ -~]{4}", name) is not None
 
 
-def _find_end(file: Readable, header: Header, size: int, where: object) -> int:
+def _find_end(file: Readable, header: Header, size: int, source: Source) -> int:
     """Where the sound ends, which need not be where the header says."""
     stated = header.data + header.size
     if stated > size and not is_unknown(header.size):
-        raise missing_bytes_error(stated - size, where)
+        source.report_missing(stated - size)
     if stated <= size and any(_is_end(file, at, size) for at in (stated + header.size % 2, stated)):
         return stated
     return next(find_all(file, START, header.data, size), size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import resource
 import signal
 import struct
@@ -45,20 +46,26 @@ class Worker:
         return self.process.communicate(timeout=60)[1].decode()
 
 
-def read(content: bytes) -> str:
+def read(content: bytes, **options) -> str:
     import numpy as np
 
     from labsupport.base.errors import AudioError
     from labsupport.speech import audio
 
     try:
-        samples = audio.read(io.BytesIO(content))
+        samples = audio.read(io.BytesIO(content), **options)
     except AudioError as error:
         return f"error: {error.what}"
     except BaseException as error:  # noqa: BLE001 - any other is what the test looks for
         return f"fault: {error!r}"
     good = samples.dtype == np.float32 and samples.ndim == 1 and len(samples) and np.isfinite(samples).all()
     return "sound" if good else "fault: no finite float32 samples"
+
+
+def read_twice(content: bytes) -> str:
+    """What comes of it by default; or the fault of taking what is left of it."""
+    strict, lenient = read(content), read(content, allow_damaged=True)
+    return lenient if lenient.startswith("fault") else strict
 
 
 def status(field: str) -> int:
@@ -72,6 +79,7 @@ def main() -> None:
     import soundfile  # noqa: F401
     import soxr
 
+    logging.getLogger("labsupport").addHandler(logging.NullHandler())  # stderr is for what should not be
     exec(sys.argv[1], globals())
     soxr.resample(np.ones((8, 8), np.float32) @ np.ones((8, 2), np.float32), 8000, 16_000)
     limit = status("VmSize") * 1024 + MEMORY
@@ -79,7 +87,7 @@ def main() -> None:
     while len(head := sys.stdin.buffer.read(4)) == 4:
         content = sys.stdin.buffer.read(struct.unpack("<I", head)[0])
         signal.alarm(SECONDS)
-        print(json.dumps([read(content), status("VmHWM") // 1024]), flush=True)
+        print(json.dumps([read_twice(content), status("VmHWM") // 1024]), flush=True)
         signal.alarm(0)
 
 

@@ -9,7 +9,7 @@ import functools
 import io
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -79,9 +79,19 @@ def with_soundfile(samples: np.ndarray, rate: int, form: str, subtype: str, **ho
 
 
 def with_ffmpeg(
-    samples: np.ndarray, rate: int, muxer: str, codec: str, bit_rate: int = 0, video: bool = False, **options: str
+    samples: np.ndarray,
+    rate: int,
+    muxer: str,
+    codec: str,
+    bit_rate: int = 0,
+    video: bool = False,
+    later: tuple[float, float] = (0, 0),
+    **options: str,
 ) -> bytes:
-    """Encodes (samples,) or (samples, channels) through PyAV; with `video`, beside a small grey picture."""
+    """Encodes (samples,) or (samples, channels) through PyAV; with `video`, beside a small grey picture.
+
+    later: (from, by) in seconds: what begins there comes so much later by the container's clock.
+    """
     stream = io.BytesIO()
     layout = "mono" if samples.ndim == 1 else {2: "stereo", 6: "5.1"}[samples.shape[1]]
     with av.open(stream, "w", format=muxer, container_options={"fflags": "+bitexact"} | options) as container:
@@ -93,9 +103,30 @@ def with_ffmpeg(
         if picture:
             _encode_pictures(container, picture, round(len(samples) / rate * 2))
         for part in _frames(samples, rate, layout, sound.codec_context):
-            container.mux(sound.encode(part))
-        container.mux(sound.encode(None))
+            container.mux(_delay(sound.encode(part), *later))
+        container.mux(_delay(sound.encode(None), *later))
     return stream.getvalue()
+
+
+def with_tracks(tracks: Sequence[np.ndarray], rate: int, titles: Sequence[str] = ()) -> bytes:
+    """A mkv with an audio track for each of `tracks` (samples,), FLAC."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="matroska") as container:
+        added = [container.add_stream("flac", rate=rate, layout="mono") for _ in tracks]
+        for sound, title in zip(added, titles, strict=False):
+            sound.metadata["title"] = title
+        for sound, samples in zip(added, tracks, strict=True):
+            for part in [*_frames(samples, rate, "mono", sound.codec_context), None]:
+                container.mux(sound.encode(part))
+    return stream.getvalue()
+
+
+def _delay(packets: list[av.Packet], start: float, seconds: float) -> list[av.Packet]:
+    for packet in packets:
+        if packet.pts * packet.time_base >= start:
+            packet.pts += round(seconds / packet.time_base)
+            packet.dts = packet.pts
+    return packets
 
 
 def _frames(samples: np.ndarray, rate: int, layout: str, codec: av.AudioCodecContext) -> list[av.AudioFrame]:

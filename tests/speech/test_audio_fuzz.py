@@ -147,11 +147,17 @@ def test_the_fuzz_reached_both_outcomes():
 
 
 PLANTED = {  # what is planted in place of audio.read, and how the outcome begins
-    "crash": ("import os\naudio.read = lambda _: os.abort()", "fault: the process ended with -6"),
-    "hang": ("import time\nSECONDS = 1\naudio.read = lambda _: time.sleep(60)", "fault: the process ended with -14"),
-    "exception": ("audio.read = lambda _: 1 / 0", "fault: ZeroDivisionError"),
-    "memory": ("audio.read = lambda _: bytes(2 * MEMORY)", "fault: MemoryError"),
-    "not finite": ("import numpy\naudio.read = lambda _: numpy.full(9, numpy.nan, 'f4')", "fault: no finite"),
+    "crash": ("import os\naudio.read = lambda *_, **options: os.abort()", "fault: the process ended with -6"),
+    "hang": (
+        "import time\nSECONDS = 1\naudio.read = lambda *_, **options: time.sleep(60)",
+        "fault: the process ended with -14",
+    ),
+    "exception": ("audio.read = lambda *_, **options: 1 / 0", "fault: ZeroDivisionError"),
+    "memory": ("audio.read = lambda *_, **options: bytes(2 * MEMORY)", "fault: MemoryError"),
+    "not finite": (
+        "import numpy\naudio.read = lambda *_, **options: numpy.full(9, numpy.nan, 'f4')",
+        "fault: no finite",
+    ),
 }
 
 

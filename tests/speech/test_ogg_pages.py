@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from labsupport.base.errors import AudioError
 from labsupport.speech import audio
 from labsupport.speech.ogg_pages import find_links
-from labsupport.speech.parts import FFMPEG, SOUNDFILE_FIRST
+from labsupport.speech.parts import FFMPEG, SOUNDFILE_FIRST, Source
 
 SECONDS = 2.0
 
@@ -100,7 +100,7 @@ def test_each_changed_or_missing_byte_is_found(data):
     else:
         del content[at:]
     with pytest.raises(AudioError):
-        find_links(io.BytesIO(content), len(content), "a.ogg")
+        find_links(io.BytesIO(content), len(content), Source("a.ogg"))
 
 
 @pytest.mark.parametrize("after", [odd_audio.ID3V1, odd_audio.ID3, bytes(1000)], ids=["ID3v1", "ID3v2", "zeros"])
@@ -111,7 +111,7 @@ def test_what_follows_the_last_stream_is_no_damage(after):
 
 def test_libsndfile_reads_what_it_reads_well():
     def libraries(content: bytes) -> list[tuple[str, ...]]:
-        return [part.libraries for part in find_links(io.BytesIO(content), len(content), "a.ogg")]
+        return [part.libraries for part in find_links(io.BytesIO(content), len(content), Source("a.ogg"))]
 
     assert libraries(VORBIS) == [SOUNDFILE_FIRST]
     assert libraries(encode("VORBIS", last=False) + VORBIS) == [
@@ -127,5 +127,5 @@ def test_streams_side_by_side_are_one_part():
     ended[5], ended[18] = 4, 1
     pages = split(VORBIS)
     content = b"".join([odd_audio.with_checksum(theora), pages[0], odd_audio.with_checksum(ended), *pages[1:]])
-    (part,) = find_links(io.BytesIO(content), len(content), "a.ogg")
+    (part,) = find_links(io.BytesIO(content), len(content), Source("a.ogg"))
     assert part.libraries == FFMPEG

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from labsupport.base.errors import AudioError
 from labsupport.speech import parts
-from labsupport.speech.parts import Part, find_all, is_unknown, read_at, read_tag_size
+from labsupport.speech.parts import Part, Source, find_all, is_unknown, read_at, read_tag_size
 
 CONTENT = bytes(range(100))
 
@@ -76,3 +77,28 @@ def test_other_sizes_are_meant(size):
 def test_the_size_of_a_tag():
     assert read_tag_size(b"ID3\x04\x00\x00\x00\x00\x02\x01") == 10 + 257
     assert read_tag_size(b"RIFF\x00\x00\x00\x00WAVE") == read_tag_size(b"ID3") == 0
+
+
+# --- what is wanted of a file ----------------------------------------------------------------------------------------
+
+
+def test_damage_is_an_error_that_names_the_way_out():
+    with pytest.raises(AudioError, match=r"cut off or damaged: a page is missing\.") as caught:
+        Source("clip.ogg").report_damage("a page is missing")
+    assert "`--allow-damaged`" in caught.value.hint
+
+
+def test_damage_is_told_once_where_what_is_left_is_wanted(caplog):
+    source = Source("clip\x1b.ogg", allow_damaged=True)
+    source.report_missing(7)
+    source.report_damage("a page is missing")
+    assert caplog.messages == [
+        r"clip\x1b.ogg: cut off or damaged: 7 bytes of sound are missing at its end. What is left is taken."
+    ]
+
+
+@pytest.mark.parametrize("track", [0, 3, 99])
+def test_a_track_that_is_not_there_is_an_error(track):
+    with pytest.raises(AudioError, match=f"no audio track {track}") as caught:
+        Source("clip.mkv", track).check_track(2)
+    assert caught.value.hint == "It has 2, counted from 1."

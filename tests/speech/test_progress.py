@@ -10,13 +10,13 @@ import pytest
 
 from labsupport.base.errors import AudioError
 from labsupport.speech.decoding import AvDecoder, UnknownFormat
-from labsupport.speech.parts import Part
+from labsupport.speech.parts import Part, Source
 from labsupport.speech.progress import read_frame_count
 
 
 def decode(content: bytes) -> float:
     """The seconds that FFmpeg finds."""
-    decoder = AvDecoder(Part(io.BytesIO(content), 0, len(content)), "a file")
+    decoder = AvDecoder(Part(io.BytesIO(content), 0, len(content)), Source("a file"))
     return sum(len(block) / rate for block, rate in decoder.blocks())
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from labsupport.base.errors import AudioError
 from labsupport.speech import audio
+from labsupport.speech.parts import Source
 from labsupport.speech.wav_chunks import find_wavs, read_tag
 
 SAMPLES = np.random.default_rng(0).integers(-9000, 9000, 2000).astype("<i2")
@@ -68,6 +69,10 @@ def test_no_sound_at_all_is_an_error(size, after):
         read(WAV[:40] + struct.pack("<I", size) + after)
 
 
+def test_a_tag_before_the_header_is_not_read():
+    np.testing.assert_array_equal(read(odd_audio.ID3 + with_size(4000)), EXACT)
+
+
 def test_a_header_that_breaks_off_is_an_error():
     for end in range(12, 44):
         with pytest.raises(AudioError, match="its header breaks off"):
@@ -110,4 +115,4 @@ def test_the_number_of_the_coding():
 
 def test_many_empty_chunks_do_not_hang():
     with pytest.raises(AudioError, match="its header breaks off"):
-        find_wavs(io.BytesIO(WAV[:12] + b"JUNK\0\0\0\0" * 5000), 40_012, "a.wav")
+        find_wavs(io.BytesIO(WAV[:12] + b"JUNK\0\0\0\0" * 5000), 40_012, Source("a.wav"))
