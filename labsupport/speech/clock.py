@@ -31,7 +31,7 @@ class Clock:
 
         name = container.format.name
         self.running, self.restarts = name in WITH_CLOCK, name in BROADCAST
-        self.start = self.end = (container.start_time or 0) / av.time_base  # of the sound so far, by the clock
+        self.end = self.next = (container.start_time or 0) / av.time_base  # of the sound so far, and of the last frame
         self.left = container.duration / av.time_base if container.duration else UNSTATED
         self.gaps: list[tuple[float, float]] = []  # from, to: seconds of the sound, silence included
         self.jumps: list[float] = []
@@ -39,14 +39,16 @@ class Clock:
 
     def find_gap(self, frame: av.AudioFrame) -> float:
         """How many seconds of silence belong before the next frame."""
-        step = frame.time - self.end if self.running and frame.time is not None else 0.0
+        time = frame.time if self.running and frame.time is not None else self.end
+        step, jump = time - self.end, time - self.next
         gap = step if TOLERANCE < step <= self.left and not (self.restarts and step > RESTART) else 0.0
         if gap:
             self.left -= gap
             self.gaps.append((self.position, self.position + gap))
-        elif abs(step) > TOLERANCE:
+        elif abs(step) > TOLERANCE < abs(jump):  # else it has drifted that far
             self.jumps.append(self.position)
         seconds = frame.samples / frame.sample_rate
+        self.next = time + seconds
         self.end += seconds + (step if abs(step) > TOLERANCE else 0.0)
         self.position += seconds + gap
         return gap

@@ -23,7 +23,7 @@ FORMATS = (  # FFmpeg's demuxers for what users have; others divide by zero on d
     "aac,ac3,ac4,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dss,dts,dtshd,eac3,flac,flv,loas,matroska,mlp,mov,mp3,"
     "mpc,mpc8,mpeg,mpegts,mxf,ogg,oma,qcp,rm,tak,truehd,tta,voc,w64,wav,wtv,wv"
 )
-PROBE = {"analyzeduration": "60000000", "probesize": "50000000"}  # µs, bytes: a video's sound may begin late
+PROBE = {"analyzeduration": "43200000000", "probesize": "50000000"}  # µs, bytes: a video's sound may begin late
 WITH_CHECKSUMS = ("tta", "flac", "ac3", "eac3")  # FFmpeg's decoders that look at them only when told
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's names, as those below
 STATED_DURATION = (  # those whose duration is no guess from the bit rate
