@@ -155,10 +155,20 @@ def test_a_folder_that_cannot_be_written_is_an_error_for_people(lab, monkeypatch
     assert f"Permission denied\n  where: {lab.VENV}" in capsys.readouterr().err
 
 
-def test_stopping_it_says_that_the_next_call_goes_on(lab, monkeypatch, capsys):
-    def interrupt(wish):
-        raise KeyboardInterrupt
+def interrupt(*arguments):
+    raise KeyboardInterrupt
 
+
+def test_stopping_the_installation_says_what_the_next_call_does(lab, monkeypatch, capsys):
     stub_steps(lab, monkeypatch, make_venv=interrupt)
     assert lab.main(["setup"]) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    stopped = "Stopped. The next call makes .venv anew; what came through is not downloaded again."
+    assert capsys.readouterr().err.splitlines()[-1] == stopped
+    assert lab.judge_venv(lab.split_options([], lab.read_stamp())[0]) == "unusable"
+
+
+@pytest.mark.parametrize("step", ["read_stamp", "judge_venv", "try_lock"])
+def test_stopping_it_before_promises_nothing(lab, monkeypatch, capsys, step):
+    monkeypatch.setattr(lab, step, interrupt)
+    assert lab.main(["setup"]) == 130
+    assert capsys.readouterr().err == "Stopped.\n"
