@@ -7,14 +7,19 @@ import io
 import os
 import re
 import sys
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
 from labsupport import __version__
-from labsupport.base.errors import LabError, printable
+from labsupport.base.errors import LabError, MachineError, printable
+from labsupport.base.streams import ErrorConsole
+from labsupport.machine.stop_signals import StopSignals
+
+if TYPE_CHECKING:
+    from labsupport.whisper.files import Outcome
 
 app = typer.Typer(
     help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
@@ -23,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console(soft_wrap=True, emoji=False)
-errors = Console(stderr=True, soft_wrap=True, emoji=False)  # :smile: may be part of a name
+errors = ErrorConsole(soft_wrap=True, emoji=False)  # :smile: may be part of a name
 Backend = Annotated[Literal["torch", "mindspore"] | None, typer.Option(help="the framework to compute with")]
 
 
@@ -151,16 +156,24 @@ def doctor(
 # --- transcribe -------------------------------------------------------------------------------------------------------
 
 
-FLAGS = {  # what whisper's `--vad False` is here
+VALUES = ("True", "False")
+ALIASES = {"--vad-filter": "--vad"}  # faster-whisper's
+FLAGS = {  # what whisper's `--vad False` is here; a flag that the command lacks, and does not do, is left out
+    "--carry-initial-prompt": [],
     "--condition-on-previous-text": ["--no-condition-on-previous-text"],
-    "--word-timestamps": [],
+    "--fp16": [],
+    "--highlight-words": [],
     "--timestamps": [],
     "--vad": ["--no-vad"],
+    "--word-timestamps": [],
 }
 
 
 class FileCommand(TyperCommand):
-    """A command on files, which are told from options (`-opening.wav`) and from whisper's values of flags (`True`)."""
+    """A command on files, which are told from options (`-opening.wav`) and from whisper's values of flags (`True`).
+
+    An option of whisper that it lacks is refused with what to use instead.
+    """
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         for argument in args[: args.index("--")] if "--" in args else args:
@@ -168,19 +181,43 @@ class FileCommand(TyperCommand):
                 name = printable(argument)
                 hint = f"If it is a file, write ./{name}, or -- before the files."
                 raise typer.BadParameter(f"{name} begins as an option does. {hint}", ctx=ctx)
-        return super().parse_args(ctx, spell_flags(args))
+        try:
+            return super().parse_args(ctx, spell_flags(args))
+        except Exception as error:  # an option that it does not know; typer has no public name for this error
+            name = getattr(error, "option_name", "").replace("_", "-")
+            if instead := find_instead(name):
+                raise typer.BadParameter(f"{name} is whisper's, and not here. {instead}", ctx=ctx) from None
+            raise
+
+
+def find_instead(option: str) -> str | None:
+    """What to use in place of an option of whisper's that is not here."""
+    if not option:
+        return None
+    from labsupport.whisper.missing_options import INSTEAD
+
+    return INSTEAD.get(option)
 
 
 def spell_flags(args: list[str]) -> list[str]:
     """`--word_timestamps True` as the flag alone, and False as its contrary, or as nothing where it has none."""
+    end = args.index("--") if "--" in args else len(args)
     spelled: list[str] = []
-    for argument in args:
-        flag = spelled[-1].replace("_", "-") if spelled else ""
-        if argument not in ("True", "False") or flag not in FLAGS:
+    for argument in (part for each in args[:end] for part in split_flag(each)):
+        if argument not in VALUES or not spelled or spelled[-1] not in FLAGS:
             spelled.append(argument)
         elif argument == "False":
-            spelled[-1:] = FLAGS[flag]
-    return spelled
+            spelled[-1:] = FLAGS[spelled[-1]]
+    return spelled + args[end:]
+
+
+def split_flag(argument: str) -> list[str]:
+    """`--vad_filter=True` as --vad and True; what is no flag as it is."""
+    name, equals, value = argument.partition("=")
+    name = name.replace("_", "-")
+    if (flag := ALIASES.get(name, name)) not in FLAGS or (equals and value not in VALUES):
+        return [argument]
+    return [flag, value] if equals else [flag]
 
 
 def is_file_name(argument: str) -> bool:
@@ -222,6 +259,9 @@ def transcribe(
         Literal["torch", "mindspore", "onnx"] | None,
         typer.Option(help="onnx: article B's graphs, with no framework loaded", **MODEL),
     ] = None,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, help="CPU threads, for torch and onnx; 0: by the machine", **MODEL)
+    ] = 0,
     form: Annotated[
         list[str] | None,
         typer.Option(
@@ -295,6 +335,12 @@ def transcribe(
     channels: Annotated[
         Literal["mix", "separate"], typer.Option(help="separate: a labelled text for each", **READING)
     ] = "mix",
+    track: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="of several audio tracks this one, from 1 on", **READING)
+    ] = None,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="take what is left of a file that is cut or damaged", **READING)
+    ] = False,
     max_hours: Annotated[float, typer.Option(metavar="N", min=0, help="refuse what lasts longer", **READING)] = 12,
     max_channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="refuse what has more channels", **READING)
@@ -304,34 +350,51 @@ def transcribe(
 
     A file that cannot be read does not stop the others. Options are named as whisper's, also with underscores.
     """
-    from labsupport import whisper
-    from labsupport.machine.backend import let_threads_sleep
-    from labsupport.speech.audio import Limits
-    from labsupport.whisper.file_progress import TerminalWatcher
-    from labsupport.whisper.files import Input, Output, transcribe_files
-    from labsupport.whisper.guards import Guards, parse_temperatures
-    from labsupport.whisper.language import find_code
+    with StopSignals() as stop:
+        from labsupport import whisper
+        from labsupport.machine.backend import let_threads_sleep, loaded_framework, use_threads
+        from labsupport.speech.audio import Limits
+        from labsupport.whisper.file_progress import TerminalWatcher
+        from labsupport.whisper.files import Input, Output, transcribe_files
+        from labsupport.whisper.guards import Guards, parse_temperatures
+        from labsupport.whisper.language import find_code
 
-    let_threads_sleep()
+        let_threads_sleep()
+        if threads:
+            use_threads(threads)
 
-    def load() -> whisper.Transcriber:
-        if backend or engine:
-            return whisper.load(model, backend=backend, engine=engine)
-        return whisper.load_default(model, report=print_hint)
+        def load() -> whisper.Transcriber:
+            if backend or engine:
+                loaded = whisper.load(model, backend=backend, engine=engine)
+            else:
+                loaded = whisper.load_default(model, report=print_hint)
+            if threads and loaded_framework() == "mindspore":
+                raise MachineError("MindSpore itself decides on its threads.", hint="Leave --threads out.")
+            return loaded
 
-    guards = Guards(
-        parse_temperatures(temperature), best_of, compression_ratio_threshold, logprob_threshold, no_speech_threshold,
-        condition and not no_condition,
-    )  # fmt: skip
-    watcher = TerminalWatcher(errors, print_error)
-    outcome = transcribe_files(
-        files, load, Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels)),
-        Output.parse(form, output_dir, timestamps), watcher,
-        language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
-        word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords, guards=guards,
-    )  # fmt: skip
-    watcher.summarise(len(files), outcome)
-    raise typer.Exit(130 if outcome.interrupted else int(bool(outcome.failed)))
+        guards = Guards(
+            parse_temperatures(temperature), best_of, compression_ratio_threshold, logprob_threshold,
+            no_speech_threshold, condition and not no_condition,
+        )  # fmt: skip
+        watcher = TerminalWatcher(errors, print_error)
+        outcome = transcribe_files(
+            files, load,
+            Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels), track, allow_damaged),
+            Output.parse(form, output_dir, timestamps), watcher, stop,
+            language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
+            word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords, guards=guards,
+        )  # fmt: skip
+        watcher.summarise(files, outcome)
+    raise typer.Exit(exit_code(outcome, stop))
+
+
+def exit_code(outcome: Outcome, stop: StopSignals) -> int:
+    """That of the signal which ended the work, of a reader that has gone, or 1 where a file failed."""
+    if outcome.interrupted or stop.number:
+        return stop.exit_code
+    if isinstance(outcome.lost, BrokenPipeError):
+        return 128 + 13  # SIGPIPE, which ends other programs then
+    return int(bool(outcome.failed or outcome.lost))
 
 
 @app.command()

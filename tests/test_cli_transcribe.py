@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import odd_audio
@@ -89,12 +92,52 @@ def test_the_text_before_a_window_is_given_unless_it_is_refused(fake, option, co
         ("--word_timestamps True --condition_on_previous_text False", True, False, True),
         ("--word-timestamps False --condition-on-previous-text True --vad False", False, True, False),
         ("--word_timestamps False", False, True, True),
+        ("--vad_filter False --word_timestamps=True", True, True, False),
+        ("--vad_filter --fp16 False --highlight_words=False --carry_initial_prompt False", False, True, True),
     ],
 )
 def test_whispers_values_of_flags_are_no_files(fake, written, timed, condition, vad):
     assert invoke(*written.split(), JFK).exit_code == 0
     assert (fake.options["word_timestamps"], fake.options["vad"]) == (timed, vad)
     assert fake.options["guards"].condition_on_previous_text == condition
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("--fp16 True", "float32"), ("--fp16", "float32"), ("--verbose False", "--timestamps"), ("--device cpu", "GPU"),
+        ("--max_line_width=40", "subtitle editor"), ("--clip-timestamps 0,5", "ffmpeg"), ("--patience 1.0", "Leave it"),
+        ("--compute_type int8", "float32"),
+    ],
+)  # fmt: skip
+def test_an_option_of_whisper_that_is_not_here_is_refused_with_what_to_use(fake, option, instead):
+    refused = invoke(*option.split(), JFK)
+    assert refused.exit_code == 2
+    shown = " ".join(refused.stderr.replace("│", " ").split())
+    assert "is whisper's, and not here" in shown
+    assert instead in shown
+    assert fake.seconds == []
+
+
+def test_what_follows_the_options_is_a_file_whatever_its_name(fake):
+    assert invoke("--", "--fp16", "True").stderr.count("There is no such file") == 2
+
+
+@pytest.mark.parametrize(("given", "threads"), [(("--threads", "3"), "3"), (("--threads=0",), "7"), ((), "7")])
+def test_threads_are_those_asked_for(fake, monkeypatch, given, threads):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setattr("labsupport.machine.backend.loaded_framework", lambda: "torch")
+    assert invoke(JFK, *given).exit_code == 0
+    assert {os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]} == {threads}
+
+
+def test_mindspore_takes_no_number_of_threads(fake, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setattr("labsupport.machine.backend.loaded_framework", lambda: "mindspore")
+    assert "Leave --threads out" in invoke(JFK, "--threads", "2").exception.hint
+    assert invoke(JFK).exit_code == 0
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -239,7 +282,7 @@ from labsupport import cli
 class Speaker(FakeTranscriber):
     def transcribe(self, samples, **options):
         if len(self.seconds) == {interrupt_after}:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), {number})
         return super().transcribe(samples, **options)
 
 model = Speaker(replace(TWO, text="\\u00e9 \\u65e5\\u672c"))
@@ -249,14 +292,23 @@ cli.main()
 """
 
 
-def run_command(*arguments, interrupt_after=-1, environment=None, **how) -> subprocess.CompletedProcess:
-    """The command as its own process, with a model that says the same of all; what it prints are bytes."""
+def start_command(*arguments, interrupt_after=-1, number=2, before="", environment=None, **how) -> subprocess.Popen:
+    """The command as its own process, with a model that says the same of all; what it prints are bytes.
+
+    The signal `number` comes after so many files; `before`: lines of code that run first.
+    """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
-    command = [sys.executable, "-c", COMMAND.format(interrupt_after=interrupt_after), *map(str, arguments)]
+    code = before + COMMAND.format(interrupt_after=interrupt_after, number=int(number))
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **how}
-    return subprocess.run(
-        command, check=False, env={**os.environ, "PYTHONPATH": paths, **(environment or {})}, timeout=300, **how
-    )
+    environment = {**os.environ, "PYTHONPATH": paths, **(environment or {})}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environment, **how)
+
+
+def run_command(*arguments, **how) -> subprocess.CompletedProcess:
+    """`start_command`, to its end."""
+    with start_command(*arguments, **how) as started:
+        printed, told = started.communicate(timeout=300)
+    return subprocess.CompletedProcess(started.args, started.returncode, printed, told)
 
 
 @pytest.mark.parametrize(
@@ -286,29 +338,160 @@ def test_names_that_are_no_utf_8_are_read_written_and_told(tmp_path):
     assert rb"failed: missing_\udce9.wav" in done.stderr
 
 
-def test_ctrl_c_ends_with_130_and_says_what_is_done(tmp_path):
-    copies = [tmp_path / f"{number}.flac" for number in range(3)]
-    for copy in copies:
-        copy.write_bytes(Path(JFK).read_bytes())
-    done = run_command(*copies, "--format", "json", interrupt_after=1)
-    assert done.returncode == 130
-    assert [document["file"] for document in json.loads(done.stdout)] == [str(copies[0])]
-    assert f"Stopped. 1 of 3 files done: {copies[0]}".encode() in done.stderr
+@pytest.fixture
+def copies(tmp_path):
+    paths = [tmp_path / f"{number}.flac" for number in range(3)]
+    for path in paths:
+        path.write_bytes(Path(JFK).read_bytes())
+    return [str(path) for path in paths]
+
+
+STOPS = pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (getattr(signal, "SIGHUP", 1), 129)]
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+@STOPS
+def test_a_signal_ends_with_its_code_and_it_is_said_what_is_done(tmp_path, copies, number, code):
+    done = run_command(*copies, "--format", "json", interrupt_after=1, number=number)
+    assert done.returncode == code
+    assert [document["file"] for document in json.loads(done.stdout)] == copies[:1]
+    assert f"Stopped. 1 of 3 files done: {copies[0]}; not done: {copies[1]}, {copies[2]}".encode() in done.stderr
     assert b"Traceback" not in done.stderr
-    done = run_command(*copies, "--output-dir", tmp_path / "out", "--format", "srt", interrupt_after=1)
-    assert done.returncode == 130
-    assert os.listdir(tmp_path / "out") == ["0.srt"]
+    done = run_command(*copies, "-o", tmp_path / "out", "-f", "srt,vtt", interrupt_after=1, number=number)
+    assert done.returncode == code
+    assert sorted(os.listdir(tmp_path / "out")) == ["0.srt", "0.vtt"]
 
 
-def test_a_reader_that_has_gone_ends_the_work_without_a_traceback():
+INTERRUPT_WRITES = """
+import os, pathlib
+from labsupport.whisper import outputs
+write_bytes, write_out = pathlib.Path.write_bytes, outputs.write_out
+def write_halves(path, content):
+    write_bytes(path, content[:9])
+    os.kill(os.getpid(), {number})
+    write_bytes(path, content)
+def print_halves(text):
+    write_out(text[:9])
+    os.kill(os.getpid(), {number})
+    write_out(text[9:])
+pathlib.Path.write_bytes, outputs.write_out = write_halves, print_halves
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+@STOPS
+def test_a_signal_in_the_middle_of_a_write_waits_for_its_end(tmp_path, copies, number, code):
+    before = INTERRUPT_WRITES.format(number=int(number))
+    done = run_command(*copies, "--output-dir", tmp_path / "out", "-f", "txt,json", before=before)
+    assert (done.returncode, b"Stopped. 1 of 3 files done" in done.stderr) == (code, True)
+    assert sorted(os.listdir(tmp_path / "out")) == ["0.json", "0.txt"]
+    assert json.loads((tmp_path / "out" / "0.json").read_text())["file"] == copies[0]
+    done = run_command(*copies, before=before)
+    assert (done.returncode, done.stdout) == (code, "\u00e9 \u65e5\u672c\n".encode())
+    done = run_command(*copies, "--format", "json", before=before)
+    assert (done.returncode, json.loads(done.stdout)) == (code, [])  # it came while the array was begun
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_a_hang_up_is_ignored_under_nohup(copies):
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    done = run_command(*copies, "--format", "json", interrupt_after=1, number=signal.SIGHUP, before=ignoring)
+    assert (done.returncode, len(json.loads(done.stdout))) == (0, 3)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_the_command_leaves_the_handlers_of_its_process_as_they_were(fake):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    invoke(JFK)
+    invoke(JFK, "--language", "klingon")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+def test_a_signal_at_any_time_leaves_a_whole_output(copies, tmp_path):
+    """With a real model; the moments are random, and told where one fails."""
+    command = [sys.executable, "-m", "labsupport", "transcribe", "--model", "tiny.en", *copies]
+    for turn, (number, code) in enumerate([(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)] * 3):
+        folder, seconds = tmp_path / str(turn), random.uniform(0.6, 5)
+        how = ["-o", str(folder), "-f", "json,srt"] if turn % 2 else ["-f", "json"]
+        started = subprocess.Popen([*command, *how], stdout=-1, stderr=-1, text=True, cwd=ROOT)
+        time.sleep(seconds)
+        started.send_signal(number)
+        printed, told = started.communicate(timeout=60)
+        at = (signal.Signals(number).name, seconds, told)
+        assert started.returncode in (code, 0, -number), at  # 0: all was done; -number: before the command began
+        assert "Traceback" not in told, at
+        stored = sorted(os.listdir(folder)) if folder.exists() else []
+        assert not [name for name in stored if name.endswith(".part")], at
+        done = len([json.loads((folder / name).read_text()) for name in stored if name.endswith(".json")])
+        done += len(json.loads(printed or "[]"))
+        assert started.returncode != code or f"Stopped. {done} of 3 files done" in told, at
+
+
+def test_a_reader_that_has_gone_ends_the_work_as_other_programs_do(copies):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    done = run_command(JFK, JFK, stdout=write_end)
+    for form in ("text", "json"):
+        done = run_command(*copies, "--format", form, stdout=write_end)
+        assert done.returncode == 141
+        assert b"Nobody reads the output any more. 0 of 3 files done; not done: " in done.stderr
+        assert not any(text in done.stderr for text in (b"Traceback", b"Exception", b"Error"))
     os.close(write_end)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_of_a_reader_that_goes_after_a_file_it_is_said_what_it_got(copies, form):
+    """As `head -1` goes; the second file is standard input, and comes when the reader has gone."""
+    with start_command(copies[0], "-", copies[1], "--format", form, stdin=subprocess.PIPE) as started:
+        while b"standard input:" not in started.stderr.readline():
+            pass
+        assert "\u65e5".encode() in started.stdout.read1()
+        started.stdout.close()
+        started.stdin.write(odd_audio.build("good.wav"))
+        started.stdin.close()
+        told = started.stderr.read().decode()
+    assert started.returncode == 141
+    assert told == (
+        f"Nobody reads the output any more. 1 of 3 files done: {copies[0]}; not done: standard input, {copies[1]}\n"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk here")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_full_disk_ends_the_work_with_an_error_and_says_what_is_done(copies, form):
+    with open("/dev/full", "wb") as full:
+        done = run_command(*copies, "--format", form, stdout=full)
     assert done.returncode == 1
-    assert b"Traceback" not in done.stderr
+    assert b"No space left" in done.stderr
+    assert b"Stopped. 0 of 3 files done; not done: " in done.stderr
     assert b"Exception" not in done.stderr
-    assert b"Error" not in done.stderr
+
+
+def test_errors_that_nobody_reads_stop_nothing(copies, tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = run_command("missing.wav", *copies, "-f", "json", stderr=write_end)
+    os.close(write_end)
+    assert (done.returncode, len(json.loads(done.stdout))) == (1, 3)
+
+
+@pytest.mark.parametrize("output", [["-o", "out", "-f", "srt"], ["-f", "json"]])
+def test_a_terminal_that_is_closed_ends_the_work_as_a_hang_up(copies, tmp_path, output):
+    ours, theirs = pytest.importorskip("pty", reason="no terminals of POSIX here").openpty()
+    how = {"stdin": subprocess.PIPE, "stdout": theirs, "stderr": theirs, "cwd": tmp_path}
+    with start_command(copies[0], "-", *output, **how) as started:
+        os.close(theirs)
+        shown = b""
+        while b"standard input:" not in shown:
+            shown += os.read(ours, 1 << 16)
+        os.close(ours)
+        started.send_signal(signal.SIGHUP)
+    assert started.returncode == 129
+    assert output[0] != "-o" or os.listdir(tmp_path / "out") == ["0.srt"]
 
 
 def test_a_terminal_is_no_standard_input_and_sees_a_bar():

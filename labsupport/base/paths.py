@@ -44,9 +44,14 @@ def atomic_write(target: Path) -> Iterator[Path]:
     A process that dies half-way leaves `target` as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name[-50:]}.{os.getpid()}.part")  # no longer than the system allows
+    part = part_path(target)
     try:
         yield part
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_path(target: Path) -> Path:
+    """Where `atomic_write` writes meanwhile: a name that most file systems take, however long the target's own is."""
+    return target.with_name(f".{target.name[-50:]}.{os.getpid()}.part")

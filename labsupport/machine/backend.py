@@ -71,6 +71,14 @@ def let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def use_threads(count: int) -> None:
+    """Lets torch and ONNX Runtime compute with so many CPU threads; call it before they are imported.
+
+    MindSpore decides by itself.
+    """
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(count)
+
+
 def require_compiler() -> None:
     """Raises NotAvailable if there is no C++ compiler: the one that torch.compile calls on a CPU."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")

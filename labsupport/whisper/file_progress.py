@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from labsupport.base.errors import LabError
 from labsupport.whisper.files import Outcome
-from labsupport.whisper.outputs import show_name
+from labsupport.whisper.outputs import show_names
 
 WIDTH = 40  # characters of a name beside the bar
 
@@ -58,15 +58,25 @@ class TerminalWatcher:
             self.bar.stop()
             self.bar = None
 
-    def summarise(self, files: int, outcome: Outcome) -> None:
-        """Which of several files failed, or which were done when Ctrl-C came."""
+    def summarise(self, files: Sequence[str], outcome: Outcome) -> None:
+        """Which files are done, failed and not done, where the work ended early, or one of several failed."""
         self.close()
-        count = f"{len(outcome.done)} of {files} files done"
-        if outcome.interrupted:
-            self.note(f"Stopped. {count}{list_names(': ', outcome.done)}{list_names('; failed: ', outcome.failed)}")
-        elif files > 1 and outcome.failed:
-            self.note(f"{count}{list_names('; failed: ', outcome.failed)}")
+        if isinstance(outcome.lost, LabError):
+            self.fail(outcome.lost)
+        done, failed = outcome.done, outcome.failed
+        not_done = list_names("; failed: ", failed) + list_names("; not done: ", files[len(done) + len(failed) :])
+        if end := why_early(outcome):
+            self.note(f"{end} {len(done)} of {len(files)} files done{list_names(': ', done)}{not_done}")
+        elif len(files) > 1 and failed:
+            self.note(f"{len(done)} of {len(files)} files done{not_done}")
 
 
-def list_names(label: str, files: list[str]) -> str:
-    return label + ", ".join(show_name(file) for file in files) if files else ""
+def why_early(outcome: Outcome) -> str:
+    """The reason why not all files were tried, "" where all were."""
+    if isinstance(outcome.lost, BrokenPipeError):
+        return "Nobody reads the output any more."
+    return "Stopped." if outcome.interrupted or outcome.lost else ""
+
+
+def list_names(label: str, files: Sequence[str]) -> str:
+    return label + show_names(files) if files else ""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import os
+import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from labsupport.base.errors import AudioError, FolderError, LabError, WhisperError, printable
+from labsupport.machine.stop_signals import StopSignals
 from labsupport.speech import audio
 from labsupport.speech.text import Transcript
 from labsupport.speech.transcripts import Voices
@@ -29,29 +34,55 @@ from labsupport.whisper.outputs import (
     open_writer,
     show_name,
 )
+from labsupport.whisper.token_filters import count_previous_room
 
 if TYPE_CHECKING:
     from labsupport.whisper.transcribe import Transcriber
 
+READING = logging.getLogger("labsupport.speech")
 MEMORY_MESSAGES = ("out of memory", "allocate memory", "bad allocation", "failed to allocate")  # of the frameworks
 
 
 @dataclass(frozen=True)
 class Input:
-    """How files are read. channel: one of them, from 1 on; separate: each on its own; else they are mixed."""
+    """How files are read. channel: one of them, from 1 on; separate: each on its own; else they are mixed.
+
+    track, allow_damaged: as for `audio.read`.
+    """
 
     channel: int | None = None
     separate: bool = False
     limits: audio.Limits = field(default_factory=audio.Limits)
+    track: int | None = None
+    allow_damaged: bool = False
+
+    def duration(self, sound: Any) -> float | None:
+        """Seconds, as far as the header tells it."""
+        return audio.duration(sound, self.track, self.allow_damaged)
+
+    def channels(self, sound: Any) -> Sequence[int | None]:
+        """The numbers of the channels that are transcribed each on its own; None stands for the mix."""
+        if not self.separate:
+            return [self.channel]
+        return range(1, audio.count_channels(sound, self.track, self.allow_damaged) + 1)
+
+    def read(self, sound: Any, channel: int | None) -> Iterator[np.ndarray]:
+        """Blocks (samples,) of a channel, or of the mix."""
+        return audio.read_blocks(sound, channel, self.limits, self.track, self.allow_damaged)
 
 
 @dataclass
 class Outcome:
-    """Which files were transcribed, and which failed; interrupted: Ctrl-C came before the others."""
+    """Which files were transcribed, and which failed, in their order; the others were not.
+
+    interrupted: Ctrl-C or another signal came.
+    lost: why nothing more could be printed; BrokenPipeError where the reader has gone.
+    """
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     interrupted: bool = False
+    lost: BrokenPipeError | ScreenError | None = None
 
 
 class Watcher(Protocol):
@@ -68,49 +99,96 @@ class Watcher(Protocol):
 
 
 def transcribe_files(
-    files: Sequence[str], load: Callable[[], Transcriber], source: Input, output: Output, watcher: Watcher, **options
+    files: Sequence[str],
+    load: Callable[[], Transcriber],
+    source: Input,
+    output: Output,
+    watcher: Watcher,
+    stop: StopSignals | None = None,
+    **options,
 ) -> Outcome:
-    """Transcribes one file after the other. Whatever becomes of one stops no other; only Ctrl-C ends the work.
+    """Transcribes one file after the other. Whatever becomes of one stops no other, but a signal ends the work.
 
     Args:
         files: paths; "-" is standard input.
         load: gives the transcriber; called once, when there is a file to transcribe.
+        stop: the signals that end the work; by default Ctrl-C does, wherever it comes.
         options: of `Transcriber.transcribe`.
 
     Raises:
         TextError: a form is unknown, or does not go with so many files.
-        FolderError: the folder or standard output cannot be written to, two inputs would go to one file, or an output
-            over an input.
+        FolderError: the folder cannot be written to, standard output is closed, several inputs would go to one file,
+            or an output over an input.
         LabError: of `load`; or the model does not know the language or the task.
     """
     if source.separate and source.channel is not None:
         raise AudioError("One channel and each of them exclude each other.", hint="Give --channel or --channels.")
     writer, outcome = open_writer(output, files), Outcome()
-    work = Work(load, source, writer, watcher, options)
-    with writer:
-        try:
-            for file in files:
-                if len(files) > 1:
-                    watcher.note(f"{show_name(file)}:")
-                (outcome.done if work.try_file(file) else outcome.failed).append(file)
-        except KeyboardInterrupt:
-            outcome.interrupted = True
+    work = Work(load, source, writer, watcher, stop or StopSignals(), options)
+    try:
+        with writer, NoteHandler(watcher):
+            work.try_files(files, outcome)
+    except (BrokenPipeError, ScreenError) as error:
+        outcome.lost = error
     return outcome
+
+
+class NoteHandler(logging.Handler):
+    """Inside its `with`, gives what the reading of sound writes to the log to the watcher, each text once."""
+
+    def __init__(self, watcher: Watcher):
+        super().__init__(logging.WARNING)
+        self.watcher, self.seen = watcher, set[str]()
+
+    def __enter__(self) -> NoteHandler:
+        READING.addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        READING.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self.seen:  # a file is opened for its duration, and for each channel
+            self.seen.add(text)
+            self.watcher.note(text)
 
 
 class Work:
     """What is done with each file; arguments as for `transcribe_files`."""
 
-    def __init__(self, load: Callable[[], Transcriber], source: Input, writer: Writer, watcher: Watcher, options: dict):
-        self.load, self.source, self.writer, self.watcher, self.options = load, source, writer, watcher, options
+    def __init__(
+        self,
+        load: Callable[[], Transcriber],
+        source: Input,
+        writer: Writer,
+        watcher: Watcher,
+        stop: StopSignals,
+        options: dict,
+    ):
+        self.load, self.source, self.writer, self.watcher = load, source, writer, watcher
+        self.stop, self.options = stop, options
         self.loaded: Transcriber | None = None
         self.fatal: LabError | None = None  # why no file at all can be transcribed
+
+    def try_files(self, files: Sequence[str], outcome: Outcome) -> None:
+        """Each file in turn, until a signal comes; the outcome is noted as it becomes known."""
+        try:
+            for file in files:
+                self.stop.check()
+                if len(files) > 1:
+                    self.watcher.note(f"{show_name(file)}:")
+                (outcome.done if self.try_file(file) else outcome.failed).append(file)
+            self.stop.check()
+        except KeyboardInterrupt:
+            outcome.interrupted = True
 
     def try_file(self, file: str) -> bool:
         """Whether the file was read, transcribed and written; its error goes to the watcher."""
         try:
             self.writer.check(file)
-            paths = self.writer.write(file, self.transcribe(file))
+            with self.stop.interruptible():
+                voices = self.transcribe(file)
+            paths = self.writer.write(file, voices)
         except (BrokenPipeError, ScreenError):
             raise  # no other file could be printed
         except Exception as error:
@@ -125,19 +203,20 @@ class Work:
     def transcribe(self, file: str) -> Voices:
         """A file's transcript, or one for each channel, with its number."""
         with open_input(file) as sound:
-            seconds = audio.duration(sound)  # before the model is loaded: perhaps no file can be read
+            seconds = self.source.duration(sound)  # before the model is loaded: perhaps no file can be read
             transcriber = self.find_transcriber()
-            if not self.source.separate:
-                return [(None, self.transcribe_channel(file, sound, seconds, transcriber, self.source.channel))]
-            channels = range(1, audio.count_channels(sound) + 1)
-            return [(each, self.transcribe_channel(file, sound, seconds, transcriber, each)) for each in channels]
+            return [
+                (channel if self.source.separate else None,
+                 self.transcribe_channel(file, sound, seconds, transcriber, channel))
+                for channel in self.source.channels(sound)
+            ]  # fmt: skip
 
     def transcribe_channel(
         self, file: str, sound: Any, seconds: float | None, transcriber: Transcriber, channel: int | None
     ) -> Transcript:
         """channel: from 1 on, None for the mix."""
-        report = functools.partial(self.watcher.progress, show_name(file))
-        blocks = audio.read_blocks(sound, channel, self.source.limits)
+        report = functools.partial(self.report, show_name(file))
+        blocks = self.source.read(sound, channel)
         transcript = transcriber.transcribe(
             count_seconds(blocks, functools.partial(report, "reading", total=seconds)),
             on_progress=functools.partial(report, "transcribing"),
@@ -145,7 +224,13 @@ class Work:
         )
         if transcript.language_probability is not None:
             self.watcher.note(f"language: {transcript.language} ({transcript.language_probability:.2f}), detected")
+        if not transcript.segments:
+            self.watcher.note(f"no speech in {transcript.duration:.1f} s of sound")
         return transcript
+
+    def report(self, file: str, step: str, done: float, total: float | None) -> None:
+        self.stop.check()
+        self.watcher.progress(file, step, done, total)
 
     def find_transcriber(self) -> Transcriber:
         """Loads the model the first time, and checks that it can do what is asked for."""
@@ -163,7 +248,16 @@ class Work:
         self.options["language"] = match_code(self.options.get("language"), transcriber.tokenizer)
         check_language(transcriber.model, transcriber.tokenizer, self.options["language"])
         check_task(transcriber.model, self.options.get("task", "transcribe"))
-        transcriber.encode_hotwords(self.options.get("hotwords"))
+        hotwords = transcriber.encode_hotwords(self.options.get("hotwords"))
+        self.note_unused_prompt(transcriber, len(hotwords))
+
+    def note_unused_prompt(self, transcriber: Transcriber, hotwords: int) -> None:
+        """Says how much of the initial prompt has room, beside so many tokens of hotwords."""
+        prompt = (self.options.get("initial_prompt") or "").strip()
+        tokens = len(transcriber.tokenizer.encode(f" {prompt}")) if prompt else 0
+        room = count_previous_room(transcriber.model.config, hotwords)
+        if tokens > room:
+            self.watcher.note(f"The initial prompt has {tokens} tokens; Whisper is given the last {room} of them.")
 
 
 def count_seconds(blocks: Iterable[np.ndarray], report: Callable[[float], None]) -> Iterator[np.ndarray]:
@@ -197,9 +291,10 @@ def explain(error: Exception, file: str) -> LabError:
 def open_input(file: str) -> Iterator[Any]:
     """A path as it is; for "-", standard input, stored so that decoders can seek in it.
 
-    AudioError where that is a terminal, or closed.
+    AudioError where that is a terminal, or closed; and for an address, which is not fetched.
     """
     if file != STANDARD_INPUT:
+        check_address(file)
         yield file
         return
     hint = "Pipe a sound into it: cat clip.wav | ./lab transcribe -"
@@ -211,3 +306,16 @@ def open_input(file: str) -> Iterator[Any]:
         shutil.copyfileobj(sys.stdin.buffer, stored)
         stored.seek(0)
         yield stored
+
+
+def check_address(file: str) -> None:
+    """Raises AudioError for an address (https://host/a.mp3), unless there is a file of that name."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", file)
+    if scheme is None or os.path.exists(file):
+        return
+    if scheme[1].lower() == "file":
+        hint = "Give its path alone, without file://."
+    else:
+        address = shlex.quote(printable(file))
+        hint = f"Download it first: curl -LO {address}; the sound of a page with a video: yt-dlp -x {address}"
+    raise AudioError("Addresses are not fetched.", where=printable(file), hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from labsupport.base.errors import FolderError, TextError, printable
-from labsupport.base.paths import atomic_write
+from labsupport.base.paths import atomic_write, part_path
+from labsupport.base.streams import discard
 from labsupport.speech.transcripts import SUFFIXES, Voices, describe, merge_channels, render, render_lines, write_json
 
 STANDARD_INPUT = "-"
 STANDARD_INPUT_NAME = "standard input"
 ONE_DOCUMENT = ("srt", "vtt", "tsv")  # two of them one after the other are none
+NAMES = 5  # that a message lists
 
 
 class ScreenError(FolderError):
@@ -90,13 +93,23 @@ def check_forms(output: Output, files: Sequence[str]) -> None:
     if output.folder is None and len(files) > 1 and output.forms[0] in ONE_DOCUMENT:
         write_out(render([], output.forms[0]))  # who reads the pipe gets an empty document, not a broken one
         hint = "Add --output-dir FOLDER: each file then gets its own."
-        where = ", ".join(show_name(file) for file in files)
-        raise TextError(f"Several files cannot be one {output.forms[0]} document.", where=where, hint=hint)
+        raise TextError(f"Several files cannot be one {output.forms[0]} document.", where=show_names(files), hint=hint)
 
 
 def show_name(file: str) -> str:
     """A file's name for messages."""
     return STANDARD_INPUT_NAME if file == STANDARD_INPUT else printable(file)
+
+
+def show_names(files: Sequence[str]) -> str:
+    """The names of many files for messages."""
+    return join_first([show_name(file) for file in files], ", ")
+
+
+def join_first(texts: Sequence[str], between: str) -> str:
+    """The first ones, and how many more there are."""
+    more = [f"and {len(texts) - NAMES} more"] if len(texts) > NAMES else []
+    return between.join([*texts[:NAMES], *more])
 
 
 def source_name(file: str) -> str:
@@ -145,12 +158,17 @@ class ScreenWriter:
 
 
 def write_out(text: str) -> None:
-    """Prints at once. ScreenError where that fails; BrokenPipeError where the reader has gone, which is no fault."""
+    """Prints at once. ScreenError where that fails; BrokenPipeError where the reader has gone, which is no fault.
+
+    After either, nothing more is printed.
+    """
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
+        discard("stdout")
         raise
     except OSError as error:
+        discard("stdout")
         what = f"Standard output cannot be written to: {error.strerror}."
         raise ScreenError(what, hint="Make room on the disk, or give another file.") from error
 
@@ -179,7 +197,8 @@ class FolderWriter:
     def check(self, file: str) -> None:
         """Raises FolderError or OSError where an output could not be written after the work."""
         for target in self.targets(file):
-            if target.is_dir():  # OSError: the name is too long
+            check_length(target)
+            if target.is_dir():
                 raise FolderError("A folder has the name of the output.", where=target, hint="Rename it.")
 
     def write(self, file: str, voices: Voices) -> list[str]:
@@ -201,17 +220,17 @@ def choose_names(files: Sequence[str]) -> dict[str, str]:
     """For each input the name of its outputs: its own without the ending, or with it, where two would be the same.
 
     Raises:
-        FolderError: two inputs have one name.
+        FolderError: several inputs have one name.
     """
     stems = {file: "stdin" if file == STANDARD_INPUT else Path(file).stem for file in files}
     count = Counter(fold(stem) for stem in stems.values())
     names = {file: stem if count[fold(stem)] == 1 else Path(file).name for file, stem in stems.items()}
-    taken: dict[str, str] = {}
+    inputs: dict[str, list[str]] = {}
     for file, name in names.items():
-        if (other := taken.setdefault(fold(name), file)) != file:
-            hint = "Rename one of them, or write them to two folders."
-            where = f"{show_name(other)}, {show_name(file)}"
-            raise FolderError("Two inputs would be written to one file.", where=where, hint=hint)
+        inputs.setdefault(fold(name), []).append(file)
+    if clashes := [show_names(same) for same in inputs.values() if len(same) > 1]:
+        hint = "Rename all of them but one, or write each to a folder of its own."
+        raise FolderError("Several inputs would be written to one file.", where=join_first(clashes, "; "), hint=hint)
     return names
 
 
@@ -229,6 +248,22 @@ def check_folder(folder: Path) -> None:
         what = "This is a file, not a folder." if folder.is_file() else f"It cannot be written to: {error.strerror}."
         hint = "Give another --output-dir, or change its permissions."
         raise FolderError(what, where=folder, hint=hint) from error
+
+
+def check_length(target: Path) -> None:
+    """Raises FolderError if the file system takes no name as long as the target's, or as its temporary one."""
+    for path in (target, part_path(target)):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            name, whole = len(os.fsencode(path.name)), len(os.fsencode(path))
+            what = f"The output's name has {name} bytes, its path {whole}: that is too long for the file system."
+            hint = "Rename the input: most systems take 255 bytes for a name; an accent has 2, an ideograph 3."
+            raise FolderError(what, where=target, hint=hint) from error
 
 
 def check_inputs(targets: Sequence[Path], files: Sequence[str]) -> None:

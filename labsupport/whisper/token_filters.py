@@ -67,14 +67,19 @@ def make_prompt(tokenizer: Tokenizer, language: str | None, task: str = "transcr
 def add_context(
     prompt: list[int], tokenizer: Tokenizer, previous: Sequence[int], hotwords: Sequence[int], config: Config
 ) -> list[int]:
-    """The prompt with what was said before it: hotwords, then the last tokens of the previous text.
+    """The prompt with what was said before it: hotwords, then the last tokens of the previous text."""
+    if not previous and not hotwords:
+        return prompt
+    room = count_previous_room(config, len(hotwords))
+    return [tokenizer.sot_prev, *hotwords, *(list(previous)[-room:] if room > 0 else ()), *prompt]
+
+
+def count_previous_room(config: Config, hotwords: int) -> int:
+    """How many tokens of the previous text a window is given beside so many of hotwords.
 
     Both together fill at most half of the decoder's positions, less one for `sot_prev`: the other half is for the text.
     """
-    if not previous and not hotwords:
-        return prompt
-    room = config.text_positions // 2 - 1 - len(hotwords)
-    return [tokenizer.sot_prev, *hotwords, *(list(previous)[-room:] if room > 0 else ()), *prompt]
+    return max(0, config.text_positions // 2 - 1 - hotwords)
 
 
 def forbid_timestamps(row: np.ndarray, text: list[int], rules: TokenRules) -> None:

@@ -14,10 +14,10 @@ TWO = Transcript(" One. Two.", [Segment(0.0, 1.5, " One."), Segment(1.5, 3.0, " 
 class FakeTranscriber:
     """`results`: a transcript, or an error to raise, for each call; the last one also for all that follow."""
 
-    tokenizer = SimpleNamespace(languages={"de": 1, "en": 2, "iw": 3})
+    tokenizer = SimpleNamespace(languages={"de": 1, "en": 2, "iw": 3}, encode=str.split)
 
     def __init__(self, *results, multilingual: bool = True):
-        self.model = SimpleNamespace(config=SimpleNamespace(multilingual=multilingual))
+        self.model = SimpleNamespace(config=SimpleNamespace(multilingual=multilingual, text_positions=448))
         self.results = list(results) or [TWO]
         self.options: dict = {}
         self.seconds: list[float] = []  # of each sound
@@ -25,6 +25,7 @@ class FakeTranscriber:
     def encode_hotwords(self, hotwords):
         if hotwords == "too many":
             raise WhisperError("The hotwords have no room.")
+        return self.tokenizer.encode(hotwords or "")
 
     def transcribe(self, samples, on_progress, **options):
         self.options = options

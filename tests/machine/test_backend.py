@@ -91,3 +91,14 @@ def test_torch_process_never_loads_mindspore():
         "print('torch' in sys.modules, 'mindspore' in sys.modules)"
     )
     assert run_python(code) == "True False"
+
+
+@pytest.mark.slow
+def test_so_many_threads_compute():
+    """One: torch takes no more than the machine has."""
+    code = (
+        "from labsupport.machine.backend import use_threads; use_threads(1)\n"
+        "import torch; from labsupport.graphs.session import count_threads\n"
+        "print(torch.get_num_threads(), count_threads())"
+    )
+    assert run_python(code) == "1 1"

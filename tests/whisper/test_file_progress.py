@@ -9,6 +9,7 @@ from rich.console import Console
 from labsupport.base.errors import AudioError
 from labsupport.whisper.file_progress import TerminalWatcher
 from labsupport.whisper.files import Outcome
+from labsupport.whisper.outputs import ScreenError
 
 
 def make_watcher(terminal: bool):
@@ -45,17 +46,38 @@ def test_an_error_ends_the_bar_and_is_told():
 
 def test_several_files_are_summed_up_where_one_failed():
     watcher, screen, _ = make_watcher(terminal=False)
-    watcher.summarise(3, Outcome(["a", "b", "c"]))
-    watcher.summarise(1, Outcome([], ["a"]))
+    watcher.summarise(["a", "b", "c"], Outcome(["a", "b", "c"]))
+    watcher.summarise(["a"], Outcome([], ["a"]))
     assert screen.getvalue() == ""
-    watcher.summarise(3, Outcome(["b"], ["a\x1b.wav", "-"]))
+    watcher.summarise(["a\x1b.wav", "b", "-"], Outcome(["b"], ["a\x1b.wav", "-"]))
     assert screen.getvalue() == "1 of 3 files done; failed: a\\x1b.wav, standard input\n"
 
 
-def test_after_ctrl_c_it_is_told_what_is_done():
+def test_after_ctrl_c_it_is_said_what_is_done_and_what_is_not():
     watcher, screen, _ = make_watcher(terminal=False)
-    watcher.summarise(4, Outcome(["a.wav", "b.wav"], ["c.wav"], interrupted=True))
-    watcher.summarise(1, Outcome(interrupted=True))
+    files = ["a.wav", "b.wav", "c.wav", "d.wav"]
+    watcher.summarise(files, Outcome(["a.wav", "b.wav"], ["c.wav"], interrupted=True))
+    watcher.summarise(["a.wav"], Outcome(interrupted=True))
     assert screen.getvalue() == (
-        "Stopped. 2 of 4 files done: a.wav, b.wav; failed: c.wav\nStopped. 0 of 1 files done\n"
+        "Stopped. 2 of 4 files done: a.wav, b.wav; failed: c.wav; not done: d.wav\n"
+        "Stopped. 0 of 1 files done; not done: a.wav\n"
     )
+
+
+def test_of_many_files_the_first_are_named():
+    watcher, screen, _ = make_watcher(terminal=False)
+    watcher.console.width = 200
+    watcher.summarise([f"{number}.wav" for number in range(9)], Outcome(["0.wav"], interrupted=True))
+    left = "1.wav, 2.wav, 3.wav, 4.wav, 5.wav, and 3 more"
+    assert screen.getvalue() == f"Stopped. 1 of 9 files done: 0.wav; not done: {left}\n"
+
+
+def test_where_nothing_more_can_be_printed_it_is_said_why():
+    watcher, screen, errors = make_watcher(terminal=False)
+    watcher.summarise(["a", "b"], Outcome(["a"], lost=BrokenPipeError()))
+    watcher.summarise(["a", "b"], Outcome(["a"], lost=ScreenError("The disk is full.")))
+    assert screen.getvalue() == (
+        "Nobody reads the output any more. 1 of 2 files done: a; not done: b\n"
+        "Stopped. 1 of 2 files done: a; not done: b\n"
+    )
+    assert [str(error) for error in errors] == ["The disk is full."]

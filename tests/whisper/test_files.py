@@ -19,7 +19,8 @@ from labsupport import whisper
 from labsupport.base.errors import AudioError, CheckpointError, FolderError, LabError, TextError, WhisperError
 from labsupport.base.paths import AUDIO
 from labsupport.speech import audio
-from labsupport.speech.text import wer
+from labsupport.speech.text import Transcript, wer
+from labsupport.whisper import files
 from labsupport.whisper.files import Input, Outcome, explain, open_input, transcribe_files
 from labsupport.whisper.outputs import Output, ScreenError, show_name
 
@@ -158,16 +159,22 @@ def test_a_model_that_cannot_be_loaded_ends_the_work_at_once():
         transcribe_files([JFK, JFK], load, MIXED, PRINTED, Notes())
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError, ScreenError("full")])
+@pytest.mark.parametrize("error", [BrokenPipeError(), ScreenError("full")])
 def test_where_nothing_can_be_printed_the_work_ends(monkeypatch, error):
     def write_out(text):
         raise error
 
     monkeypatch.setattr("labsupport.whisper.outputs.write_out", write_out)
-    model = FakeTranscriber()
-    with pytest.raises((BrokenPipeError, ScreenError)):
-        run([JFK, JFK], model)
+    outcome, _, model = run([JFK, JFK])
+    assert outcome == Outcome(lost=error)
     assert len(model.seconds) == 1
+    assert run([JFK], output=Output(["json"]))[0].lost == error
+
+
+def test_how_much_of_a_long_prompt_is_used_is_said_once():
+    _, notes, _ = run([JFK, JFK], initial_prompt="name " * 300, hotwords="Ask not")
+    assert notes.notes.count("The initial prompt has 300 tokens; Whisper is given the last 221 of them.") == 1
+    assert run([JFK], initial_prompt="name " * 223)[1].notes == run([JFK], initial_prompt=" ")[1].notes == []
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -186,7 +193,8 @@ def test_a_name_that_has_no_room_for_its_ending_fails_before_its_sound_is_read(t
     long.write_bytes(odd_audio.build("good.wav"))
     outcome, notes, model = run([long, JFK], output=Output(["json"], tmp_path / "out"))
     assert outcome.done == [JFK]
-    assert "File name too long" in notes.errors[0].what
+    assert "name has 256 bytes" in notes.errors[0].what
+    assert str(notes.errors[0].where).endswith("n.json")
     assert len(model.seconds) == 1
 
 
@@ -219,6 +227,51 @@ def test_one_channel_is_chosen_and_a_missing_one_is_refused(stereo, capsys):
     _, notes, _ = run([stereo], source=Input(channel=3))
     assert "no channel 3" in str(notes.errors[0])
     assert run([stereo], source=Input(channel=2))[0].done == [str(stereo)]
+
+
+# --- tracks, damage, and what the reading of a file tells ------------------------------------------------------------
+
+
+@pytest.fixture
+def tracks(tmp_path):
+    """A file of two tracks that last 1 and 2 s."""
+    path = tmp_path / "tracks.mkv"
+    path.write_bytes(odd_audio.with_tracks([odd_audio.speech(16_000, seconds) for seconds in (1.0, 2.0)], 16_000))
+    return path
+
+
+@pytest.mark.parametrize(("track", "seconds"), [(None, 1.0), (1, 1.0), (2, 2.0)])
+def test_the_track_that_is_asked_for_is_transcribed(tracks, track, seconds):
+    assert run([tracks], source=Input(track=track))[2].seconds == pytest.approx([seconds])
+    assert run([tracks], source=Input(separate=True, track=track))[2].seconds == pytest.approx([seconds])
+
+
+def test_of_several_tracks_it_is_told_once_which_is_used(tracks):
+    _, notes, _ = run([tracks], source=Input(separate=True))
+    (told,) = notes.notes
+    assert "2 audio tracks: 1 (flac, mono, used), 2 (flac, mono)." in told
+    assert [each for each in files.READING.handlers if isinstance(each, files.NoteHandler)] == []
+
+
+def test_a_track_that_is_not_there_fails_before_the_model_is_loaded(tracks):
+    _, notes, model = run([tracks, JFK], source=Input(track=3))
+    assert ["no audio track 3" in error.what for error in notes.errors] == [True, True]
+    assert model.seconds == []
+
+
+def test_what_is_left_of_a_damaged_file_is_transcribed_where_it_is_wanted(tmp_path):
+    path = tmp_path / "cut.webm"
+    path.write_bytes(odd_audio.build("clip.webm")[:30_000])
+    assert run([path])[0].failed == [str(path)]
+    outcome, notes, model = run([path], source=Input(allow_damaged=True))
+    assert outcome.done == [str(path)]
+    assert 4 < model.seconds[0] < 9
+    assert "What is left is taken" in notes.notes[0]
+
+
+def test_that_nobody_speaks_is_said():
+    _, notes, _ = run([JFK], FakeTranscriber(Transcript("", [], "en", duration=11.0)))
+    assert notes.notes == ["no speech in 11.0 s of sound"]
 
 
 # --- standard input --------------------------------------------------------------------------------------------------
@@ -261,6 +314,29 @@ def test_standard_input_is_read_once_and_may_be_closed(monkeypatch):
 def test_a_path_is_opened_as_it_is():
     with open_input("x.wav") as sound:
         assert sound == "x.wav"
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("https://host/a.mp3", "curl -LO https://host/a.mp3"),
+        ("https://host/watch?v=1&t=2", "yt-dlp -x 'https://host/watch?v=1&t=2'"),
+        ("s3://bucket//a.wav", "Download it first"),
+        ("FILE:///home/a.wav", "without file://"),
+    ],
+)
+def test_an_address_is_named_as_it_is_and_not_fetched(address, hint):
+    outcome, notes, _ = run([address, JFK])
+    assert outcome == Outcome([JFK], [address])
+    assert (notes.errors[0].what, notes.errors[0].where) == ("Addresses are not fetched.", address)
+    assert hint in notes.errors[0].hint
+
+
+def test_a_file_whose_name_looks_like_an_address_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "https:").mkdir()
+    (tmp_path / "https:" / "a.wav").write_bytes(odd_audio.build("good.wav"))
+    assert run(["https://a.wav"])[0].done == ["https://a.wav"]
 
 
 # --- odd files, with a real model ------------------------------------------------------------------------------------

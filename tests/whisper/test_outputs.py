@@ -183,10 +183,34 @@ def test_outputs_have_the_inputs_own_name(tmp_path, name):
     assert os.listdir(tmp_path) == [name.removesuffix(".wav") + ".txt"]
 
 
-def test_a_name_that_is_too_long_with_its_ending_fails_before_the_work(tmp_path):
-    writer = open_writer(Output(["json"], tmp_path), ["n" * 251 + ".wav"])
-    with pytest.raises(OSError, match="too long"):
-        writer.check("n" * 251 + ".wav")
+@pytest.mark.parametrize("name", ["n" * 251, "n" * 255, "\u00e9" * 126, "\u65e5" * 84])
+def test_a_name_that_is_too_long_with_its_ending_fails_before_the_work(tmp_path, name):
+    """Of 255 bytes, which are not characters."""
+    writer = open_writer(Output(["json"], tmp_path), [name])
+    with pytest.raises(FolderError, match=f"name has {len(name.encode()) + 5} bytes.* too long") as refused:
+        writer.check(name)
+    assert "Rename the input" in refused.value.hint
+
+
+def test_the_temporary_name_must_have_room_too(tmp_path, monkeypatch):
+    """On a file system of short names, such as eCryptfs."""
+
+    def lstat(path):
+        if len(os.fsencode(path.name)) > 143:
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        raise FileNotFoundError
+
+    name = "\u65e5" * 46
+    writer = open_writer(Output(["json"], tmp_path), [name])
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(FolderError, match="too long"):
+        writer.check(name)
+
+
+@pytest.mark.parametrize("name", ["\u65e5" * 83, "n" * 250, "\U0001f600" * 62])
+def test_the_longest_names_have_their_outputs(tmp_path, name):
+    write_all(Output(["json"], tmp_path), {name: VOICES})
+    assert os.listdir(tmp_path) == [f"{name}.json"]
 
 
 def test_a_folder_in_the_place_of_an_output_is_an_error_before_the_work(tmp_path):
@@ -224,12 +248,20 @@ def test_no_input_overwrites_anothers_output(files, names):
 
 
 @pytest.mark.parametrize(
-    "files", [["a/x.wav", "b/X.wav"], ["x.wav", "x.mp3", "x.wav.flac"], ["-", "stdin.wav", "b/stdin.wav"]]
+    ("files", "named"),
+    [
+        (["a/x.wav", "b/X.wav"], "a/x.wav, b/X.wav"),
+        (["x.wav", "x.mp3", "x.wav.flac"], "x.wav, x.wav.flac"),
+        (["-", "stdin.wav", "b/stdin.wav"], "stdin.wav, b/stdin.wav"),
+        (["a/x.wav", "b/x.wav", "y.wav", "c/x.wav"], "a/x.wav, b/x.wav, c/x.wav"),
+        (["a/x.wav", "a/y.wav", "b/x.wav", "b/y.wav"], "a/x.wav, b/x.wav; a/y.wav, b/y.wav"),
+        ([f"{n}/x.wav" for n in range(8)], "0/x.wav, 1/x.wav, 2/x.wav, 3/x.wav, 4/x.wav, and 3 more"),
+    ],
 )
-def test_two_inputs_of_one_name_are_refused_before_the_work(files):
+def test_inputs_of_one_name_are_refused_before_the_work_and_all_named(files, named):
     with pytest.raises(FolderError, match="one file") as refused:
         choose_names(files)
-    assert files[-1] in refused.value.where
+    assert refused.value.where == named
 
 
 def test_an_output_is_not_written_over_an_input(tmp_path):
