@@ -7,13 +7,14 @@ replaced by small ones. The real installation is what `.ci/run` does first.
 from __future__ import annotations
 
 import ast
+import builtins
 import os
 import sys
 from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
-from stand_ins import plant_venv, script, stub_steps, wish_for
+from stand_ins import plant_env, plant_venv, script, stub_steps, wish_for
 
 from labsupport.base.paths import ROOT, read_toml
 
@@ -206,13 +207,17 @@ def test_no_suitable_python_lists_what_was_tried_and_how_to_get_one(lab, monkeyp
 
 
 def test_too_little_disk_says_how_much_is_needed(lab, monkeypatch):
-    lab.VENV.mkdir()
     monkeypatch.setattr(lab.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4e9}))
     lab.check_disk(wish_for(lab, "--without", "mindspore"))
     with pytest.raises(lab.TooLittleDisk, match=r"4\.0 GB free, about 6 GB(.|\n)*--without mindspore"):
         lab.check_disk(wish_for(lab))
     with pytest.raises(lab.TooLittleDisk, match="about 12 GB"):
         lab.check_disk(wish_for(lab, "--accelerator", "cuda"))
+    lab.check_disk(wish_for(lab), here=wish_for(lab))  # an update takes little
+    lab.check_disk(wish_for(lab), here=wish_for(lab, "--without", "mindspore"))
+    monkeypatch.setattr(lab.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2e9}))
+    with pytest.raises(lab.TooLittleDisk, match="about 3 GB"):
+        lab.check_disk(wish_for(lab), here=wish_for(lab, "--without", "mindspore"))
 
 
 @pytest.mark.parametrize("here", [("Windows", "ARM64"), ("Linux", "ppc64le"), ("FreeBSD", "x86_64")])
@@ -241,7 +246,7 @@ def test_mindspore_platforms_are_those_of_the_lock(lab):
 
 
 def test_traps_of_uv_are_avoided(lab, monkeypatch):
-    plant_venv(lab, wish_for(lab))
+    plant_env(lab, lab.NEW)
     ran = []
     monkeypatch.setattr(lab, "run", lambda command, env=None: ran.append((command, env)))
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://mirror.invalid/simple")
@@ -250,7 +255,7 @@ def test_traps_of_uv_are_avoided(lab, monkeypatch):
     lab.install_torch(wish_for(lab))
     (sync, env), (torch, _) = ran
     assert {"--locked", "--inexact", "--extra"} <= set(sync)
-    assert env["UV_PROJECT_ENVIRONMENT"] == str(lab.VENV)
+    assert env["UV_PROJECT_ENVIRONMENT"] == str(lab.NEW)
     assert not {"UV_DEFAULT_INDEX", "VIRTUAL_ENV"} & set(env)
     assert "--no-config" in torch
     lab.sync_packages(wish_for(lab, "--without", "mindspore"))
@@ -287,7 +292,7 @@ def test_torch_for_cuda_asks_the_driver_where_there_is_one(lab, monkeypatch):
 
 
 def test_a_source_that_fails_is_followed_by_the_next_but_a_full_disk_is_the_end(lab, monkeypatch, capsys):
-    plant_venv(lab, wish_for(lab))
+    plant_env(lab, lab.NEW)
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
     errors = [lab.InstallFailed("no such wheel"), lab.NoNetwork("no CPU index"), None]
     ran = []
@@ -344,25 +349,66 @@ def test_output_is_shown_but_for_the_long_list_of_packages(lab, tmp_path, capsys
     assert "numpy" not in shown
 
 
+def test_uv_is_installed_with_the_hashes_of_all_its_wheels(lab, monkeypatch):
+    ran = []
+    monkeypatch.setattr(lab, "run", ran.append)
+    plant_env(lab, lab.NEW, pip="24.0", uv=None)
+    lab.install_uv(wish_for(lab))
+    (command,) = ran
+    assert {"--require-hashes", "--no-deps"} <= set(command)
+    pinned = Path(command[-1]).read_text().split()
+    assert pinned[0] == f"uv=={lab.read_pin('uv')}"
+    assert pinned[1:] == [f"--hash=sha256:{each}" for each in PROJECT["tool"]["lab-hashes"]["uv"]]
+    assert len(set(pinned)) > 15
+
+
+# The import path
+
+
+def test_every_interpreter_is_kept_from_the_folder_where_it_is_called(lab, monkeypatch, tmp_path):
+    mark = tmp_path / "executed"
+    for name in ("json", "importlib", "ensurepip", "numpy", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write('{name} ')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    assert lab.ask(Path(sys.executable), lab.LOOK, "numpy")["numpy"]
+    assert lab.judge_python([sys.executable]) in ("", f"is {sys.version_info[0]}.{sys.version_info[1]}")
+    lab.find_links(Path(sys.executable))
+    assert not mark.exists()
+
+
+def test_a_python_3_10_is_started_without_the_folder_where_it_is_called(lab):
+    command = lab.start_of(Path("python"), "3.10")
+    assert command == ["python", "-I", str(lab.ROOT / "labsupport" / "__main__.py")]
+
+
 # The steps together
 
 
+def beside(lab, **instead: str | None) -> dict:
+    """A new environment that only waits to be put in place; gives its wish."""
+    plant_env(lab, lab.NEW, **instead)
+    return wish_for(lab)
+
+
 def test_versions_after_the_installation_are_asserted(lab):
-    plant_venv(lab, wish_for(lab), torch="2.13.1")
+    beside(lab, torch="2.13.1")
     with pytest.raises(lab.WrongVersion, match=r"torch is 2\.13\.1, not"):
         lab.check_environment(wish_for(lab))
 
 
 def test_torch_and_mindspore_are_imported_in_processes_of_their_own(lab, monkeypatch):
-    asked = []
+    asked, ran = [], []
 
     def ask(python, code, *names):
         asked.append(names)
         return {"python": "3.11", **lab.expected_versions(wish_for(lab))}
 
-    plant_venv(lab, wish_for(lab))
+    beside(lab)
     monkeypatch.setattr(lab, "ask", ask)
+    monkeypatch.setattr(lab, "run", ran.append)
     lab.check_environment(wish_for(lab))
+    assert ran[0][-5:-3] == ["pip", "check"]
     imports = asked[1:]
     assert any("torch" in names for names in imports)
     assert any("mindspore" in names for names in imports)
@@ -371,27 +417,25 @@ def test_torch_and_mindspore_are_imported_in_processes_of_their_own(lab, monkeyp
 
 def test_cuda_that_came_as_cpu_is_refused(lab, monkeypatch):
     wish = wish_for(lab, "--accelerator", "cuda")
-    plant_venv(lab, wish)
+    plant_env(lab, lab.NEW, wish)
     expected = lab.expected_versions(wish)
+    monkeypatch.setattr(lab, "run", lambda command: None)
     monkeypatch.setattr(lab, "ask", lambda python, code, *names: None if code == lab.CUDA else expected)
     with pytest.raises(lab.WrongVersion, match="without CUDA"):
         lab.check_environment(wish)
 
 
-def test_a_damaged_environment_is_made_anew_once(lab, monkeypatch):
-    plant_venv(lab, wish_for(lab))
+def test_an_environment_that_cannot_be_brought_up_to_date_is_made_anew_once(lab, monkeypatch):
+    plant_venv(lab, {**wish_for(lab), "inputs": "of an older lock"})
     failures = [lab.BrokenEnvironment("torch does not import")]
 
     def check(wish):
         if failures:
             raise failures.pop()
 
-    done = stub_steps(
-        lab, monkeypatch, check_environment=check, make_venv=lambda wish: lab.write_stamp({"complete": False})
-    )
-    lab.set_up(wish_for(lab), thorough=True)
+    done = stub_steps(lab, monkeypatch, check_environment=check)
+    lab.set_up(wish_for(lab), thorough=False)
     assert done.count("make_venv") == 2
-    assert lab.judge_venv(wish_for(lab)) == "ready"
 
 
 def test_a_new_environment_that_does_not_work_is_an_error_not_a_loop(lab, monkeypatch):
@@ -402,17 +446,96 @@ def test_a_new_environment_that_does_not_work_is_an_error_not_a_loop(lab, monkey
     with pytest.raises(lab.BrokenEnvironment):
         lab.set_up(wish_for(lab), thorough=False)
     assert done.count("make_venv") == 1
-    assert not lab.read_stamp().get("complete")
+    assert not lab.VENV.exists()
 
 
-def test_emptying_keeps_the_stamp_and_takes_the_rest(lab, monkeypatch, tmp_path):
-    plant_venv(lab, {**wish_for(lab), "root": "/elsewhere"})
-    (lab.VENV / "lib").mkdir()
-    (lab.VENV / "link").symlink_to(tmp_path / "uv.lock")
-    monkeypatch.setattr(lab, "find_python", lambda: ["python3.11"])
-    monkeypatch.setattr(lab, "check_disk", lambda wish: None)
+FAILURES = ("NoPython", "NoNetwork", "TooLittleDisk", "BrokenEnvironment", "WrongVersion", "InstallFailed", "OSError")
+STEPS = ("make_venv", "install_uv", "sync_packages", "install_torch", "check_environment", "put_in_place")
+
+
+@pytest.mark.parametrize("kind", [*FAILURES, "KeyboardInterrupt"])
+@pytest.mark.parametrize("step", STEPS)
+def test_whatever_fails_wherever_the_old_environment_works_as_before(lab, monkeypatch, capsys, kind, step):
+    """A wish for more than there is: whatever way its set-up goes wrong, what was asked for before is still ready."""
+    plant_venv(lab, wish_for(lab))
+    before = {path: path.read_bytes() for path in lab.VENV.rglob("*") if path.is_file()}
+
+    def fail(wish):
+        raise getattr(lab, kind, getattr(builtins, kind, None))("planted")
+
+    stub_steps(lab, monkeypatch, **{"make_venv": lab.make_venv, step: fail})
+    monkeypatch.setattr(lab, "find_python", lambda: [sys.executable])
     monkeypatch.setattr(lab, "run", lambda command: None)
+    assert lab.main(["test"]) == (130 if kind == "KeyboardInterrupt" else 1)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert lab.judge_venv(wish_for(lab)) == "ready"
+    assert {path: path.read_bytes() for path in lab.VENV.rglob("*") if path.is_file()} == before
+    assert (".venv is as it was." in told) == (kind == "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("missing", ["find_python", "check_disk"])
+def test_python_and_disk_are_looked_at_before_anything_is_removed(lab, monkeypatch, missing):
+    plant_venv(lab, {**wish_for(lab), "root": "/elsewhere"})
+
+    def refuse(*arguments, **options):
+        raise lab.SetupError(missing)
+
+    monkeypatch.setattr(lab, "find_python", lambda: [sys.executable])
+    monkeypatch.setattr(lab, missing, refuse)
+    with pytest.raises(lab.SetupError, match=missing):
+        lab.make_venv(wish_for(lab))
+    assert lab.find_interpreter(lab.VENV)
+
+
+def test_an_update_is_made_in_a_copy(lab, tmp_path):
+    plant_venv(lab, {**wish_for(lab), "inputs": "of an older lock"})
+    (lab.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.7\n")
+    (lab.VENV / "lib").mkdir()
+    (lab.VENV / "lib64").symlink_to("lib")
+    lab.NEW.mkdir()
+    (lab.NEW / "left over").touch()
     lab.make_venv(wish_for(lab))
-    assert [entry.name for entry in lab.VENV.iterdir()] == [lab.STAMP.name]
-    assert lab.read_stamp()["complete"] is False
-    assert (tmp_path / "uv.lock").exists()
+    assert sorted(path.name for path in lab.NEW.iterdir()) == ["bin", "lab-stamp.json", "lib", "lib64", "pyvenv.cfg"]
+    assert (lab.NEW / "lib64").is_symlink()
+    assert (lab.NEW / "pyvenv.cfg").read_text().endswith("version = 3.11.7\nrelocatable = true\n")
+    assert "relocatable" not in (lab.VENV / "pyvenv.cfg").read_text()
+
+
+def test_the_new_environment_takes_the_place_of_the_old_one_with_its_scripts(lab):
+    plant_venv(lab, {**wish_for(lab), "inputs": "of an older lock"})
+    (lab.VENV / "old").touch()
+    wish = beside(lab)
+    script(lab.NEW / "bin/activate", f"VIRTUAL_ENV={lab.NEW}")
+    lab.put_in_place(wish)
+    assert lab.judge_venv(wish) == "ready"
+    assert f"VIRTUAL_ENV={lab.VENV}\n" in (lab.VENV / "bin/activate").read_text()
+    assert os.access(lab.VENV / "bin/activate", os.X_OK)
+    assert not (lab.VENV / "old").exists()
+    assert not lab.NEW.exists()
+    assert not lab.OLD.exists()
+
+
+def test_an_environment_that_does_not_work_under_its_new_name_gives_the_place_back(lab, monkeypatch):
+    plant_venv(lab, wish_for(lab))
+    ask = lab.ask
+
+    def refuse(python, code, *names):
+        if code == lab.IMPORT:
+            raise lab.BrokenEnvironment("planted")
+        return ask(python, code, *names)
+
+    beside(lab, torch="2.13.1")
+    monkeypatch.setattr(lab, "ask", refuse)
+    with pytest.raises(lab.BrokenEnvironment):
+        lab.put_in_place(wish_for(lab))
+    assert lab.judge_venv(wish_for(lab)) == "ready"
+
+
+def test_a_kill_between_the_two_renamings_is_mended_by_the_next_call(lab, monkeypatch):
+    plant_venv(lab, wish_for(lab))
+    lab.VENV.rename(lab.OLD)
+    handed = []
+    monkeypatch.setattr(lab.os, "execve", lambda *arguments: handed.append(arguments[1]))
+    lab.bootstrap(["doctor"])
+    assert handed == [[str(lab.VENV / "bin/python"), "-m", "labsupport", "doctor"]]

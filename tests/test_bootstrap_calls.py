@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,12 +29,13 @@ lab.expected_versions = lambda wish: {{}}
 lab.find_python = lambda: [sys.executable]
 lab.SUITABLE = ("%d.%d" % sys.version_info[:2],)
 def slow(wish):
-    (lab.VENV / "half-written").write_text("x"); time.sleep(float(sys.argv[1])); (lab.VENV / "half-written").unlink()
+    (lab.NEW / "half-written").write_text("x"); time.sleep(float(sys.argv[1])); (lab.NEW / "half-written").unlink()
 make = lab.make_venv
 lab.run = lambda command: lab.subprocess.run([*command, "--without-pip"], check=True)
-lab.STEPS = [("venv", make), ("slow", slow)]
+lab.IMPORT = "print('[]')"
+lab.STEPS = [("venv", make), ("slow", slow), ("place", lab.put_in_place)]
 lab.check_platform = lambda: None
-lab.check_disk = lambda wish: None
+lab.check_disk = lambda wish, here=None: None
 sys.exit(lab.main(["setup"] if len(sys.argv) < 3 else sys.argv[2:]))
 """
 
@@ -54,10 +57,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def test_what_a_kill_left_is_repaired_by_the_next_call(lab, tmp_path):
     first = start_driver(lab, tmp_path, 60)
-    wait_for(lab.VENV / "half-written", first)
+    wait_for(lab.NEW / "half-written", first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
-    assert lab.read_stamp()["complete"] is False
+    assert not lab.VENV.exists()
     second = start_driver(lab, tmp_path, 0)
     told = second.communicate(timeout=30)[1]
     assert second.returncode == 0, told
@@ -68,12 +71,71 @@ def test_what_a_kill_left_is_repaired_by_the_next_call(lab, tmp_path):
 
 def test_a_second_call_waits_for_the_first(lab, tmp_path):
     first = start_driver(lab, tmp_path, 1.5)
-    wait_for(lab.VENV / "half-written", first)
+    wait_for(lab.NEW / "half-written", first)
     second = start_driver(lab, tmp_path, 0)
     told = second.communicate(timeout=30)[1]
     assert first.wait(timeout=0) == 0, "the second finished while the first was at work"
     assert (second.returncode, "waiting for it" in told) == (0, True)
     first.communicate()
+
+
+@pytest.mark.slow
+def test_a_set_up_that_is_killed_at_random_points_never_breaks_the_environment(lab, tmp_path):
+    assert start_driver(lab, tmp_path, 0).wait(timeout=60) == 0
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(20):
+        again = start_driver(lab, tmp_path, 0.3)
+        time.sleep(chance.uniform(0, 2.5))
+        os.killpg(again.pid, signal.SIGKILL)
+        again.communicate()
+        lab.restore_old()  # as the next call begins
+        assert lab.read_stamp()["complete"] is True
+        assert subprocess.run([lab.VENV / "bin/python", "-c", ""]).returncode == 0
+    last = start_driver(lab, tmp_path, 0)
+    assert last.wait(timeout=60) == 0, last.communicate()[1]
+    assert {path.name for path in tmp_path.glob(".venv*")} == {".venv", ".venv.lock"}
+
+
+def test_a_step_ends_when_the_set_up_is_killed(lab, tmp_path):
+    (tmp_path / "labsupport" / "machine").mkdir(parents=True)
+    shutil.copy(ROOT / "labsupport" / "machine" / "children.py", tmp_path / "labsupport" / "machine")
+    pid = tmp_path / "pid"
+    code = f"from stand_ins import load_lab; from pathlib import Path; load_lab(Path({str(tmp_path)!r})).run("
+    code += f"['sh', '-c', 'echo $$ > {pid}.part; mv {pid}.part {pid}; sleep 300'])"
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent / 'helpers'}"}
+    setup = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True)
+    wait_for(pid, setup)
+    setup.kill()
+    setup.communicate()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid.read_text().strip()}").exists():
+        assert time.monotonic() < deadline, "the step goes on"
+        time.sleep(0.05)
+
+
+# What must not be executed
+
+PLANTED = ("__future__", "contextlib", "glob", "hashlib", "json", "pathlib", "platform", "shutil", "subprocess")
+
+
+@pytest.mark.parametrize("start", [[], [sys.executable]], ids=["./lab", "python lab"])
+@pytest.mark.parametrize("path", [None, os.pathsep, "."], ids=["no PYTHONPATH", "empty", "."])
+@pytest.mark.parametrize("beside", [True, False])
+def test_modules_in_the_working_folder_are_never_executed(lab, tmp_path, start, path, beside):
+    """In the folder of `lab`, or in the one where it is called."""
+    plant_venv(lab, wish_for(lab))
+    folder = lab.ROOT if beside else tmp_path / "hostile"
+    folder.mkdir(exist_ok=True)
+    for name in PLANTED + (() if start and path else ("sitecustomize",)):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write('{name} ')")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"PYTHONPATH": path} if path else {}
+    done = subprocess.run([*start, lab.ROOT / "lab", "run"], cwd=folder, env=env, capture_output=True, text=True)
+    assert (done.returncode, "-m labsupport run" in done.stdout) == (7, True), done.stderr
+    assert not (tmp_path / "executed").exists()
+    assert done.stdout.startswith("|"), "PYTHONPATH would mean the working folder"
 
 
 # Handing over
@@ -150,7 +212,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_for_people(lab, monkeypatch
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied", str(lab.VENV))
 
-    monkeypatch.setattr(lab.Path, "mkdir", refuse)
+    monkeypatch.setattr(lab.Path, "open", refuse)
     assert lab.main(["setup"]) == 1
     assert f"Permission denied\n  where: {lab.VENV}" in capsys.readouterr().err
 
@@ -162,9 +224,8 @@ def interrupt(*arguments):
 def test_stopping_the_installation_says_what_the_next_call_does(lab, monkeypatch, capsys):
     stub_steps(lab, monkeypatch, make_venv=interrupt)
     assert lab.main(["setup"]) == 130
-    stopped = "Stopped. The next call makes .venv anew; what came through is not downloaded again."
+    stopped = "Stopped. There is no .venv yet. What came through is not downloaded again."
     assert capsys.readouterr().err.splitlines()[-1] == stopped
-    assert lab.judge_venv(lab.split_options([], lab.read_stamp())[0]) == "unusable"
 
 
 @pytest.mark.parametrize("step", ["read_stamp", "judge_venv", "try_lock"])
