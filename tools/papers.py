@@ -139,7 +139,9 @@ def find_gain(headline: Headline, reference: Sequence[Row]) -> Gain:
     Raises:
         CourseError: no session measured it.
     """
-    of_model = [row for row in reference if row.model == headline.model and row.value is not None]
+    of_model = [
+        row for row in reference if row.model == headline.model and (row.value or 0) > 0 and not row.find_oddity()
+    ]
     if not headline.after:
         found = [row for row in of_model if row.claim == headline.claim and headline.topic in ("", row.what)]
         if found and found[-1].spread is not None:

@@ -1,6 +1,7 @@
 """Folders of the cache that are made once: by one process, under a temporary name first, checked by hash ever after.
 
-Such a folder holds a manifest.json with the hash of every other file in it.
+Such a folder holds a manifest.json with the hash of every other file in it. A manifest in another form, as an older or
+a newer version of the lab may have left, counts as damage.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from labsupport.base.errors import FolderError
+from labsupport.base.records import read_json
 
 LOCK_SECONDS = 600  # how long another process may be making it
 log = logging.getLogger(__name__)
@@ -41,6 +43,10 @@ def cached_folder(
                 if folder.exists():
                     log.warning("The cached %s is damaged (%s); it is made again.", what, damage)
                 replace_folder(folder, write)
+    except filelock.Timeout as error:
+        minutes = LOCK_SECONDS // 60
+        what = f"Another process has been making the {what} for {minutes} minutes."
+        raise FolderError(what, where=folder, hint="Wait until it is done, or end it.") from error
     except OSError as error:
         hint = f"Free {megabytes} MB there, or set LAB_CACHE to a folder that you may write to."
         raise FolderError(f"The {what} cannot be stored: {error}.", where=folder.parent, hint=hint) from error
@@ -50,7 +56,7 @@ def cached_folder(
 def find_damage(folder: Path, expected: dict[str, str] | None = None) -> str | None:
     """What is wrong with a cached folder, or None."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
         if any(manifest.get(file) != sha256 for file, sha256 in (expected or {}).items()):
             return "it was made from other weights"
         for file, sha256 in manifest.items():
@@ -62,6 +68,17 @@ def find_damage(folder: Path, expected: dict[str, str] | None = None) -> str | N
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
     return None
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File name -> hash. Raises OSError, or ValueError where it names no files of this folder."""
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or not manifest:
+        raise ValueError("its manifest is of another form")
+    for file, sha256 in manifest.items():
+        if not isinstance(sha256, str) or Path(file).name != file or "\\" in file:
+            raise ValueError(f"its manifest is of another form: {file!r:.60}")
+    return manifest
 
 
 @functools.lru_cache(maxsize=64)
@@ -88,8 +105,10 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(part)
         manifest = {path.name: hash_file(path) for path in sorted(part.iterdir())}
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if folder.exists():
+        if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)  # a file, or a link, has its name
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

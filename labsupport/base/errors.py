@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
+from labsupport.base.masking import mask
+
 
 def printable(text: object) -> str:
     """Text that a terminal shows as it is: control characters and broken encodings, as names have, are escaped."""
@@ -13,12 +15,12 @@ def printable(text: object) -> str:
 class LabError(Exception):
     """One sentence what was wrong, where (a file, setting or value), and a hint what to do next.
 
-    The command line prints it without a traceback.
+    The command line prints it without a traceback. Secrets in it are masked.
     """
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None):
-        self.what, self.where, self.hint = what, where, hint
-        super().__init__(what)
+        self.what, self.where, self.hint = mask(what), where, hint
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]
@@ -27,7 +29,7 @@ class LabError(Exception):
             lines.append(f"  where: {printable(self.where) if is_path else self.where}")
         if self.hint:
             lines.append(f"  next:  {self.hint}")
-        return "\n".join(lines)
+        return mask("\n".join(lines))
 
 
 class NotAvailable(LabError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from labsupport.base.errors import FolderError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -15,17 +17,54 @@ AUDIO = DATA / "audio"
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again (converted weights, measured limits): `LAB_CACHE`, else the platform's."""
-    if chosen := os.environ.get("LAB_CACHE"):
-        return Path(chosen).expanduser().resolve()
+    """The folder for what can be made again (converted weights, measured limits): `LAB_CACHE`, else the platform's.
+
+    FolderError where there is no such place; as for `lab_dir`.
+    """
+    return chosen_folder("LAB_CACHE", user_cache)
+
+
+def lab_dir() -> Path:
+    """The folder for what belongs to this learner (results, runs, progress): `LAB_HOME`, else `.lab` in the repo."""
+    return chosen_folder("LAB_HOME", lambda: ROOT / ".lab")
+
+
+def user_cache() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("speech-inference-lab", appauthor=False))
 
 
-def lab_dir() -> Path:
-    """The folder for what belongs to this learner (results, runs, progress): `LAB_HOME`, else `.lab` in the repo."""
-    return Path(os.environ.get("LAB_HOME") or ROOT / ".lab").expanduser().resolve()
+def chosen_folder(variable: str, default: Callable[[], Path]) -> Path:
+    """The folder that this environment variable names, else the default one; as an absolute path.
+
+    Raises:
+        FolderError: it is relative to a home or a working folder that this process does not have.
+    """
+    asked = Path(os.environ.get(variable) or default())
+    try:
+        folder = asked.expanduser()
+        if folder.parts[:1] == ("~",):  # platformdirs leaves it so where there is no HOME
+            raise RuntimeError("there is no home folder")
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home, or links in a circle
+        hint = f"Set {variable} to the full path of a folder that you may write to."
+        raise FolderError(f"There is no such folder: {error}.", where=asked, hint=hint) from error
+
+
+@contextlib.contextmanager
+def using_folder(folder: Path, variable: str) -> Iterator[None]:
+    """Inside the block the system's refusal (full, read-only, not to be read, a file in the way) becomes a FolderError.
+
+    Args:
+        variable: the one that names another place, for the hint.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"The folder cannot be used: {error.strerror or error}."
+        hint = f"Free some space there, or set {variable} to a folder that you may write to."
+        raise FolderError(what, where=error.filename or folder, hint=hint) from error
 
 
 def read_toml(path: Path) -> dict:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
+
+from labsupport.base.errors import printable
+from labsupport.base.masking import mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any common colour blindness can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+LONGEST = 90  # characters of a name in a plot
 STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -39,13 +43,13 @@ def figure(width: float = 6.4, height: float = 3.6):
 def bars(values: Mapping[str, float], unit: str, title: str, spreads: Mapping[str, float] | None = None) -> Figure:
     """Horizontal bars, the first on top, each with its value; `spreads` are drawn as error bars of that total width."""
     drawn, axes = figure(height=1.0 + 0.42 * len(values))
-    names, lengths = list(values), list(values.values())
-    errors = [spreads.get(name, 0.0) / 2 for name in names] if spreads else None
+    names, lengths = _labels(values), list(values.values())
+    errors = [spreads.get(name, 0.0) / 2 for name in values] if spreads else None
     drawn_bars = axes.barh(names, lengths, xerr=errors, color=COLOURS[0], ecolor=COLOURS[3], capsize=3)
     axes.bar_label(drawn_bars, fmt=" {:.3g}", padding=4)
     axes.margins(x=0.15)
     axes.invert_yaxis()
-    axes.set(xlabel=unit, title=title)
+    axes.set(xlabel=_label(unit), title=_label(title))
     return drawn
 
 
@@ -56,10 +60,10 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], unit: str, title: str
     ends = dict.fromkeys(parts, 0.0)
     for name in names:
         lengths = [bar.get(name, 0.0) for bar in parts.values()]
-        axes.barh(list(parts), lengths, left=list(ends.values()), label=name)
+        axes.barh(_labels(parts), lengths, left=list(ends.values()), label=_label(name))
         ends = {bar: end + length for (bar, end), length in zip(ends.items(), lengths, strict=True)}
     axes.invert_yaxis()
-    axes.set(xlabel=unit, title=title)
+    axes.set(xlabel=_label(unit), title=_label(title))
     drawn.legend(loc="outside lower center", ncols=3, frameon=False)
     return drawn
 
@@ -72,7 +76,7 @@ def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> F
     """
     drawn, axes = figure(8.4, 4.4)
     for number, (name, (size, rate)) in enumerate(sorted(points.items(), key=lambda point: -point[1][1]), 1):
-        axes.plot(size / 1e6, rate, "o", color=COLOURS[0], label=f"{number}  {name}")
+        axes.plot(size / 1e6, rate, "o", color=COLOURS[0], label=_label(f"{number}  {name}"))
         aside = {"xytext": (4, 4), "ha": "left"} if number % 2 else {"xytext": (-4, 4), "ha": "right"}
         axes.annotate(str(number), (size / 1e6, rate), **aside, textcoords="offset points", fontsize="small")
     front, fastest = [], 0.0
@@ -81,7 +85,7 @@ def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> F
             front.append((size / 1e6, rate))
             fastest = rate
     axes.plot(*zip(*front, strict=True), color=COLOURS[2], linewidth=1, zorder=0)
-    axes.set(xlabel="peak memory (MB)", ylabel=unit, title=title, xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="peak memory (MB)", ylabel=_label(unit), title=_label(title), xlim=(0, None), ylim=(0, None))
     beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}  # names in the plot would lie on one another
     axes.legend(**beside, handlelength=0, markerscale=0, fontsize="small", frameon=False)
     return drawn
@@ -100,7 +104,7 @@ def image_tag(data: bytes, alt: str, mime: str) -> str:
     if not alt.strip():
         raise ValueError("a plot needs alt text: what does it show?")
     encoded = base64.b64encode(data).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:{mime};base64,{encoded}" style="max-width: 100%">'
+    return f'<img alt="{html.escape(printable(mask(alt)))}" src="data:{mime};base64,{encoded}" style="max-width: 100%">'
 
 
 def to_png(drawn: Figure) -> bytes:
@@ -110,6 +114,21 @@ def to_png(drawn: Figure) -> bytes:
 def to_svg(drawn: Figure) -> bytes:
     """The same bytes for the same figure, without matplotlib's address in it."""
     return _rendered(drawn, "svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+
+
+def _label(text: str) -> str:
+    """Text as a plot shows it: in one line, not too long, and nothing in it read as a formula."""
+    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return printable(short).replace("$", "\\$")
+
+
+def _labels(names: Iterable[str]) -> list[str]:
+    """A label for each name, and no two the same: bars of one label would lie on one another."""
+    labels: list[str] = []
+    for name in names:
+        label = _label(name)
+        labels.append(label if label not in labels else f"{label} ({labels.count(label) + len(labels)})")
+    return labels
 
 
 def _rendered(drawn: Figure, form: str, **options) -> bytes:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from labsupport.base.errors import printable
+
 Line = Sequence[str]
 
 
 def text_table(lines: Sequence[Line], left: int = 1) -> str:
-    """Columns as wide as their longest cell, two spaces between them."""
+    """Columns as wide as their longest cell, two spaces between them; a cell is one line."""
+    lines = [[printable(cell) for cell in cells] for cells in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(_sides(lines, left), widths, strict=True))
     return "\n".join(form.format(*cells).rstrip() for cells in lines)
 
 
 def markdown_table(lines: Sequence[Line], left: int = 1) -> str:
-    """A table of GitHub's Markdown; a `|` inside a cell is escaped."""
+    """A table of GitHub's Markdown; what would end a cell or the line, or hide what follows, is escaped."""
     rule = ["---" if side == "<" else "---:" for side in _sides(lines, left)]
-    heading, *rest = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+    heading, *rest = ([_markdown_cell(cell) for cell in cells] for cells in lines)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, rule, *rest])
 
 
@@ -49,6 +52,10 @@ def format_seconds(seconds: float) -> str:
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def _markdown_cell(text: str) -> str:
+    return printable(" ".join(text.split())).replace("|", "\\|").replace("<!--", "&lt;!--")
 
 
 def _sides(lines: Sequence[Line], left: int) -> list[str]:

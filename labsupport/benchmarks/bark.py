@@ -1,13 +1,14 @@
 """Article D's benchmark: latency, peak memory and throughput of Bark with each combination of tricks.
 
-Each batch is appended to a file at once, so that an interrupted run continues. Variants run in rounds, with a part of
+Each batch is appended to a file at once, so that an interrupted run continues; what another version of torch measured,
+or of the lab in another form, is not taken over. Variants run in rounds, with a part of
 the samples in each, so that other load on the machine slows all of them. One model is in memory at a time. A variant's
 peak memory, weights included, is that of one more batch, in a process whose memory is what its tensors take.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import statistics
 import tempfile
 import time
@@ -24,15 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import logging
+from transformers import logging as library_logging
 
 from labsupport.bark import models
 from labsupport.bark.generator import SAMPLED, BarkGenerator, BarkOutput
 from labsupport.bark.static_cache import StaticBarkGenerator
 from labsupport.bark.tokens import encode_text
-from labsupport.base import plots
+from labsupport.base import json_lines, plots
 from labsupport.base.errors import BenchError
-from labsupport.base.paths import atomic_write, lab_dir
+from labsupport.base.paths import atomic_write, lab_dir, using_folder
+from labsupport.base.records import from_fields
+from labsupport.machine import children
 from labsupport.machine.backend import on_cuda, synchronise
 from labsupport.machine.description import describe_machine
 from labsupport.optim.kv_cache import BUFFER_POOL
@@ -45,8 +48,10 @@ if TYPE_CHECKING:
 
 WARM_UP = 8  # semantic tokens
 TOKENS = 256  # semantic tokens of a sample, as in the article: 5.1 s of sound
+LONGEST = 768  # what fits behind the text in Bark's 1024 positions
 STAGES = ("semantic", "coarse", "fine", "codec")
 TRICKS = ("fused", "half", "offload", "static")
+log = logging.getLogger(__name__)
 CPU_HALVES = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16"}}
 
 
@@ -82,7 +87,8 @@ DEFAULT = (
 class Batch:
     """One batch of samples: seconds in all and by stage, and `measure_peak`'s bytes for this variant and size.
 
-    first: the number of the first sample, and the seed; codes: a checksum of the fine codes.
+    first: the number of the first sample, and the seed; codes: a checksum of the fine codes; torch: its version, not
+    known of batches that older versions of the lab measured.
     """
 
     variant: str
@@ -92,6 +98,7 @@ class Batch:
     stages: dict[str, float]
     peak_bytes: int
     codes: int
+    torch: str = ""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -118,16 +125,31 @@ class Summary:
 
 
 def parse_variants(names: str | None) -> tuple[Variant, ...]:
-    """Names with commas between them, as `Variant.parse` reads them; the default ones where there are none."""
-    return tuple(map(Variant.parse, names.split(","))) if names else DEFAULT
+    """Names with commas between them, as `Variant.parse` reads them, each once; the default ones of None."""
+    return DEFAULT if names is None else tuple(dict.fromkeys(map(Variant.parse, split_list(names, "variants"))))
 
 
 def parse_batch_sizes(sizes: str) -> tuple[int, ...]:
-    """Numbers with commas between them; raises BenchError if one is no number."""
+    """Numbers with commas between them, each once; raises BenchError if one is no number."""
     try:
-        return tuple(map(int, sizes.split(",")))
+        return tuple(dict.fromkeys(map(int, split_list(sizes, "batch sizes"))))
     except ValueError as error:
         raise BenchError(f"These are no batch sizes: {sizes!r}.", hint="Such as 1,8.") from error
+
+
+def split_list(text: str, what: str) -> list[str]:
+    """The items between the commas; raises BenchError if there is none, or one is empty."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise BenchError(f"The list of {what} is empty, or a part of it.", where=repr(text), hint="Such as a,b.")
+    return items
+
+
+def check_length(tokens: int) -> None:
+    """Raises BenchError unless Bark can generate so many semantic tokens."""
+    if not 1 <= tokens <= LONGEST:
+        what = f"{tokens} semantic tokens cannot be generated: Bark has room for {LONGEST} of them, 15 s of sound."
+        raise BenchError(what, hint=f"Take 1 to {LONGEST}; the article takes {TOKENS}.")
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -138,7 +160,8 @@ class Plan:
     """What to run: samples for each variant and batch size, in rounds.
 
     Raises:
-        BenchError: a batch is larger than the number of samples, or a number is not positive.
+        BenchError: a batch is larger than the number of samples, a number is not positive, there are more tokens than
+            Bark has room for, or no variant or batch size at all.
     """
 
     checkpoint: str = "bark-small"
@@ -149,7 +172,10 @@ class Plan:
     rounds: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.tokens, self.rounds, *self.batches) < 1 or max(self.batches) > self.samples:
+        check_length(self.tokens)
+        if not self.variants or not self.batches:
+            raise BenchError("Nothing is to be measured: the variants or the batch sizes are none.", hint="Name one.")
+        if min(self.samples, self.rounds, *self.batches) < 1 or max(self.batches) > self.samples:
             what = f"{self.samples} samples of {self.tokens} tokens cannot be generated {self.batches} at a time."
             raise BenchError(what, hint="Take at least as many samples as the largest batch has.")
 
@@ -176,14 +202,15 @@ def run(
         fresh: delete an earlier run's file.
 
     Raises:
-        BenchError: the CPU lacks instructions for a variant's half precision; or the file is damaged.
+        BenchError: the CPU lacks instructions for a variant's half precision.
+        FolderError: the file cannot be written.
     """
     if any(variant.half for variant in plan.variants):
         half_type(device_name())  # raises now, not after hours
-    if fresh:
-        plan.path().unlink(missing_ok=True)
-    drop_torn_line(plan.path())
-    batches = read(plan.path())
+    with json_lines.open_whole(plan.path(), "LAB_HOME") as file:  # a folder that takes nothing is named now
+        if fresh:
+            file.truncate(0)
+    batches = of_this_torch(read(plan.path()))
     todo = find_pending(plan, batches)
     peaks = {(batch.variant, batch.batch): batch.peak_bytes for batch in batches}
     done, total = 0, sum(len(firsts) for _, _, firsts in todo)
@@ -228,12 +255,12 @@ def open_variant(checkpoint: str, variant: Variant) -> Iterator[tuple[BarkGenera
 @contextmanager
 def quiet_library() -> Iterator[None]:
     """Without transformers' warning of a missing attention mask: Bark needs none, it has a padding token."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        library_logging.set_verbosity(before)
 
 
 def device_name() -> str:
@@ -257,7 +284,12 @@ def half_type(device: str) -> torch.dtype:
 
 def measuring_process() -> ProcessPoolExecutor:
     """A process for `measure_peak`, whose memory is what its tensors take. It starts with the first measurement."""
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=memory.take_fresh_blocks)
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=prepare_measuring)
+
+
+def prepare_measuring() -> None:
+    children.end_with_parent()
+    memory.take_fresh_blocks()
 
 
 def measure_peak(plan: Plan, variant: Variant, size: int) -> int:
@@ -281,7 +313,7 @@ def time_batch(generator: BarkGenerator, plan: Plan, variant: Variant, size: int
     generator.watch = clock = StageClock()
     output = generate_batch(generator, plan.tokens, plan, size, first)
     codes = zlib.crc32(output.fine.cpu().numpy().tobytes())
-    return Batch(variant.name, size, first, sum(clock.seconds.values()), clock.seconds, peak, codes)
+    return Batch(variant.name, size, first, sum(clock.seconds.values()), clock.seconds, peak, codes, torch.__version__)
 
 
 def generate_batch(generator: BarkGenerator, length: int, plan: Plan, size: int, first: int) -> BarkOutput:
@@ -312,30 +344,34 @@ class StageClock:
 
 
 def append(path: Path, batch: Batch) -> None:
-    """Adds a line to the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(batch)) + "\n")
-
-
-def drop_torn_line(path: Path) -> None:
-    """Removes the unfinished last line of a process that was killed."""
-    if path.exists() and not (written := path.read_bytes()).endswith(b"\n"):
-        with atomic_write(path) as part:
-            part.write_bytes(written[: written.rfind(b"\n") + 1])
+    """Adds a line to the file; FolderError where that fails."""
+    json_lines.append(path, asdict(batch), "LAB_HOME")
 
 
 def read(path: Path) -> list[Batch]:
-    """The batches of a file, none where there is none; raises BenchError if a line is damaged."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    batches = []
-    for number, line in enumerate(lines, 1):
-        try:
-            batches.append(Batch(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            where = f"{path}, line {number}"
-            raise BenchError(f"This line is no batch: {error}", where=where, hint="Delete it.") from error
-    return batches
+    """The batches of a file, none where there is none; a warning names lines that are none: they are measured again."""
+    batches, odd = json_lines.read(path, parse_batch)
+    json_lines.name_odd(odd, "batch of this version")
+    return list({(*batch.key, batch.torch): batch for batch in batches}.values())
+
+
+def parse_batch(content: dict) -> Batch:
+    """Raises ValueError where a field is absent or has another type, or the times are none."""
+    batch = from_fields(Batch, content)
+    seconds = [batch.seconds, *batch.stages.values()]
+    if batch.stages.keys() != set(STAGES) or min(seconds) <= 0 or batch.batch < 1 or batch.peak_bytes < 0:
+        raise ValueError("its figures are no times of the four stages")
+    return batch
+
+
+def of_this_torch(batches: Iterable[Batch]) -> list[Batch]:
+    """Those that this torch, or an unknown one, measured; a word about the others."""
+    kinds: dict[bool, list[Batch]] = {True: [], False: []}
+    for batch in batches:
+        kinds[batch.torch in ("", torch.__version__)].append(batch)
+    if others := kinds[False]:
+        log.warning("Left out: %d batches, measured with torch %s.", len(others), others[0].torch)
+    return kinds[True]
 
 
 # --- summing up -------------------------------------------------------------------------------------------------------
@@ -419,6 +455,6 @@ def pareto(summaries: Iterable[Summary]) -> Figure:
 def draw(plan: Plan, summaries: Iterable[Summary]) -> Path:
     """Writes the plot as a PNG beside the plan's file and returns its path."""
     path = plan.path().with_suffix(".png")
-    with atomic_write(path) as part:
+    with using_folder(path.parent, "LAB_HOME"), atomic_write(path) as part:
         part.write_bytes(plots.to_png(pareto(summaries)))
     return path

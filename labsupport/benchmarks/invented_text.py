@@ -87,7 +87,7 @@ def run(model: str, parts: str = ",".join(PARTS)) -> None:
     """
     chosen = parts.split(",")
     if unknown := set(chosen) - set(PARTS):
-        raise BenchError(f"There is no part {unknown.pop()!r}.", hint=f"Choose some of: {','.join(PARTS)}.")
+        raise BenchError(f"There is no part {min(unknown)!r}.", hint=f"Choose some of: {','.join(PARTS)}.")
     if model not in PACKAGED:
         raise BenchError(f"faster-whisper cannot have {model!r}.", hint=f"Choose one of: {', '.join(PACKAGED)}.")
     ours = whisper.load(model, engine="onnx")

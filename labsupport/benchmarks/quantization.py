@@ -31,6 +31,7 @@ from labsupport import whisper
 from labsupport.benchmarks.recording import Recording
 from labsupport.checkpoints.resolve import PACKAGED, find_checkpoint, find_part
 from labsupport.graphs import session, whisper_graphs
+from labsupport.machine import children
 from labsupport.optim.attention import sdpa
 from labsupport.optim.quantization import Scheme
 from labsupport.results import timing
@@ -62,7 +63,8 @@ def run(model: str, runs: int, clip: str) -> None:
     compare_logits(variants, mel, recording)
     compare_parts(model, variants, mel, runs, recording)
     compare_transcriptions(variants, samples, runs, recording)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=children.end_with_parent) as alone:
         alone.submit(compare_peers, model, samples, runs, recording).result()
     for variant, loaded in variants.items():
         quantized.dequantize_model(torch_model(loaded))  # the same numbers, and a shorter wait

@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from labsupport.base.errors import BenchError
+from labsupport.base.errors import BenchError, printable
 from labsupport.base.paths import ROOT
+from labsupport.machine import children
+from labsupport.results import rows
 from labsupport.results.timing import Comparison, Measurement
 
-SERVE = "import sys; from labsupport.benchmarks.worker import serve; serve(*sys.argv[1:])"
+SERVE = "from labsupport.benchmarks.worker import serve; serve(*sys.argv[1:])"
 
 
 def serve(module: str, *arguments: str) -> None:
@@ -36,8 +38,6 @@ def serve(module: str, *arguments: str) -> None:
         if "run" in order:
             answer(answers, time_task(tasks[order["run"]]))
         else:
-            from labsupport.results import rows
-
             rows.record(**order["record"])
             answer(answers, None)
 
@@ -55,11 +55,12 @@ def time_task(task: Callable[[], object]) -> tuple[float, float, object]:
 
 def start(name: str, module: str, *arguments: str, backend: str) -> Worker:
     """A worker for `module.make_tasks(*arguments)`, in a process with this backend."""
-    return Worker(name, [sys.executable, "-c", SERVE, module, *arguments], {"LAB_BACKEND": backend})
+    variables = {"LAB_BACKEND": backend, "LAB_RUN_ID": rows.run_id()}
+    return Worker(name, children.python_code(SERVE, module, *arguments), variables)
 
 
 class Worker:
-    """A process that speaks the protocol; at the end of a `with` block it is closed.
+    """A process that speaks the protocol; at the end of a `with` block it is closed, or ended where an error came.
 
     Raises:
         BenchError: it ended, or answered what is no JSON.
@@ -68,14 +69,17 @@ class Worker:
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None):
         self.name = name
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **(environment or {})}, text=True, stdin=-1, stdout=-1
-        )
+            children.guarded(command), cwd=ROOT, env=children.environment(**(environment or {})),
+            text=True, stdin=-1, stdout=-1,
+        )  # fmt: skip
         self.tasks: list[str] = self.read()
 
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        if kind:  # such as Ctrl-C: its task may take minutes more
+            self.process.kill()
         self.process.communicate()
 
     def run(self, task: str) -> tuple[float, float, Any]:
@@ -102,7 +106,8 @@ class Worker:
             return json.loads(line)
         except ValueError as error:
             self.process.kill()
-            raise BenchError(f"The worker {self.name} answered what is no JSON.", where=line.strip()[:200]) from error
+            where = printable(line.strip()[:200])
+            raise BenchError(f"The worker {self.name} answered what is no JSON.", where=where) from error
 
 
 def compare(workers: Mapping[str, Worker], task: str, runs: int, warmup: int = 1) -> Comparison:

@@ -6,7 +6,9 @@ import copy
 import datetime
 import dis
 import json
+import logging
 import numbers
+import re
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,10 @@ import filelock
 import numpy as np
 
 from labsupport.base.errors import CourseError
-from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir
+from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir, using_folder
+from labsupport.base.records import read_json
 
+log = logging.getLogger(__name__)
 SOLUTIONS = NOTEBOOKS / "solutions"
 STUB_OPERATIONS = {"RESUME", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "NOP"}
 
@@ -235,17 +239,33 @@ def _as_numpy(array: Any):
 def solved() -> dict[str, str]:
     """Ids of the solved exercises, each with the date on which it was first solved.
 
+    Entries of another form, which another version of the lab may have written, are left out with a warning.
+
     Raises:
         CourseError: when the progress file is damaged.
     """
-    path = lab_dir() / "progress.json"
-    if not path.exists():
-        return {}
+    stored = _stored_progress()
+    found = {name: date for name, date in stored.items() if re.fullmatch(r"\d+\.\d+", name) and isinstance(date, str)}
+    if others := sorted(set(stored) - set(found)):
+        log.warning("%s: %d entries are of another version of the lab: %.200s", _path(), len(others), ", ".join(others))
+    return found
+
+
+def _path() -> Path:
+    return lab_dir() / "progress.json"
+
+
+def _stored_progress() -> dict:
+    """The file's entries, of whatever form; none where there is no file."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        with using_folder(_path().parent, "LAB_HOME"):
+            stored = read_json(_path()) if _path().exists() else {}
+        if not isinstance(stored, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
         hint = "move the file away; progress starts anew"
-        raise CourseError("The record of your progress is damaged.", where=path, hint=hint) from error
+        raise CourseError(f"The record of your progress is damaged: {error}.", where=_path(), hint=hint) from error
+    return stored
 
 
 def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool]]]:
@@ -258,9 +278,10 @@ def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool
 
 
 def _record(exercise_id: str) -> None:
-    path = lab_dir() / "progress.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_suffix(".lock")):  # two notebooks may be open at once
-        dates = {exercise_id: datetime.date.today().isoformat()} | solved()
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(dates, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path = _path()
+    with using_folder(path.parent, "LAB_HOME"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_suffix(".lock")):  # two notebooks may be open at once
+            entries = {exercise_id: datetime.date.today().isoformat()} | _stored_progress()
+            with atomic_write(path) as part:
+                part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")

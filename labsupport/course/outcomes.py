@@ -1,4 +1,7 @@
-"""How each notebook went, stored so that an interrupted run can continue and the report can show it."""
+"""How each notebook went, stored so that an interrupted run can continue and the report can show it.
+
+Records that another version of the lab wrote are read as far as they can be, and else set aside with a warning.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,26 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import logging
+import os
 import re
 import secrets
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from labsupport.base.errors import CourseError
-from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write, lab_dir
+from labsupport.base.masking import mask_all
+from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write, lab_dir, using_folder
+from labsupport.base.records import from_fields, read_json
 from labsupport.course import notebook as notebook_format
+
+log = logging.getLogger(__name__)
+STATUSES = ("passed", "failed", "skipped")
 
 # First match wins: a missing module inside a failed download is a network failure, an allocation that failed inside
 # an assertion is a memory failure.
@@ -89,9 +100,12 @@ def last_results() -> list[NotebookResult]:
     """The last result of each notebook and backend, by name.
 
     Raises:
-        CourseError: when a record cannot be read.
+        CourseError: when a record is damaged.
+        FolderError: when the folder cannot be looked into.
     """
-    return [_read_result(path) for path in sorted(runs_dir().glob("[0-9][0-9]_*.json"))]
+    with using_folder(runs_dir(), "LAB_HOME"):
+        found = [_read_result(path) for path in sorted(runs_dir().glob("[0-9][0-9]_*.json"))]
+    return [result for result in found if result]
 
 
 def compute_fingerprint(notebook: dict, backend: str, parameters: dict[str, object]) -> str:
@@ -109,19 +123,28 @@ def only_run() -> AbstractContextManager:
 
     Raises:
         CourseError: at once, when another process holds it.
+        FolderError: when the folder cannot be written to.
     """
-    runs_dir().mkdir(parents=True, exist_ok=True)
-    try:
-        return filelock.FileLock(runs_dir() / ".lock", timeout=0).acquire()
-    except filelock.Timeout as error:
-        raise CourseError("Another `lab run` is at work.", where=runs_dir(), hint="wait until it is done") from error
+    with using_folder(runs_dir(), "LAB_HOME"):
+        runs_dir().mkdir(parents=True, exist_ok=True)
+        try:
+            return filelock.FileLock(runs_dir() / ".lock", timeout=0).acquire()
+        except filelock.Timeout as error:
+            raise CourseError(
+                "Another `lab run` is at work.", where=runs_dir(), hint="wait until it is done"
+            ) from error
 
 
 def begin(fresh: bool) -> str:
-    """The id of the interrupted run that this one continues, else a new one."""
+    """The id of the interrupted run that this one continues, else a new one; also where the record cannot be read."""
     path = runs_dir() / "run.json"
-    earlier = _read_json(path) if path.exists() and not fresh else {}
-    run_id = earlier["id"] if earlier.get("finished") is False else secrets.token_hex(4)
+    try:
+        earlier = _read_json(path) if os.path.exists(path) and not fresh else None
+    except CourseError as error:
+        log.warning("%s", error)
+        earlier = None
+    unfinished = earlier.get("id") if isinstance(earlier, dict) and earlier.get("finished") is False else None
+    run_id = unfinished if isinstance(unfinished, str) else secrets.token_hex(4)
     _write_json(path, {"id": run_id, "finished": False})
     return run_id
 
@@ -134,35 +157,45 @@ def finish(run_id: str) -> None:
 def passed_before(name: str, backend: str, run_id: str, fingerprint: str) -> NotebookResult | None:
     """The result of this notebook in this run, if it passed and nothing has changed since; None otherwise."""
     path = _result_path(name, backend)
-    earlier = _read_result(path) if path.exists() else None
+    try:
+        earlier = _read_result(path) if os.path.exists(path) else None
+    except CourseError as error:  # it runs again, which mends the record
+        log.warning("%s", error)
+        return None
     same = earlier and (earlier.run, earlier.fingerprint, earlier.status) == (run_id, fingerprint, "passed")
     return earlier if same else None
 
 
 def store(result: NotebookResult) -> NotebookResult:
-    """Writes the result down and hands it back."""
-    _write_json(_result_path(result.notebook, result.backend), dataclasses.asdict(result))
-    return result
+    """Writes the result down, without secrets, and hands it back."""
+    clean = mask_all(dataclasses.asdict(result))
+    _write_json(_result_path(result.notebook, result.backend), clean)
+    return from_fields(NotebookResult, clean)
 
 
 def _result_path(name: str, backend: str) -> Path:
     return runs_dir() / f"{name}.{backend}.json"
 
 
-def _read_result(path: Path) -> NotebookResult:
-    fields = _read_json(path)
-    failure = fields.pop("failure")
-    return NotebookResult(**fields, failure=Failure(**failure) if failure else None)
-
-
-def _read_json(path: Path) -> dict:
+def _read_result(path: Path) -> NotebookResult | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = from_fields(NotebookResult, _read_json(path))
+        if result.status not in STATUSES:
+            raise ValueError(f"its 'status' is {result.status!r}")
     except ValueError as error:
+        log.warning("%s is of another version of the lab and is left out: %s.", path, error)
+        return None
+    return result
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
         hint = "delete this folder; the next run fills it again"
-        raise CourseError("The record of an earlier run is damaged.", where=path, hint=hint) from error
+        raise CourseError(f"The record of an earlier run is damaged: {error}.", where=path, hint=hint) from error
 
 
 def _write_json(path: Path, value: dict) -> None:
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with using_folder(path.parent, "LAB_HOME"), atomic_write(path) as part:
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")

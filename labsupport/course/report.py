@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labsupport import __version__
-from labsupport.base import plots
-from labsupport.base.paths import atomic_write, lab_dir
+from labsupport.base import json_lines, plots
+from labsupport.base.json_lines import OddLine
+from labsupport.base.masking import mask
+from labsupport.base.paths import atomic_write, lab_dir, using_folder
 from labsupport.base.tables import format_bytes, markdown_table
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes, runner
@@ -23,7 +26,10 @@ from labsupport.results.verdicts import Verdict
 
 VERDICTS = (verdicts.REPRODUCED, verdicts.PARTLY, verdicts.NOT_HERE, verdicts.CORRECTED, verdicts.WAITS, verdicts.OPEN)
 LOWER_BOUND = "reading alone"  # measured beside the variants: shown, and never a gain
-SESSION_GAP = 120  # seconds between two rows of one session at most: they are written together, after the work
+SESSION_GAP = (
+    120  # seconds between two rows of one session at most, where they have no run id: they are written together
+)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Ladder:
     backend: str
     threads: int | None
     unit: str
+    run_id: str | None = None
     steps: dict[str, Row] = field(default_factory=dict)
 
     @property
@@ -63,10 +70,14 @@ class Ladder:
         return ", ".join(filter(None, [self.model, self.clip, self.backend, self.machine, threads]))
 
     def accepts(self, row: Row) -> bool:
-        """Whether the row continues this session: same commit, no long pause, and a variant that is not in it yet."""
+        """Whether the row continues this session: same commit, a variant that is not in it yet, and the same run.
+
+        Rows without a run id are of one run if there was no long pause between them.
+        """
         last = list(self.steps.values())[-1]
         pause = datetime.datetime.fromisoformat(row.date) - datetime.datetime.fromisoformat(last.date)
-        return row.commit == last.commit and pause.seconds < SESSION_GAP and _step_name(row) not in self.steps
+        same_run = row.run_id == self.run_id and (self.run_id or pause.total_seconds() < SESSION_GAP)
+        return bool(same_run) and row.commit == last.commit and _step_name(row) not in self.steps
 
 
 def lessons() -> list[Lesson]:
@@ -86,7 +97,7 @@ def ladders(results: Iterable[Row]) -> list[Ladder]:
 
 def op_tables(results: Iterable[Row]) -> list[Ladder]:
     """Groups the rows that `rows.record_ops` wrote ("ops of TOPIC: NAME"): for each setting the latest table alone."""
-    results = [row for row in results if row.what.startswith(rows.OPS)]
+    results = [row for row in results if row.what.startswith(rows.OPS) and not row.find_oddity()]
     latest = {_setting(row): row.date for row in results}
     return group_sessions(row for row in results if row.date == latest[_setting(row)])
 
@@ -97,14 +108,19 @@ def trades(results: Iterable[Row]) -> list[Ladder]:
 
 
 def group_sessions(results: Iterable[Row]) -> list[Ladder]:
-    """Rows in the order of their dates -> their sessions; one of which a later one has every variant is left out."""
+    """Rows in the order of their dates -> their sessions; one of which a later one has every variant is left out.
+
+    So is a row whose figure can be no result.
+    """
     found: dict[tuple, list[Ladder]] = {}
     for row in results:
-        if ": " in row.what and row.claim is None and row.value is not None:
+        if ": " in row.what and row.claim is None and row.value is not None and row.find_oddity() is None:
             sessions = found.setdefault(_setting(row), [])
-            if not (sessions and sessions[-1].accepts(row)):
-                sessions.append(Ladder(*_setting(row)))
-            sessions[-1].steps[_step_name(row)] = row
+            latest = next((ladder for ladder in reversed(sessions) if ladder.run_id == row.run_id), None)
+            if latest is None or not latest.accepts(row):
+                latest = replace(Ladder(*_setting(row)), run_id=row.run_id)
+                sessions.append(latest)
+            latest.steps[_step_name(row)] = row
     return [
         ladder
         for sessions in found.values()
@@ -128,6 +144,8 @@ def find_gain(ladder: Ladder) -> tuple[str, str, float] | None:
     A lower bound that was measured beside the variants is neither.
     """
     steps = {name: row for name, row in ladder.steps.items() if name != LOWER_BOUND}
+    if not steps:
+        return None
     start, fastest = next(iter(steps)), min(steps, key=lambda name: steps[name].number)
     first, best = steps[start], steps[fastest]
     if first.number - best.number <= (first.spread or 0) + (best.spread or 0):
@@ -139,12 +157,19 @@ def find_gain(ladder: Ladder) -> tuple[str, str, float] | None:
 
 
 def write() -> Path:
-    """Gathers what is known and writes `report.html` into the learner's own folder; its path."""
-    machine, results = describe_machine(), rows.read_rows()
-    found = [verdicts.verdict(claim, results, machine.name) for claim in claims.load()]
+    """Gathers what is known and writes `report.html` into the learner's own folder; its path.
+
+    Lines that are no rows are left out; a warning and the page name them.
+    """
+    machine, reading = describe_machine(), rows.scan()
+    json_lines.name_odd(reading.odd, "result row")
+    found = [verdicts.verdict(claim, reading.rows, machine.name) for claim in claims.load()]
+    text = page(lessons(), outcomes.last_results(), reading.rows, found, machine, reading.odd)
     path = lab_dir() / "report.html"
-    with atomic_write(path) as part:
-        part.write_text(page(lessons(), outcomes.last_results(), results, found, machine), encoding="utf-8")
+    with using_folder(path.parent, "LAB_HOME"), atomic_write(path) as part:
+        part.write_text(
+            mask(text), encoding="utf-8", errors="backslashreplace"
+        )  # half a character, as JSON can spell it
     return path
 
 
@@ -154,6 +179,7 @@ def page(
     results: Sequence[Row],
     found: Sequence[Verdict],
     machine: Machine,
+    odd: Sequence[OddLine] = (),
 ) -> str:
     """The report as HTML that needs nothing from outside itself."""
     import jinja2
@@ -161,7 +187,9 @@ def page(
     measured = ladders(results)
     compared = [ladder for ladder in measured if ladder.unit == "s" and len(ladder.steps) > 1]
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=drop_control_codes
+    )
     return environment.get_template("report.html.j2").render(
         version=__version__,
         date=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
@@ -177,7 +205,13 @@ def page(
         verdict_counts=count_verdicts(found),
         articles={article: of_article(found, article) for article in claims.ARTICLES},
         article_names=claims.ARTICLES,
+        odd=odd,
     )
+
+
+def drop_control_codes(value: object) -> object:
+    """Text without what a terminal or a browser would obey; markup, which is ours, as it is."""
+    return CONTROL.sub("", value) if type(value) is str else value
 
 
 def ladder_plot(ladder: Ladder) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labsupport.base.errors import MachineError
-from labsupport.base.paths import atomic_write, cache_dir
+from labsupport.base.paths import atomic_write, cache_dir, using_folder
 from labsupport.machine.backend import choose_backend, synchronise
 from labsupport.machine.description import Machine, describe_machine
 from labsupport.machine.os_info import asked_threads
@@ -72,7 +72,7 @@ def find_roofline(refresh: bool = False, chosen: str | None = None) -> Roofline:
     cached = None if refresh else read_roofline(target)
     if cached is None:
         cached = measure_roofline(framework, machine)
-        with atomic_write(target) as part:
+        with using_folder(target.parent, "LAB_CACHE"), atomic_write(target) as part:
             part.write_text(json.dumps(asdict(cached), indent=1))
     return cached
 
@@ -83,7 +83,7 @@ def read_roofline(path: Path) -> Roofline | None:
         limits = Roofline(**json.loads(path.read_text()))
         numbers = [limits.copy_bytes_per_s, limits.read_bytes_per_s, *limits.matmul.values()]
         return limits if all(math.isfinite(n) and n > 0 for n in numbers) else None
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

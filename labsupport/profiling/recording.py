@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from labsupport.base.paths import lab_dir
+from labsupport.base.paths import lab_dir, using_folder
 from labsupport.machine.backend import choose_backend, synchronise
 from labsupport.profiling.table import Event, Table, op_table
 from labsupport.profiling.trace import read_trace
@@ -71,7 +71,8 @@ def profile(work: Callable[[], object], folder: Path | None = None, warmup: int 
         TraceError: the work ran no op of the framework.
     """
     trace = Path(folder or lab_dir() / "traces" / "latest").resolve() / "trace.json"
-    trace.parent.mkdir(parents=True, exist_ok=True)
+    with using_folder(trace.parent, "LAB_HOME"):
+        trace.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(warmup):
         work()
     synchronise()

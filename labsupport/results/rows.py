@@ -5,24 +5,34 @@ Reference rows lie in `data/results/<machine>/`, a learner's own in `.lab/result
 
 from __future__ import annotations
 
-import json
-import math
+import functools
 import os
+import re
+import secrets
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from labsupport.base import json_lines
 from labsupport.base.errors import RowError
-from labsupport.base.paths import DATA, ROOT, lab_dir
+from labsupport.base.json_lines import OddLine
+from labsupport.base.masking import mask
+from labsupport.base.paths import DATA, ROOT, chosen_folder, lab_dir
 from labsupport.machine.backend import choose_backend
 from labsupport.machine.description import describe_machine
 from labsupport.machine.os_info import asked_threads
 
 REFERENCE = DATA / "results"
 OPS = "ops of "  # what a row of an op table begins with
+SCHEMA = 2  # of the lines that are written; 1 had no number and no run_id
+DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?\+00:00")
+SMALLEST, LARGEST = 1e-12, 1e30  # what a clock can measure, and what anything was ever counted to
+CLOCKS_DIFFER = timedelta(hours=1)  # between two machines
+AMOUNTS = ("s", "ms", "cycles", "bytes", "MB", "GB", "RTF")  # units of what is never negative
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Row:
         machine: slug of `describe_machine()`; `versions` maps packages to theirs.
         peak_bytes: peak memory above the start of the run.
         threads: what `OMP_NUM_THREADS` asked for; absent where it asked for nothing, which means all cores.
+        run_id: what joins the rows of one session, see `run_id()`; absent in rows of schema 1.
         commit: of this repository, "+dirty" when files differed from it; "unknown" outside git.
         date: ISO 8601, UTC.
         claim: id of the article's claim that this result tests.
@@ -59,20 +70,24 @@ class Row:
     claim: str | None = None
     missing: str | None = None
     note: str | None = None
+    run_id: str | None = None
 
     def __post_init__(self):
         for name in ("what", "unit", "machine", "backend", "date", "commit"):
-            if not isinstance(getattr(self, name), str):
-                raise RowError(f"A row's {name} must be text.", where=getattr(self, name))
-        for name in ("model", "clip", "claim", "missing", "note"):
-            if not isinstance(getattr(self, name), str | None):
-                raise RowError(f"A row's {name} must be text or absent.", where=getattr(self, name))
+            check_text(name, getattr(self, name))
+        for name in ("model", "clip", "claim", "missing", "note", "run_id"):
+            check_text(name, getattr(self, name) or "")
         for name in ("value", "spread", "runs", "peak_bytes", "threads"):
             check_number(name, getattr(self, name))
+        for name, least in (("runs", 1), ("peak_bytes", 0), ("threads", 1)):
+            check_count(name, getattr(self, name), least)
+        if self.spread is not None and self.spread < 0:
+            raise RowError("A row's spread must not be negative.", where=self.spread)
         if not isinstance(self.versions, dict):
             raise RowError("A row's versions must map packages to versions.", where=self.versions)
-        if datetime.fromisoformat(self.date).utcoffset() != timedelta(0):
-            raise RowError("A row's date must be in UTC.", where=self.date)
+        for text in (*self.versions, *self.versions.values()):
+            check_text("versions", text)
+        check_date(self.date)
         if (self.value is None) != bool(self.missing):
             raise RowError("A row has either a value, or the hardware that was missing.", where=self.what)
 
@@ -83,13 +98,61 @@ class Row:
             raise RowError(f"Nothing was measured: {self.missing} was missing.", where=self.what)
         return self.value
 
+    def find_oddity(self) -> str | None:
+        """Why this can be no result, if so: its date or its figure."""
+        return self.find_odd_date() or self.find_odd_figure()
+
+    def find_odd_date(self) -> str | None:
+        """What is wrong with the date, which may be a clock's fault."""
+        if datetime.fromisoformat(self.date) - datetime.now(timezone.utc) > CLOCKS_DIFFER:
+            return f"its date lies in the future, or this machine's clock is behind: {self.date}"
+        return None
+
+    def find_odd_figure(self) -> str | None:
+        """What is wrong with the figure: no time, rate or ratio is zero, and nothing was ever counted beyond bounds."""
+        if any(abs(number or 0) > LARGEST for number in (self.value, self.spread, self.peak_bytes, self.runs)):
+            return "a figure is larger than anything that was ever measured"
+        least = SMALLEST if self.is_divided() else 0 if self.unit in AMOUNTS else -LARGEST
+        if self.value is not None and self.value < least:
+            return f"its figure is zero or negative: {self.value:g} {self.unit}"
+        return None
+
+    def is_divided(self) -> bool:
+        """Whether ratios are made of such rows: times, rates and ratios, but not the parts of an op table."""
+        ratio = self.unit in ("s", "cycles", "RTF") or self.unit.split(" ")[0] == "times" or self.unit.endswith("/s")
+        return ratio and not self.what.startswith(OPS)
+
+
+def check_text(name: str, text: object) -> None:
+    """Raises RowError unless `text` is text that a file can hold: JSON can spell half a character."""
+    if not isinstance(text, str):
+        raise RowError(f"A row's {name} must be text.", where=text)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise RowError(f"A row's {name} must be Unicode.", where=ascii(text))
+
+
+def check_date(date: str) -> None:
+    """Raises RowError unless it is in UTC, in the one form that is sorted as text."""
+    try:
+        if DATE.fullmatch(date):
+            datetime.fromisoformat(date)
+            return
+    except ValueError:  # a 30th of February
+        pass
+    raise RowError("A row's date must be in UTC, as 2026-01-31T23:59:59+00:00.", where=date)
+
 
 def check_number(name: str, number: object) -> None:
-    """Raises RowError unless `number` is None or a finite number."""
+    """Raises RowError unless `number` is None or a finite number that a float can hold."""
     if number is None:
         return
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise RowError(f"A row's {name} must be a finite number.", where=number)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
+        raise RowError(f"A row's {name} must be a finite number.", where=f"{number!r:.60}")
+
+
+def check_count(name: str, number: object, least: int) -> None:
+    if number is not None and (not isinstance(number, int) or number < least):
+        raise RowError(f"A row's {name} must be a whole number, at least {least}.", where=number)
 
 
 def record(
@@ -101,12 +164,16 @@ def record(
         backend: the one that gave the number, as in `choose_backend()`.
         group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner sets it), else "other".
         details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note; `date`, else now.
+
+    Raises:
+        RowError: it is no result that a reader would take.
+        FolderError: it cannot be written.
     """
     framework = choose_backend(backend)
     machine = describe_machine(framework)
     details = {"date": now(), **details}
     row = Row(
-        what=what,
+        what=to_plain(what),
         value=to_plain(value),
         unit=unit,
         machine=machine.name,
@@ -114,8 +181,11 @@ def record(
         commit=read_commit(ROOT),
         versions=machine.versions,
         threads=asked_threads(),
+        run_id=run_id(),
         **{name: to_plain(detail) for name, detail in details.items()},
     )
+    if oddity := row.find_oddity():
+        raise RowError(f"This is no result: {oddity}.", where=what)
     append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or 'other'}.jsonl")
     return row
 
@@ -132,46 +202,82 @@ def now() -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """A NumPy or torch scalar as Python's own number; anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
+    """A NumPy or torch scalar as Python's own number, text without secrets; anything else as it is."""
+    return value.item() if hasattr(value, "item") else mask(value) if isinstance(value, str) else value
+
+
+def run_id() -> str:
+    """Joins the rows of one session: `LAB_RUN_ID`, which a benchmark gives to its workers, else this process's own."""
+    return os.environ.get("LAB_RUN_ID") or own_run_id()
+
+
+@functools.cache
+def own_run_id() -> str:
+    return secrets.token_hex(4)
 
 
 def results_dir() -> Path:
     """Where this process's results go: `LAB_RESULTS`, else `results` in the learner's own folder."""
-    return Path(os.environ.get("LAB_RESULTS") or lab_dir() / "results").expanduser().resolve()
+    return chosen_folder("LAB_RESULTS", lambda: lab_dir() / "results")
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows, oldest first, and the lines beside them that are none."""
+
+    rows: list[Row]
+    odd: list[OddLine]
 
 
 def append_row(row: Row, path: Path) -> None:
-    """Adds the row as one whole line, in a single write, so that processes can append to the same file at once."""
-    line = json.dumps({key: value for key, value in asdict(row).items() if value is not None}, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0) as file:
-        written = file.write(f"{line}\n".encode())
-    if written != len(line.encode()) + 1:
-        raise RowError("A result could not be written whole.", where=path, hint="Is the disk full?")
+    """Adds the row as one whole line; processes may append to the same file at once. FolderError where it cannot."""
+    content = {key: value for key, value in asdict(row).items() if value is not None}
+    json_lines.append(
+        path, {"schema": SCHEMA, **content}, "LAB_RESULTS" if os.environ.get("LAB_RESULTS") else "LAB_HOME"
+    )
 
 
 def read_rows(*folders: Path) -> list[Row]:
-    """All rows under these folders, oldest first; with none given, the reference rows and this learner's."""
-    files = [path for folder in folders or (REFERENCE, results_dir()) for path in sorted(Path(folder).rglob("*.jsonl"))]
-    return sorted((row for path in files for row in read_file(path)), key=lambda row: row.date)
+    """All rows under these folders, oldest first; with none given, the reference rows and this learner's.
+
+    Lines that are no row are left out, and a warning names them.
+    """
+    reading = scan(*folders)
+    json_lines.name_odd(reading.odd, "result row")
+    return reading.rows
 
 
-def read_file(path: Path) -> list[Row]:
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return [parse_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+def scan(*folders: Path) -> Reading:
+    """As `read_rows`, with what was left out in place of a warning."""
+    rows: list[Row] = []
+    odd: list[OddLine] = []
+    for folder in folders or (REFERENCE, results_dir()):
+        files, no_files = json_lines.find_files(Path(folder))
+        odd += no_files
+        for path in files:
+            found, lines = json_lines.read(path, parse_row)
+            rows += found
+            odd += lines
+    return Reading(sorted(rows, key=lambda row: row.date), odd)
 
 
-def parse_row(line: str, where: str) -> Row:
-    """Raises RowError, with `where`, if the line is not one whole row."""
-    try:
-        content = json.loads(line)
-        if not isinstance(content, dict):
-            raise TypeError("it is no JSON object")
-        return Row(**{"value": None, **content})
-    except (ValueError, TypeError, RowError) as error:
-        hint = f"Mend or delete the line. Fields: {', '.join(each.name for each in fields(Row))}."
-        raise RowError(f"This line is no result row: {error}", where=where, hint=hint) from error
+def parse_row(content: dict) -> Row:
+    """The row of a line's object; RowError if it is none, or of a newer schema."""
+    schema = content.pop("schema", 1)
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise RowError("Its schema is no number of ours.", where=schema)
+    if schema > SCHEMA:
+        raise RowError(f"A newer version of the lab wrote it: its schema is {schema}, this one reads up to {SCHEMA}.")
+    known = {each.name for each in fields(Row)}
+    if surplus := sorted(set(content) - known):
+        raise RowError(f"A row has no field {surplus[0]!r}; a newer version of the lab may have.")
+    row = Row(**{"value": None, **content})
+    if oddity := row.find_oddity():
+        raise RowError(oddity[0].upper() + oddity[1:] + ".")
+    return row
 
 
 def read_commit(folder: Path) -> str:

@@ -84,13 +84,20 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
     """The claim's verdict for a reader on `machine` (this one if None).
 
     A measurement beats a row that names what was missing; then the reader's own machine beats another; then the later
-    row beats the earlier. The sentence names the machine, so that nobody takes a stored result for their own.
+    row beats the earlier. The sentence names the machine, so that nobody takes a stored result for their own. A row
+    whose figure can be no result counts for nothing.
     """
     machine = machine or describe_machine().name
-    of_claim = [row for row in results if row.claim == claim.id]
+    of_claim = [row for row in results if row.claim == claim.id and can_judge(claim, row)]
     if not of_claim:
         return Verdict(claim, OPEN, "No result is recorded yet.")
     return judge(claim, max(of_claim, key=lambda row: (row.value is not None, row.machine == machine, row.date)))
+
+
+def can_judge(claim: Claim, row: Row) -> bool:
+    """Whether the row's date and figure can be a result's; that of a statement is true or false (1 or 0)."""
+    possible = row.value in (None, 0, 1) if claim.check == "holds" else row.find_odd_figure() is None
+    return possible and row.find_odd_date() is None
 
 
 def judge(claim: Claim, row: Row) -> Verdict:

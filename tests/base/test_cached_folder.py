@@ -6,6 +6,7 @@ import json
 import os
 import threading
 
+import filelock
 import pytest
 
 from labsupport.base import cached_folder as module
@@ -41,6 +42,16 @@ DAMAGES = {
     "a.txt is missing": lambda folder: (folder / "a.txt").unlink(),
     "manifest.json is missing": lambda folder: (folder / "manifest.json").unlink(),
     "it cannot be read": lambda folder: (folder / "manifest.json").write_text("{"),
+    "it cannot be read: its manifest": lambda folder: (folder / "manifest.json").write_text('["a.txt"]'),
+    "it cannot be read: its manifest is": lambda folder: (folder / "manifest.json").write_text("{}"),
+    "it cannot be read: its manifest is of": lambda folder: (folder / "manifest.json").write_text('{"a.txt": null}'),
+    "it cannot be read: its manifest is of another": lambda folder: (folder / "manifest.json").write_text(
+        json.dumps({"files": {"a.txt": "0"}, "version": 2})
+    ),
+    "it cannot be read: its manifest is of another form: '../": lambda folder: (folder / "manifest.json").write_text(
+        json.dumps({"../b.txt": "0"})
+    ),
+    "it cannot be read: it is nested": lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
 }
 
 
@@ -70,6 +81,24 @@ def test_a_writer_that_fails_leaves_nothing_and_what_a_killed_process_left_goes(
     with pytest.raises(RuntimeError, match="stop"):
         make(tmp_path / "f", fail)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_file_in_the_folders_place_makes_way(tmp_path):
+    (tmp_path / "f").write_text("x")
+    assert (make(tmp_path / "f", Writer()) / "a.txt").read_text() == "one"
+
+
+def test_a_file_in_the_place_of_the_cache_is_an_error_with_a_hint(tmp_path):
+    (tmp_path / "cache").write_text("x")
+    with pytest.raises(FolderError, match="cannot be stored") as caught:
+        make(tmp_path / "cache" / "f", Writer())
+    assert "LAB_CACHE" in caught.value.hint
+
+
+def test_who_waits_too_long_for_another_process_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.1)
+    with filelock.FileLock(tmp_path / "f.lock"), pytest.raises(FolderError, match="Another process"):
+        make(tmp_path / "f", Writer())
 
 
 def test_a_full_disk_is_an_error_with_a_hint(tmp_path):

@@ -32,6 +32,25 @@ def test_the_line_joins_what_no_other_beats():
     assert front.get_xydata().tolist() == [[1.0, 1.0], [4.0, 3.0]]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["$\\frac{$", "$", "a\x00\x1b[31m\ud800", "x" * 10_000, "", "_hidden", "语音"],
+    ids=["formula", "dollar", "controls", "long", "empty", "hidden", "other script"],
+)
+def test_any_name_can_be_drawn(name):
+    for drawn in (
+        plots.bars({name: 1.0, "b": 2.0}, name, name, {name: 0.1}),
+        plots.stacked_bars({name: {name: 1}}, name, name),
+        plots.trade({name: (1e6, 1.0)}, name, name),
+    ):
+        assert plots.to_svg(drawn).startswith(b"<?xml")
+
+
+def test_names_that_are_cut_have_a_bar_each():
+    axes = plots.bars({"x" * 200: 1.0, "x" * 201: 2.0}, "s", "T").axes[0]
+    assert [bar.get_y() for bar in axes.patches] == [-0.4, 0.6]
+
+
 def test_a_picture_needs_alt_text_and_it_is_escaped():
     with pytest.raises(ValueError, match="alt text"):
         plots.image_tag(b"", " ", "image/png")

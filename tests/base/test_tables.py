@@ -30,6 +30,12 @@ def test_markdown_escapes_what_would_end_a_cell():
     ]
 
 
+def test_a_cell_cannot_leave_its_line_or_hide_what_follows():
+    lines = [["a", "b"], ["one\ntwo\r\x1b[2J", "<!-- x"]]
+    assert markdown_table(lines).splitlines()[2:] == ["| one two \\x1b[2J | &lt;!-- x |"]
+    assert len(text_table(lines).splitlines()) == 2
+
+
 def test_html_escapes_tags():
     table = html_table(LINES, left=2)
     assert "<th>name</th>" in table

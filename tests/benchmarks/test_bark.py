@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from labsupport import cli
 from labsupport.bark import models
 from labsupport.base import plots
-from labsupport.base.errors import BenchError
+from labsupport.base.errors import BenchError, FolderError
 from labsupport.benchmarks import bark
 from labsupport.benchmarks.bark import Batch, Plan, Variant
 from labsupport.results import rows
@@ -71,10 +71,52 @@ def test_every_full_batch_of_every_variant_comes_once(samples, rounds, sizes):
     assert set(planned) == set(expected)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"tokens": 0}, {"rounds": 0}, {"samples": 4, "batches": (1, 8)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 0}, {"tokens": 0}, {"rounds": 0}, {"samples": 4, "batches": (1, 8)}, {"tokens": 5000},
+        {"tokens": bark.LONGEST + 1}, {"batches": (0,)},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(wrong):
     with pytest.raises(BenchError, match="cannot be generated"):
         Plan(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"variants": ()}, {"batches": ()}], ids=str)
+def test_a_plan_of_nothing_is_refused(wrong):
+    with pytest.raises(BenchError, match="Nothing is to be measured"):
+        Plan(**wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["bark", "--tokens", "5000"], ["bark", "--variants", ""], ["bark", "--variants", ","], ["bark", "--batch", ""],
+        ["bark", "--batch", "1,,8"], ["bark_attention", "--stages", ""], ["bark_attention", "--stages", "semantic,"],
+        ["bark_attention", "--stages", "codec"], ["bark_attention", "--tokens", "5000"],
+        ["invented_text", "--parts", ""],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_benchmark_of_nothing_or_too_much_is_refused_before_a_model_is_made(options, monkeypatch):
+    monkeypatch.setattr(bark.models, "load", None)
+    ran = CliRunner().invoke(cli.app, ["bench", *options])
+    assert isinstance(ran.exception, BenchError)
+    assert ran.exception.hint
+
+
+def test_a_list_names_each_thing_once():
+    assert bark.parse_variants("plain, fused,plain") == (PLAIN, FUSED)
+    assert bark.parse_batch_sizes("8,1,8") == (8, 1)
+
+
+@pytest.mark.slow
+def test_bark_has_room_for_as_many_tokens_as_a_plan_may_ask_for():
+    model = models.load("bark-lesson")
+    positions = model.config.semantic_config.block_size
+    assert positions - 257 + 1 == bark.LONGEST  # behind 256 of text and one that ends it; the last token is not fed
 
 
 def test_half_precision_is_what_the_cpu_has(monkeypatch):
@@ -171,13 +213,55 @@ def test_offload_needs_less_memory_and_both_peaks_include_weights():
     assert plain > offloaded > max(sum(p.nbytes for p in stage.parameters()) for stage in model.children())
 
 
-def test_a_damaged_line_is_named(tmp_path):
+WHOLE = {"variant": "plain", "batch": 1, "first": 0, "seconds": 1.0, "peak_bytes": 5, "codes": 7}
+WHOLE["stages"] = dict.fromkeys(bark.STAGES, 0.25)
+OTHERS = {
+    "an older version": {"peak_bytes": ...},
+    "another form of a field": {"stages": [0.25] * 4},
+    "another stage": {"stages": {"all": 1.0}},
+    "zero seconds": {"seconds": 0.0},
+    "NaN": {"seconds": float("nan")},
+    "text": {"variant": 3},
+    "no batch": {"batch": 0},
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_line_of_another_version_is_set_aside_with_a_word(tmp_path, caplog, case):
     path = tmp_path / "some.jsonl"
     bark.append(path, make_batch())
     with path.open("a") as file:
-        file.write('{"variant": 3}\n')
-    with pytest.raises(BenchError, match="line 2"):
-        bark.read(path)
+        line = {key: value for key, value in {**WHOLE, **OTHERS[case], "first": 1}.items() if value is not ...}
+        file.write(json.dumps(line) + "\n{torn\n")
+    assert bark.read(path) == [make_batch()]
+    assert f"{path}, line 2" in caplog.text
+    assert f"{path}, line 3" in caplog.text
+
+
+def test_what_a_newer_version_added_is_dropped_and_no_batch_counts_twice(tmp_path):
+    path = tmp_path / "some.jsonl"
+    path.write_text(2 * (json.dumps({**WHOLE, "colour": "red"}) + "\n"))
+    assert bark.read(path) == [make_batch(peak=5)]
+
+
+def test_batches_of_another_torch_are_measured_again(plan, measured, opened, caplog):
+    bark.run(plan)
+    lines = [json.loads(line) for line in plan.path().read_text().splitlines()]
+    assert {line["torch"] for line in lines} == {bark.torch.__version__}
+    plan.path().write_text("".join(json.dumps({**line, "torch": "1.0"}) + "\n" for line in lines))
+    opened.clear()
+    bark.run(plan)
+    assert opened == ["plain", "fused+offload"] * 2
+    assert "4 batches, measured with torch 1.0" in caplog.text
+
+
+def test_a_folder_that_takes_nothing_is_named_before_hours_of_work(plan, measured, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(bark, "open_variant", None)
+    with pytest.raises(FolderError) as caught:
+        bark.run(plan)
+    assert "LAB_HOME" in caught.value.hint
 
 
 # --- summing up ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
@@ -40,6 +41,7 @@ def test_a_worker_names_its_tasks_times_them_and_writes_rows(planted):
     assert one.process.wait(timeout=10) == 0
     (row,) = rows.read_rows(rows.results_dir())
     assert (row.what, row.value, row.runs, row.backend) == ("a test: planted", 1.5, 3, "torch")
+    assert row.run_id == rows.run_id()
 
 
 @pytest.mark.parametrize(("task", "code"), [("die", 3), ("fail", 1)])
@@ -63,6 +65,27 @@ def test_a_worker_that_answers_nonsense_is_stopped():
             one.run("say")
         assert raised.value.where == "Loading model ..."
         assert one.process.wait(timeout=10) != 0
+
+
+def test_a_worker_whose_task_goes_on_is_ended_by_an_error_of_ours():
+    code = "print('[\"sleep\"]', flush=True); import time; time.sleep(300)"
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Worker("asleep", [sys.executable, "-c", code]) as one:
+        raise KeyboardInterrupt
+    assert one.process.returncode != 0
+    assert time.monotonic() - begin < 60
+
+
+def test_a_worker_imports_nothing_from_the_folder_where_it_is_started(planted, tmp_path, monkeypatch):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for name in ("json", "numpy", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write('{name} ')")
+    monkeypatch.setattr(worker, "ROOT", folder)
+    monkeypatch.setenv("PYTHONPATH", f":{tmp_path}")
+    with planted("a") as one:
+        assert one.run("say")[2] == "a"
+    assert not (tmp_path / "executed").exists()
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

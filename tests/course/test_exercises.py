@@ -1,6 +1,7 @@
 import ast
 import inspect
 import itertools
+import json
 import textwrap
 import threading
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from labsupport.base.errors import CourseError
+from labsupport.base.errors import CourseError, FolderError
 from labsupport.base.paths import NOTEBOOKS, lab_dir
 from labsupport.course import exercises
 from labsupport.course import notebook as notebook_format
@@ -107,6 +108,41 @@ def test_an_answer_that_is_no_function_is_wrong(planted):
 def test_an_unknown_exercise_is_an_error(solutions):
     with pytest.raises(CourseError, match=r"'7\.2'"):
         check("7.2", stub, solutions=solutions)
+
+
+def plant_progress(content):
+    path = lab_dir() / "progress.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+NEWER = {"schema": 3, "1.1": "2026-01-01", "1.2": {"date": "2026-01-02", "tries": 3}, "solved": ["1.3"]}
+
+
+def test_progress_of_another_version_is_read_as_far_as_it_can_be_and_nothing_of_it_is_lost(solutions, capsys, caplog):
+    path = plant_progress(json.dumps(NEWER))
+    assert exercises.solved() == {"1.1": "2026-01-01"}
+    assert "3 entries are of another version" in caplog.text
+    check("7.1", lambda x: 2 * x, solutions=solutions)
+    assert set(exercises.solved()) == {"1.1", "7.1"}
+    assert {key: value for key, value in json.loads(path.read_text()).items() if key != "7.1"} == NEWER
+    assert exercises.progress(solutions)["07_planted"][0][1]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '[["1.1", "x"]]', "", "[" * 100_000])
+def test_progress_that_is_no_progress_is_an_error(content):
+    plant_progress(content)
+    with pytest.raises(CourseError, match="damaged"):
+        exercises.solved()
+
+
+def test_progress_that_cannot_be_written_is_an_error_with_what_to_do(monkeypatch, tmp_path, solutions):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "file"))
+    with pytest.raises(FolderError) as caught:
+        check("7.1", lambda x: 2 * x, solutions=solutions)
+    assert "LAB_HOME" in caught.value.hint
 
 
 def test_a_damaged_progress_file_is_an_error_that_names_it():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 
 import pytest
 
-from labsupport.base.errors import CourseError
+from labsupport.base.errors import CourseError, FolderError
 from labsupport.base.paths import lab_dir
 from labsupport.course import outcomes
 from labsupport.course.outcomes import Failure, NotebookResult, Summary
@@ -31,6 +33,89 @@ def test_a_damaged_record_is_an_error():
     (outcomes.runs_dir() / "01_a.mindspore.json").write_text('{"notebook": ')
     with pytest.raises(CourseError, match="damaged"):
         outcomes.last_results()
+
+
+WHOLE = json.loads(json.dumps(dataclasses.asdict(FAILED)))
+READ = {
+    "an older version knew no failure": ({"failure": ...}, dataclasses.replace(FAILED, failure=None)),
+    "an older version knew no cells": ({"cells": ..., "skips": ..., "fingerprint": ...}, FAILED),
+    "a newer version adds a field": ({"colour": "red", "failure": {**WHOLE["failure"], "line": 3}}, FAILED),
+}
+SET_ASIDE = {
+    "no status": {"status": ...},
+    "another status": {"status": "flaky"},
+    "seconds are text": {"seconds": "fast"},
+    "seconds are no float": {"seconds": 10**400},
+    "skips are a text": {"skips": "none"},
+    "failure is a text": {"failure": "it failed"},
+    "failure without its kind": {"failure": {"message": "x"}},
+    "date is a number": {"date": 20260101},
+}
+
+
+def plant(change, name="01_a.torch"):
+    fields = {key: value for key, value in {**WHOLE, **change}.items() if value is not ...}
+    path = outcomes.runs_dir() / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields))
+    return path
+
+
+@pytest.mark.parametrize("case", READ)
+def test_a_record_of_another_version_is_read_as_far_as_it_can_be(case):
+    change, expected = READ[case]
+    plant(change)
+    assert outcomes.last_results() == [expected]
+
+
+@pytest.mark.parametrize("case", SET_ASIDE)
+def test_a_record_of_another_version_is_set_aside_with_a_word(case, caplog):
+    path = plant(SET_ASIDE[case])
+    outcomes.store(PASSED)
+    assert outcomes.last_results() == [PASSED]
+    assert f"{path} is of another version" in caplog.text
+    assert outcomes.passed_before("01_a", "torch", "r", "") is None
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"x"'])
+def test_what_is_no_record_at_all_is_set_aside(content):
+    plant({}).write_text(content)
+    assert outcomes.last_results() == []
+
+
+@pytest.mark.parametrize(
+    "content", ['{"finished": false}', '{"finished": false, "id": 3}', "[]", "null", "{", "\xff", ""]
+)
+def test_a_run_of_another_version_is_not_continued(content):
+    outcomes.runs_dir().mkdir(parents=True)
+    (outcomes.runs_dir() / "run.json").write_bytes(content.encode("latin-1"))
+    run_id = outcomes.begin(fresh=False)
+    assert re.fullmatch("[0-9a-f]{8}", run_id)
+    assert outcomes.begin(fresh=False) == run_id
+
+
+def test_a_damaged_record_is_no_reason_not_to_run(caplog):
+    plant({}).write_text('{"notebook": ')
+    assert outcomes.passed_before("01_a", "torch", "r", "") is None
+    assert "damaged" in caplog.text
+
+
+def test_a_stored_record_holds_no_secret(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:correct-horse@hub.example")
+    failure = Failure("network", "no https://me:correct-horse@hub.example, correct-horse\ud800")
+    stored = outcomes.store(dataclasses.replace(FAILED, failure=failure, skips=["correct-horse"]))
+    assert stored.failure.message.startswith("no https://***@hub.example, ***")
+    assert stored.skips == ["***"]
+    assert outcomes.last_results() == [stored]
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_with_what_to_do(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LAB_HOME", str(tmp_path / "file" / "lab"))
+    for work in (lambda: outcomes.store(PASSED), lambda: outcomes.begin(False), outcomes.only_run):
+        with pytest.raises(FolderError, match="cannot be used") as caught:
+            work()
+        assert "LAB_HOME" in caught.value.hint
 
 
 @pytest.mark.parametrize(

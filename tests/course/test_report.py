@@ -1,14 +1,16 @@
 import html.parser
 import re
+from dataclasses import replace
 
 import pytest
 
+from labsupport.base.json_lines import OddLine
 from labsupport.base.paths import lab_dir
-from labsupport.course import report
+from labsupport.course import outcomes, report
 from labsupport.course.outcomes import Failure, NotebookResult
 from labsupport.course.report import Lesson, find_gain, ladders, page
 from labsupport.machine.description import Machine
-from labsupport.results import verdicts
+from labsupport.results import claims, verdicts
 from labsupport.results.claims import Claim
 from labsupport.results.rows import Row
 from labsupport.results.verdicts import Verdict
@@ -57,6 +59,7 @@ def verdict(article, number, status):
     return Verdict(claim, status, "because")
 
 
+CLAIMS = [claim for claim in claims.load() if claim.id in ("A1", "A9")]
 VERDICTS = [verdict("A", 1, verdicts.PARTLY), verdict("A", 2, verdicts.OPEN), verdict("D", 1, verdicts.CORRECTED)]
 
 
@@ -157,6 +160,87 @@ def test_a_session_is_one_commit_without_a_pause_and_the_later_one_of_the_same_c
     found = ladders(given)
     assert [list(ladder.steps) for ladder in found] == expected
     assert list(found[-1].steps.values())[-1] == given[-1]
+
+
+def of_run(name, second, run_id, value=1.0):
+    return row(f"step: {name}", value, second, run_id=run_id)
+
+
+def test_a_run_id_joins_a_session_and_parts_two_at_once():
+    later = "2026-01-02T05:00:00+00:00"
+    slow = [of_run("a", 0, "r"), replace(of_run("b", 1, "r"), date=later)]
+    assert [list(ladder.steps) for ladder in ladders(slow)] == [["a", "b"]]
+    mixed = [of_run("a", 0, "r"), of_run("a", 1, "s", 5.0), of_run("b", 2, "r"), of_run("b", 3, "s", 6.0)]
+    parted = ladders([*mixed, of_run("c", 4, "r")])
+    assert [{name: step.value for name, step in ladder.steps.items()} for ladder in parted] == [
+        {"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 5.0, "b": 6.0}
+    ]  # fmt: skip
+
+
+def test_a_pause_of_days_parts_two_sessions():
+    first, second = row("step: a", 1.0), replace(row("step: b", 1.0), date="2026-01-05T03:04:09+00:00")
+    assert [list(ladder.steps) for ladder in ladders([first, second])] == [["a"], ["b"]]
+
+
+HOSTILE = {
+    "zero": {"value": 0.0},
+    "zero cycles": {"value": 0, "unit": "cycles"},
+    "zero rate": {"value": 0, "unit": "samples/s", "peak_bytes": 1},
+    "negative": {"value": -1.0},
+    "hardly anything": {"value": 5e-324},
+    "too much": {"value": 1e308},
+    "an integer beyond floats": {"value": 10**300},
+    "a wide spread": {"spread": 1e308},
+    "much memory": {"value": 1.0, "unit": "samples/s", "peak_bytes": 10**300},
+    "a formula": {"what": "cost in $\\frac{$: step_{"},
+    "a long name": {"what": f"decoding: {'x' * 5000}"},
+    "no name": {"what": ": "},
+    "controls": {"what": "a\x1b[31m\x00: b\nc\u202e", "note": "\x07", "clip": "<script>alert(1)</script>"},
+    "other scripts": {"what": "测试: шаг 🙂"},
+    "markdown": {"machine": "a|b\n<!-- /generated -->"},
+    "the future": {"date": "9999-12-31T23:59:59+00:00"},
+    "long ago": {"date": "0001-01-01T00:00:00+00:00"},
+    "ops of nothing": {"what": "ops of x: y", "value": 0.0, "unit": "ms"},
+    "half a statement": {"value": 0.5, "claim": "A9"},
+    "a claim in nothing": {"value": 0.0, "unit": "times", "claim": "A1"},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_no_row_breaks_the_page_its_plots_or_the_verdicts(case):
+    strange = replace(row("decoding: other", 1.0, 3, model="tiny.en", clip="jfk"), **HOSTILE[case])
+    ledger = [verdicts.verdict(claim, [*RESULTS, strange], "toy-2c") for claim in CLAIMS]
+    text = page(COURSE, RUNS, [*RESULTS, strange], ledger, MACHINE)
+    assert Outline(text).open == []
+    assert "<td>decoding</td><td>no cache: 2 s</td>" in text
+    assert not re.search(r"\binf\b|\bnan\b|\x1b|\x00|<script", text)
+    assert "no cache 2 s; cache 0.5 s" in text
+
+
+def test_a_page_names_the_lines_that_were_left_out():
+    odd = [OddLine("/a/g.jsonl, line 2", "it is <torn>")] * 70
+    text = page(COURSE, [], [], [], MACHINE, odd)
+    assert "70 lines of the stored results" in text
+    assert "/a/g.jsonl, line 2: it is &lt;torn&gt;" in text
+    assert "and 20 more" in text
+    assert "left out" not in page(COURSE, [], [], [], MACHINE)
+
+
+def test_the_report_is_written_whatever_the_stored_rows_and_names_hold(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(report, "ladder_plot", lambda ladder: "")
+    monkeypatch.setattr("labsupport.course.report.describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(report.rows, "REFERENCE", tmp_path)
+    monkeypatch.setenv("MY_TOKEN", "correct-horse")
+    file = lab_dir() / "results" / "m" / "g.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b'{"what": "torn\n\xff\n')
+    outcomes.store(
+        NotebookResult("00_start_here", "torch", "failed", "r", failure=Failure("other", "\ud800 correct-horse"))
+    )
+    text = report.write().read_text(encoding="utf-8")
+    assert f"{file}, line 1" in text
+    assert f"{file}, line 2: it is not UTF-8" in caplog.text
+    assert "correct-horse" not in text
 
 
 def test_other_threads_are_another_setting():

@@ -70,6 +70,29 @@ def test_a_recorded_ratio_brings_its_interval():
         find_gain(Headline("01_a", "a", "as fast", "base", claim="A3"), [ratio])
 
 
+ODD = [
+    {"value": 0.0}, {"value": 1e308}, {"value": -1.0}, {"unit": "bytes", "value": 0}, {"spread": 1e308},
+    {"date": "9999-01-01T00:00:00+00:00"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", ODD, ids=str)
+def test_no_row_takes_part_in_a_headline_that_can_be_no_result(fields):
+    good = [row("step: old", 3.0, spread=0.2), row("step: new", 1.0, spread=0.1)]
+    odd = [replace(row(f"step: {name}", 1.0, 1), **fields) for name in ("old", "new")]
+    assert find_gain(STEP, [*good, *odd]) == find_gain(STEP, good)
+
+
+def test_a_machine_s_name_cannot_break_the_table():
+    gain = find_gain(
+        STEP, [replace(row(f"step: {name}", 1.0), machine="a|\n<!-- /generated -->") for name in ("old", "new")]
+    )
+    _heading, _rule, *lines = papers.headline_table({STEP: gain}).splitlines()
+    assert len(lines) == 1
+    assert fill(f"<!-- generated: x -->\n{lines[0]}\n<!-- /generated -->", {"x": "y"}).count("y") == 1
+    assert "<!--" not in lines[0]
+
+
 def test_verdicts_are_counted_from_rows():
     ledger = [Claim(f"A{n}", "A", "x", "", 1.7, "times", "ratio", "", ()) for n in (1, 2)]
     counted = papers.verdict_counts(ledger, [row("x", 1.3, spread=0.1, claim="A1")])
