@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
+import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,6 +18,7 @@ from typer.core import TyperCommand
 
 from labsupport import __version__
 from labsupport.base.errors import LabError, MachineError, printable
+from labsupport.base.masking import MaskedStream
 from labsupport.base.streams import ErrorConsole
 from labsupport.machine.stop_signals import StopSignals
 
@@ -37,6 +41,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escapes, and no traceback
+    if sys.stderr:
+        sys.stderr = MaskedStream(sys.stderr)  # libraries log there, tracebacks end there
     try:
         app()
     except LabError as error:
@@ -62,6 +68,20 @@ def end(ok: bool) -> None:
     """Exit code 1 unless all is well."""
     if not ok:
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def stoppable(stored: str = "") -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end the command with a line on what is `stored`, and with 128 and the signal."""
+    with StopSignals() as stop:
+        try:
+            with stop.interruptible():
+                yield
+        except KeyboardInterrupt as interrupt:
+            logging.getLogger("asyncio").disabled = True  # of the tasks that waited for a kernel
+            lines = ["Stopped.", *map(str, interrupt.args), stored]
+            errors.print(" ".join(filter(None, lines)), markup=False, highlight=False)
+            raise typer.Exit(stop.exit_code) from None
 
 
 def print_version(wanted: bool) -> None:
@@ -97,18 +117,20 @@ def run(
         if backend or named != {"fast": True, "model": None, "clip": None}:
             raise typer.BadParameter("--save takes a notebook's own parameters: the committed page shows the defaults")
         for path in runner.find_notebooks(notebooks or ()):
-            runner.execute_in_place(path, cell_timeout=cell_timeout)
+            with stoppable(f"{path.name} is as it was."):
+                runner.execute_in_place(path, cell_timeout=cell_timeout)
             print_line(f"saved {path.name}")
         raise typer.Exit
-    summary = runner.run(
-        notebooks or (),
-        backend=backend,
-        parameters={name: value for name, value in named.items() if value is not None},
-        timeout=timeout,
-        cell_timeout=cell_timeout,
-        fresh=fresh,
-        console=out,
-    )
+    with stoppable():
+        summary = runner.run(
+            notebooks or (),
+            backend=backend,
+            parameters={name: value for name, value in named.items() if value is not None},
+            timeout=timeout,
+            cell_timeout=cell_timeout,
+            fresh=fresh,
+            console=out,
+        )
     out.print(console.summarise(summary), highlight=False)
     out.print(f"report: {report.write()}", highlight=False)
     end(summary.ok)
@@ -123,7 +145,9 @@ def test(
     """Check the code, run all tests on both frameworks, and every notebook. Further arguments go to pytest."""
     from labsupport.course import testing
 
-    end(testing.run(context.args, quick, durations, print_line))
+    with stoppable():
+        passed = testing.run(context.args, quick, durations, print_line)
+    end(passed)
 
 
 @app.command(name="open")
@@ -141,15 +165,19 @@ def open_lab(
 @app.command()
 def doctor(
     online: Annotated[bool, typer.Option("--online", help="also ask whether the model hub answers")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON, for programs")] = False,
 ) -> None:
-    """Say what is here, what works, and what each missing thing would take."""
+    """Say what is here, what works, and what each missing thing would take; exit code 1 without a needed one."""
     from labsupport.course import console
-    from labsupport.machine.doctor import examine
+    from labsupport.machine.doctor import examine, find_lacking, to_json
 
     checks = examine(online)
-    out.print("\n".join(console.check_lines(checks)), highlight=False)
-    lacking = [check.name for check in checks if check.required and not check.here]
-    out.print(f"The lab cannot run without: {', '.join(lacking)}." if lacking else "The lab can run here.")
+    lacking = find_lacking(checks)
+    if as_json:
+        print(to_json(checks))
+    else:
+        out.print("\n".join(console.check_lines(checks)), highlight=False)
+        out.print(f"The lab cannot run without: {', '.join(lacking)}." if lacking else "The lab can run here.")
     end(not lacking)
 
 
@@ -421,7 +449,8 @@ def sophon() -> None:
     """Make the TPU compiler that notebook 08 uses: 300 MB to fetch, 2 GB in the cache, Python 3.10 needed."""
     from labsupport import sophon as compiler
 
-    made = compiler.make_toolchain(print_line)
+    with stoppable("What was fetched is in uv's cache; the next call begins the environment anew."):
+        made = compiler.make_toolchain(print_line)
     print_line(f"TPU-MLIR {made.version} is ready: {made.folder}")
 
 
@@ -434,6 +463,7 @@ app.add_typer(bench, name="bench")
 Model = Annotated[str, typer.Option(help="a packaged name, a folder or a hub id")]
 Runs = Annotated[int, typer.Option(min=1, help="of each variant, in turns")]
 Clip = Annotated[str, typer.Option(help="a clip's name")]
+ROWS_STORED = "The rows that it had recorded are stored."
 BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip; its help
     ("kv_caches", "base", 15, "narration",
      "KV caches: a decode step at several positions, texts side by side, and a beam search; torch or MindSpore."),
@@ -451,7 +481,8 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
 def add_benchmark(name: str, default_model: str, default_runs: int, default_clip: str, text: str) -> None:
     @bench.command(name=name, help=text)
     def command(model: Model = default_model, runs: Runs = default_runs, clip: Clip = default_clip) -> None:
-        importlib.import_module(f"labsupport.benchmarks.{name}").run(model, runs, clip)
+        with stoppable(ROWS_STORED):
+            importlib.import_module(f"labsupport.benchmarks.{name}").run(model, runs, clip)
 
 
 for benchmark in BENCHMARKS:
@@ -466,7 +497,8 @@ def bench_invented_text(
     """What Whisper invents: errors and added words in silence and noise, beside faster-whisper's."""
     from labsupport.benchmarks import invented_text
 
-    invented_text.run(model, parts)
+    with stoppable(ROWS_STORED):
+        invented_text.run(model, parts)
 
 
 @bench.command(name="bark_attention")
@@ -480,7 +512,8 @@ def bench_bark_attention(
     """Bark's attention, eager and fused, stage by stage in turns; both models in memory ("bark": 10 GB)."""
     from labsupport.benchmarks import bark_attention
 
-    bark_attention.run(model, runs, stages, tokens, clip)
+    with stoppable(ROWS_STORED):
+        bark_attention.run(model, runs, stages, tokens, clip)
 
 
 @bench.command(name="bark")
@@ -504,7 +537,8 @@ def bench_bark(
     from labsupport.course import console
 
     plan = bark.Plan(model, bark.parse_variants(variants), bark.parse_batch_sizes(batch), samples, tokens, rounds)
-    with console.BatchProgress(out) as progress:
+    stored = "The finished batches are stored; the same call without --fresh goes on after them."
+    with stoppable(stored), console.BatchProgress(out) as progress:
         summaries = bark.run(plan, progress.report_batch, fresh)
     bark.record(plan, summaries)
     print_line(tables.text_table(bark.table(summaries)))

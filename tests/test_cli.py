@@ -1,6 +1,7 @@
 """The commands: what each passes on, prints, and gives as its exit code."""
 
 import importlib
+import json
 import re
 import runpy
 import subprocess
@@ -159,6 +160,35 @@ def test_doctor_fails_only_where_a_required_thing_is_missing(monkeypatch, requir
     assert done.exit_code == code
     assert "it would take: a remedy" in done.output
     assert ("cannot run without: a thing" if required else "The lab can run here.") in done.output
+
+
+@pytest.mark.parametrize(("here", "code"), [(True, 0), (False, 1)])
+def test_doctor_answers_programs_in_json_with_the_same_exit_code(monkeypatch, here, code):
+    checks = [doctor.Check("a thing", here, "x" * 500, "a remedy", required=True)]
+    monkeypatch.setattr(doctor, "examine", lambda online: checks)
+    done = invoke("doctor", "--json")
+    assert done.exit_code == code
+    found = json.loads(done.stdout)
+    assert (found["ok"], found["lacking"]) == (here, [] if here else ["a thing"])
+    assert found["checks"][0]["found"] == "x" * 500
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "name", "told"),
+    [
+        (["run"], runner, "run", "Stopped. Two are stored."),
+        (["test"], testing, "run", "Stopped. Two are stored."),
+        (["bench", "engines"], importlib.import_module("labsupport.benchmarks.engines"), "run", "The rows that it had"),
+    ],
+)
+def test_ctrl_c_says_what_is_stored(monkeypatch, command, module, name, told):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt("Two are stored.")
+
+    monkeypatch.setattr(module, name, interrupt)
+    done = invoke(*command)
+    assert done.exit_code == 130
+    assert told in done.output.replace("\n", " ")
 
 
 def test_doctor_finds_this_environment_able_and_says_what_a_missing_thing_takes(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
@@ -9,11 +10,28 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from labsupport.base.errors import printable
 from labsupport.course.exercises import Exercise
 from labsupport.course.outcomes import NotebookResult, Summary
 from labsupport.machine.doctor import Check
 
 COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
+# What moves a terminal's cursor, colours it, or names its window (ECMA-48): ESC [ ... m, ESC ] ... BEL, ESC 7.
+ESCAPE_CODE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+
+
+def plain_text(text: object) -> str:
+    """Text of a name, a cell or an error without escape codes; other control characters but line ends are escaped."""
+    return "\n".join(map(printable, ESCAPE_CODE.sub("", str(text)).split("\n")))
+
+
+def safe(text: object) -> str:
+    """Text for a line of rich's markup."""
+    return escape(plain_text(text))
 
 
 class RunProgress(Progress):
@@ -31,12 +49,12 @@ class RunProgress(Progress):
 
     def start_notebook(self, name: str, cells: int) -> None:
         """A new notebook of this many cells begins."""
-        self.reset(self.cells, total=cells, description=name, at="", visible=True)
+        self.reset(self.cells, total=cells, description=safe(name), at="", visible=True)
 
     def start_cell(self, cell: dict, cell_index: int) -> None:
         """Cell number `cell_index` begins; its first line is shown beside the bar."""
         first = (cell["source"].splitlines() or [""])[0][:60]
-        self.update(self.cells, completed=cell_index, at=first)
+        self.update(self.cells, completed=cell_index, at=plain_text(first))
 
     def report_result(self, result: NotebookResult, reused: bool) -> None:
         """A notebook is done: lines that stay."""
@@ -55,19 +73,19 @@ class BatchProgress(Progress):
 
     def report_batch(self, done: int, total: int, at: str) -> None:
         """`done` of `total` batches are finished; `at` is at work."""
-        self.update(self.batches, completed=done, total=total, description=escape(at))
+        self.update(self.batches, completed=done, total=total, description=safe(at))
 
 
 def result_lines(result: NotebookResult, reused: bool) -> Iterator[str]:
     """One line on how the notebook went, then a line for each part it skipped and for its failure."""
     detail = "taken over from the interrupted run" if reused else result.reason or f"{result.seconds:.1f} s"
     status = f"[{COLOURS[result.status]}]{result.status:>7}[/]"
-    yield f"{status}  {result.notebook} ({result.backend}): {escape(detail)}"
+    yield f"{status}  {safe(result.notebook)} ({result.backend}): {safe(detail)}"
     for reason in result.skips:
-        yield f"         skipped inside: {escape(reason)}"
+        yield f"         skipped inside: {safe(reason)}"
     if failure := result.failure:
         place = f"cell {failure.cell}: " if failure.cell else ""
-        yield f"         {escape(f'{place}{failure.kind}: {failure.message}')}"
+        yield f"         {safe(f'{place}{failure.kind}: {failure.message}')}"
 
 
 def summarise(summary: Summary) -> str:
@@ -83,9 +101,9 @@ def check_lines(checks: Iterable[Check]) -> Iterator[str]:
     """The doctor's findings: a line for each, and a second one where something is missing or could be better."""
     for check in checks:
         answer = "[green]yes[/]" if check.here else "[red] NO[/]" if check.required else "[yellow] no[/]"
-        yield f"{answer}  {check.name}: {escape(check.found)}"
+        yield f"{answer}  {check.name}: {safe(check.found)}"
         if check.remedy and not check.here:
-            yield f"     it would take: {escape(check.remedy)}"
+            yield f"     it would take: {safe(check.remedy)}"
 
 
 def progress_table(progress: dict[str, list[tuple[Exercise, bool]]]) -> Table:

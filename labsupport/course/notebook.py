@@ -20,11 +20,43 @@ def parse(text: str) -> dict:
     """
     try:
         notebook = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CourseError("This is no notebook: its JSON cannot be read.", where=error) from error
     if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or "cells" not in notebook:
         raise CourseError("This is no notebook of format 4.", hint="open it in JupyterLab and save it again")
+    if problem := find_problem(notebook):
+        raise CourseError(f"This is no notebook: {problem}.", hint="open it in JupyterLab and save it again")
     return notebook
+
+
+def find_problem(notebook: dict) -> str | None:
+    """What the rest of this module could not read: metadata, cells or outputs that are not what they must be."""
+    if not isinstance(notebook.get("metadata"), dict) or not isinstance(notebook["cells"], list):
+        return "its metadata or cells are damaged"
+    for number, cell in enumerate(notebook["cells"], 1):
+        if not is_cell(cell):
+            return f"its cell {number} is damaged"
+    return None
+
+
+def is_cell(cell: object) -> bool:
+    if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str) or not is_text(cell.get("source")):
+        return False
+    metadata = cell.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("tags", []), list):
+        return False
+    return cell["cell_type"] != "code" or (
+        "execution_count" in cell and isinstance(cell.get("outputs"), list) and all(map(is_output, cell["outputs"]))
+    )
+
+
+def is_output(output: object) -> bool:
+    return isinstance(output, dict) and isinstance(output.get("data", {}), dict)
+
+
+def is_text(text: object) -> bool:
+    """Whether it is one string, or a list of lines."""
+    return isinstance(text, str) or (isinstance(text, list) and all(isinstance(line, str) for line in text))
 
 
 def dump(notebook: dict) -> str:
@@ -119,4 +151,5 @@ def _read_assignment(statement: ast.stmt) -> tuple[str, object]:
 def skip_reasons(notebook: dict) -> list[str]:
     """The reasons that `skip` showed in this executed notebook, in order."""
     outputs = [output for cell in code_cells(notebook) for output in cell["outputs"]]
-    return [output["data"][SKIP_MIME]["reason"] for output in outputs if SKIP_MIME in output.get("data", {})]
+    shown = [output["data"][SKIP_MIME] for output in outputs if SKIP_MIME in output.get("data", {})]
+    return [str(skip.get("reason")) if isinstance(skip, dict) else str(skip) for skip in shown]

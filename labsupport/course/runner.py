@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from labsupport.base.errors import CourseError
-from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write
+from labsupport.base.errors import CourseError, LabError, MachineError
+from labsupport.base.paths import NOTEBOOKS, atomic_write
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes
-from labsupport.course.console import RunProgress
+from labsupport.course.console import RunProgress, plain_text
 from labsupport.course.outcomes import Failure, NotebookResult, Summary
 from labsupport.machine import doctor
 from labsupport.machine.backend import choose_backend
 
 CELL_SECONDS = 600
+MESSAGE_LENGTH = 600  # characters of an error that a result takes
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -51,6 +53,7 @@ def run(
 
     Raises:
         CourseError: before anything is executed: unknown notebook, unknown parameter, or another run at work.
+        KeyboardInterrupt: Ctrl-C, with a sentence on what is stored.
     """
     paths = find_notebooks(notebooks, folder)
     for path in paths:
@@ -58,14 +61,27 @@ def run(
     with outcomes.only_run(), RunProgress(console) as progress:
         run_id = outcomes.begin(fresh)
         task = Execution(folder, parameters or {}, timeout, cell_timeout, run_id)
-        results, reused = [], []
+        results: list[NotebookResult] = []
+        reused: list[str] = []
         for path in progress.track(paths, task_id=progress.notebooks):
-            result, was_there = _run_or_reuse(path, backend, task, progress)
+            with saying_what_is_stored(results, len(paths)):
+                result, was_there = _run_or_reuse(path, backend, task, progress)
             results.append(result)
             reused += [path.stem] if was_there else []
             progress.report_result(result, was_there)
         outcomes.finish(run_id)
     return Summary(results, reused)
+
+
+@contextlib.contextmanager
+def saying_what_is_stored(results: Sequence[NotebookResult], total: int) -> Iterator[None]:
+    """Ctrl-C inside it gets a message for the learner: what the same call need not do again."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        passed = sum(result.status == "passed" for result in results)
+        text = f"{passed} of {total} notebooks passed and are stored; the same call without --fresh goes on after them."
+        raise KeyboardInterrupt(text if passed else "No notebook was finished.") from stop
 
 
 def find_notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]:
@@ -94,16 +110,25 @@ def refuse_unknown_parameters(path: Path, parameters: dict[str, object]) -> None
     """papermill only warns about a misspelt name and runs with the default.
 
     Raises:
-        CourseError: when the notebook's `parameters` cell lacks one of the names.
+        CourseError: when the notebook's `parameters` cell lacks one of the names. One that cannot be read is passed
+            over here: it fails when its turn comes, and the others run.
     """
-    known = notebook_format.parameters(read(path))
+    try:
+        known = notebook_format.parameters(read(path))
+    except CourseError:
+        return
     if unknown := sorted(set(parameters) - set(known)):
         raise CourseError(f"{path.stem} has no parameter {unknown[0]!r}.", hint=f"it has: {', '.join(known)}")
 
 
 def read(path: Path) -> dict:
-    """The notebook at `path` as plain dictionaries."""
-    return notebook_format.parse(path.read_text(encoding="utf-8"))
+    """The notebook at `path` as plain dictionaries. Raises CourseError where it is none."""
+    try:
+        return notebook_format.parse(path.read_text(encoding="utf-8"))
+    except CourseError as error:
+        raise CourseError(error.what, where=path, hint=error.hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(f"The notebook cannot be read: {error}.", where=path) from error
 
 
 @dataclass(frozen=True)
@@ -120,14 +145,30 @@ class Execution:
 def _run_or_reuse(
     path: Path, backend: str | None, task: Execution, progress: RunProgress
 ) -> tuple[NotebookResult, bool]:
-    notebook = read(path)
-    chosen, reason = backend_for(notebook, backend)
-    if reason:
-        return outcomes.store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
-    fingerprint = outcomes.compute_fingerprint(notebook, chosen, task.parameters)
-    if earlier := outcomes.passed_before(path.stem, chosen, task.run, fingerprint):
-        return earlier, True
-    return outcomes.store(_execute(path, notebook, chosen, fingerprint, task, progress)), False
+    """The notebook's result, and whether it is an earlier one. Whatever goes wrong with it is its failure alone."""
+    try:
+        notebook = read(path)
+        chosen, reason = backend_for(notebook, backend)
+        if reason:
+            return outcomes.store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
+        fingerprint = outcomes.compute_fingerprint(notebook, chosen, task.parameters)
+        if earlier := outcomes.passed_before(path.stem, chosen, task.run, fingerprint):
+            return earlier, True
+        result = _execute(path, notebook, chosen, fingerprint, task, progress)
+    except MachineError:  # the backend that was asked for: no notebook can run
+        raise
+    except Exception as error:  # noqa: BLE001  this place knows the notebook, and there are others to run
+        failure = describe_failure(error)
+        result = NotebookResult(path.stem, backend or choose_backend(), "failed", task.run, failure=failure)
+    return outcomes.store(result), False
+
+
+def describe_failure(error: Exception, log: Path | None = None) -> Failure:
+    """Any error as a notebook's failure, with the last that its kernel wrote to the file `log`."""
+    what = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+    last = log.read_text(errors="replace").strip()[-500:] if log and log.exists() else ""
+    message = plain_text(what)[:MESSAGE_LENGTH] + (f"\n{plain_text(last)}" if last else "")
+    return Failure(outcomes.classify(message), message)
 
 
 def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | None]:
@@ -162,7 +203,7 @@ def _execute(
 
     progress.start_notebook(path.stem, len(notebook["cells"]) + 1)  # papermill adds a cell
     failure = _failure_of(path, output, backend, task, start_cell)
-    executed = read(output)
+    executed = read(output) if output.exists() else {"cells": []}  # there is none where the kernel did not start
     failure = failure or unfinished(executed)
     added = "injected-parameters"  # the tag of papermill's cell
     cells = sum(cell["cell_type"] == "code" and added not in notebook_format.tags(cell) for cell in started)
@@ -173,23 +214,27 @@ def _execute(
         task.run,
         seconds=round(time.monotonic() - began, 2),
         cells=cells,
-        skips=notebook_format.skip_reasons(executed),
-        failure=dataclasses.replace(failure, cell=cells) if failure else None,
+        skips=[plain_text(reason) for reason in notebook_format.skip_reasons(executed)],
+        failure=dataclasses.replace(failure, cell=cells or None) if failure else None,
         fingerprint=fingerprint,
     )
 
 
 def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_cell: Callable) -> Failure | None:
-    """Executes `path` into `output` with papermill; an error of the notebook comes back as a Failure."""
+    """Executes `path` into `output` with papermill; whatever it raises comes back as a Failure."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from labsupport.course import kernels
+
     deadline, log = time.monotonic() + task.timeout, output.with_suffix(".log")
+    log.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
             path,
             output,
+            engine_name=kernels.ENGINE,
             parameters=task.parameters | {"backend": backend},
             kernel_name="python3",
             language="python",
@@ -200,17 +245,20 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
             on_cell_start=start_cell,
         )
     except PapermillExecutionError as error:
-        message = f"{error.ename}: {error.evalue}"
-        return Failure(outcomes.classify(message), message if len(message) <= 600 else f"{message[:600]}...")
+        message = plain_text(f"{error.ename}: {error.evalue}")
+        cut = message if len(message) <= MESSAGE_LENGTH else f"{message[:MESSAGE_LENGTH]}..."
+        return Failure(outcomes.classify(message), cut)
     except CellTimeoutError:
         if time.monotonic() >= deadline:
             return Failure("timeout", f"the notebook took longer than {task.timeout:g} s (--timeout)")
         return Failure("timeout", f"a cell took longer than {task.cell_timeout:g} s (--cell-timeout)")
     except DeadKernelError as error:
-        last = f"{error}\n{log.read_text(errors='replace')}"
         # One killed for lack of memory leaves an empty log: the message names that as well.
         hint = "the process ended, most often for lack of memory or in native code"
-        return Failure(outcomes.classify(last), f"{hint}: {last.strip()[-500:]}")
+        failure = describe_failure(error, log)
+        return dataclasses.replace(failure, message=f"{hint}: {failure.message}")
+    except Exception as error:  # noqa: BLE001  such as a kernel that dies at its start, or refuses to
+        return describe_failure(error, log)
     return None
 
 
@@ -235,15 +283,14 @@ def unfinished(executed: dict) -> Failure | None:
 def kernel_manager(environment: dict[str, str], log: Path) -> type:
     """A kernel manager whose kernels are this interpreter with `environment` on top of the process's own.
 
-    A kernelspec called "python3" may point at any interpreter of the machine. What a kernel writes past Jupyter, such
-    as the last lines of one that crashes, goes to the file `log`.
+    What a kernel writes past Jupyter, such as the last lines of one that crashes, goes to the file `log`.
     """
-    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    spec = KernelSpec(**get_kernel_dict(), env={"PYTHONPATH": path, **environment})
+    from labsupport.course.kernels import own_spec
+
+    spec = own_spec(environment)
 
     class ThisInterpreter(AsyncKernelManager):
         @property
@@ -265,12 +312,12 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
     Raises:
         CourseError: when a cell fails; the file stays as it was.
     """
-    import nbclient
     import nbformat
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    from labsupport.course import kernels
 
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(
+    client = kernels.Bounded(
         notebook,
         timeout=int(cell_timeout),
         kernel_name="python3",
@@ -282,8 +329,9 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
     )
     try:
         client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise CourseError(f"{path.stem} failed; it was not saved.", where=error) from error
+    except Exception as error:  # of a cell, of the kernel, or of what runs it
+        where = plain_text(f"{type(error).__name__}: {error}")
+        raise CourseError(f"{path.stem} failed; it was not saved.", where=where) from error
     clean = notebook_format.canonical(notebook_format.parse(nbformat.writes(notebook)))
     with atomic_write(path) as part:
         part.write_text(notebook_format.dump(clean), encoding="utf-8", newline="\n")

@@ -22,7 +22,7 @@ from labsupport.base.errors import NotAvailable
 from labsupport.base.paths import ROOT
 from labsupport.base.tables import text_table
 from labsupport.course import runner
-from labsupport.machine import doctor, os_info
+from labsupport.machine import children, doctor, os_info
 from labsupport.machine.backend import FRAMEWORKS
 
 GIB = 2**30
@@ -79,13 +79,17 @@ def run(arguments: Sequence[str], quick: bool, durations: bool, say: Say) -> boo
         # A test's results are nobody's results: they must not land among the learner's own.
         environment |= {"LAB_HOME": home}
         codes = []
-        for session in plan_sessions(arguments, quick, say):
-            report = Path(home) / f"{session.backend}.xml"
-            code = run_session(session, [*options, f"--junitxml={report}"], environment)
-            codes.append(0 if code == NO_TESTS and arguments else code)
-            if durations and report.exists():
-                say(duration_tables(session.backend, read_durations(report.read_text(encoding="utf-8"))))
-        results = {name: check.result() for name, check in checks.items()}
+        try:
+            for session in plan_sessions(arguments, quick, say):
+                report = Path(home) / f"{session.backend}.xml"
+                code = run_session(session, [*options, f"--junitxml={report}"], environment)
+                codes.append(0 if code == NO_TESTS and arguments else code)
+                if durations and report.exists():
+                    say(duration_tables(session.backend, read_durations(report.read_text(encoding="utf-8"))))
+            results = {name: check.result() for name, check in checks.items()}
+        except KeyboardInterrupt:  # else the checks, in their threads, would be waited for
+            children.end_descendants()
+            raise
     for name, (code, output) in results.items():
         say(f"{name}: {'ok' if code == 0 else 'FAILED'}" + (f"\n{output}" if code or "skipped" in output else ""))
     return not any([*codes, *(code for code, _ in results.values())])
@@ -95,14 +99,16 @@ def run_check(module: str, command: tuple[str, ...]) -> tuple[int, str]:
     """A check's exit code and what it printed; 0 and the reason where its tool has no release for this Python."""
     if importlib.util.find_spec(module) is None:
         return 0, f"skipped: {module} is not installed"
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    whole = children.guarded([sys.executable, *command])
+    done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
 def run_session(session: Session, options: Sequence[str], environment: dict[str, str]) -> int:
     """pytest's exit code."""
-    command = [sys.executable, "-m", "pytest", *options, *session.arguments]
+    command = children.guarded([sys.executable, "-m", "pytest", *options, *session.arguments])
     variables = {**os.environ, **environment, "LAB_BACKEND": session.backend}
+    variables.pop("PYTHONSAFEPATH", None)  # tests plant modules in folders, and start processes there
     return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
 
 

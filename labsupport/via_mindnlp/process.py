@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from labsupport.base.errors import MindnlpError, NotAvailable
 from labsupport.base.paths import ROOT, atomic_write
+from labsupport.machine import children
 from labsupport.machine.backend import is_installed
 
 # transformers and diffusers would detect these, and ask mindtorch for what it lacks: the import would fail.
@@ -35,7 +36,7 @@ def run_to_end(command: list[str], folder: str, timeout: float) -> None:
     Raises:
         MindnlpError: it failed, with its last lines, or did not end in `timeout` seconds.
     """
-    environment = os.environ | ENVIRONMENT
+    environment, command = os.environ | ENVIRONMENT, children.guarded(command)
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False

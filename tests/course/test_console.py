@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from labsupport.course import console
@@ -78,3 +79,29 @@ def test_the_exercises_are_listed_with_those_solved():
     exercise = Exercise("1.1", "A title", "", len, len, [], [])
     text = printed(lambda out: out.print(console.progress_table({"01_a": [(exercise, True), (exercise, False)]})))
     assert [line.split()[-1] for line in text.splitlines()] == ["solved", "yes", "-"]
+
+
+ESCAPES = ["\x1b[31m", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x9b2J", "\x1b7", "\x1bPq\x1b\\", "\x1b[?1049h"]
+
+
+@pytest.mark.parametrize("code", ESCAPES, ids=map(repr, ESCAPES))
+def test_escape_codes_are_stripped_and_other_control_characters_shown(code):
+    assert console.plain_text(f"a{code}b\ncé") == "ab\ncé"
+    assert console.plain_text("a\rb\x08") == "a\\rb\\x08"
+
+
+def test_no_name_reason_or_message_reaches_the_terminal_with_an_escape_code():
+    bad = "x\x1b[2J[bold]"
+    failure = Failure("other", bad, 1)
+    result = NotebookResult(bad, "torch", "failed", "r", reason=bad, skips=[bad], failure=failure)
+
+    def show(out):
+        with console.RunProgress(out) as progress:
+            progress.start_notebook(bad, 2)
+            progress.start_cell({"source": bad}, 1)
+            progress.report_result(result, reused=False)
+        out.print("\n".join(console.check_lines([Check("a", False, bad, bad)])))
+
+    text = printed(show)
+    assert "\x1b[2J" not in text
+    assert text.count("x[bold]") >= 5

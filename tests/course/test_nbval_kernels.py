@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -10,6 +11,7 @@ from nbval import kernel
 
 from labsupport.course import nbval_kernels
 from labsupport.course.testing import NBVAL, SIDE_BY_SIDE
+from labsupport.machine import children
 
 SHOW = """
 from IPython.display import display
@@ -70,6 +72,23 @@ def test_right_cells_pass(results):
 def test_a_planted_fault_fails_its_cell_and_the_session(results, name):
     assert results[name] == "FAILED"
     assert results["exit code"] == 1
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_in_a_cell_fails_its_notebook_at_once_and_the_others_run(tmp_path):
+    for name, source in (("01_a", "import os; os._exit(0)"), ("02_b", "print(6)"), ("03_c", "import json, numpy")):
+        cell = nbformat.v4.new_code_cell(source, execution_count=1, outputs=[printed("6\n")] if "6" in source else [])
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+    for name in ("json", "numpy", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write('{name} ')")
+    command = children.python_module("pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", *NBVAL)
+    begin = time.monotonic()
+    done = subprocess.run([*command, *sorted(path.name for path in tmp_path.glob("*.ipynb"))], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert "1 failed, 2 passed" in done.stdout, done.stdout
+    assert "The kernel died in this cell" in done.stdout
+    assert time.monotonic() - begin < 120
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.slow

@@ -167,6 +167,86 @@ def test_a_killed_run_leaves_no_kernel_and_the_next_one_continues(tmp_path):
     assert "1 taken over from the interrupted run" in summarise(summary)
 
 
+STARTS = {  # what a kernel may do before it answers, planted where Python looks first
+    "it dies": "import os; os._exit(3)",
+    "it is killed": "import os; os.kill(os.getpid(), 9)",
+    "it refuses": "raise SystemExit('no licence')",
+    "its import fails": "raise ImportError('no zmq')",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_kernel_that_does_not_start_is_its_notebooks_failure_and_the_others_run(tmp_path, monkeypatch, start):
+    trap, armed = tmp_path / "trap", tmp_path / "armed"
+    trap.mkdir()
+    (trap / "ipykernel_launcher.py").write_text(
+        f"from pathlib import Path\nif Path({str(armed)!r}).exists():\n    Path({str(armed)!r}).unlink()\n"
+        f"    {STARTS[start]}\nfrom ipykernel import kernelapp\nkernelapp.launch_new_instance()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(trap))
+    armed.touch()
+    for name in ("01_a", "02_b"):
+        write_notebook(tmp_path, name, "print('ran')")
+    results = runner.run(folder=tmp_path).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert "Kernel died" in results[0].failure.message
+    assert results[0].failure.cell is None
+
+
+@pytest.mark.parametrize("error", [OSError(12, "Cannot allocate memory"), RuntimeError("x"), KeyError("y")])
+def test_whatever_the_executor_raises_is_one_notebooks_failure(tmp_path, monkeypatch, error):
+    import papermill
+
+    def refuse(*arguments, **options):
+        raise error
+
+    for name in ("01_a", "02_b"):
+        write_notebook(tmp_path, name, "1")
+    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+    results = runner.run(folder=tmp_path).results
+    assert [result.status for result in results] == ["failed", "failed"]
+    assert type(error).__name__ in results[1].failure.message
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b'{"nbformat": 4, "metadata": {}, "cells": [{}]}'])
+def test_a_damaged_notebook_is_its_own_failure_and_the_others_run(tmp_path, content):
+    (tmp_path / "01_a.ipynb").write_bytes(content)
+    write_notebook(tmp_path, "02_b", "print('ran')")
+    results = runner.run(folder=tmp_path, parameters={"fast": True}).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert "notebook" in results[0].failure.message
+
+
+def test_a_kernel_executes_nothing_that_lies_in_its_folder(tmp_path, monkeypatch):
+    for name in ("json", "numpy", "sitecustomize", "IPython", "labsupport", "runpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write('{name} ')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    write_notebook(tmp_path, "01_a", "import json, numpy, labsupport; print(labsupport.__file__)")
+    assert runner.run(folder=tmp_path).ok
+    assert printed("01_a") == f"{ROOT / 'labsupport' / '__init__.py'}\n"
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["while True: print('x' * 10_000)", "print('x' * 30_000_000)", "while True: display('x')",
+     "for i in range(10**6): print(i, flush=True)\nraise ValueError('x' * 10**7)"],
+    ids=["lines", "one line", "outputs", "an error at the end"],
+)  # fmt: skip
+def test_what_a_cell_prints_is_bounded(tmp_path, source):
+    write_notebook(tmp_path, "01_a", source)
+    runner.run(folder=tmp_path, cell_timeout=20)
+    path = outcomes.runs_dir() / "01_a.torch.ipynb"
+    assert path.stat().st_size < 15e6
+    assert "the rest is left out" in path.read_text(encoding="utf-8")
+
+
+def test_an_errors_escape_codes_are_stripped(tmp_path):
+    write_notebook(tmp_path, "01_a", "raise ValueError('\\x1b[31mred\\x1b]0;title\\x07')")
+    assert runner.run(folder=tmp_path).results[0].failure.message == "ValueError: red"
+
+
 def wait_for(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +31,7 @@ def started(monkeypatch):
     calls = {"codes": {}}
 
     def start(command, **options):
+        command = command[command.index(sys.executable, 1) :]  # without what ends it with its parent
         module = command[2] if command[1] == "-m" else "importlinter"
         key = (module, options["env"]["LAB_BACKEND"]) if module == "pytest" else module
         calls[key] = (command[3:], options.get("env"))
@@ -118,13 +120,28 @@ def test_as_many_processes_as_cores_and_memory_allow(monkeypatch, cores, gigabyt
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_checks_the_code_and_both_frameworks_away_from_the_learners_results(started):
+def test_ctrl_c_waits_for_no_check(started, monkeypatch):
+    ended = []
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(testing, "run_session", interrupt)
+    monkeypatch.setattr(testing.children, "end_descendants", lambda: ended.append(True))
+    with pytest.raises(KeyboardInterrupt):
+        run("tests/test_cli.py")
+    assert ended == [True]
+
+
+def test_a_run_checks_the_code_and_both_frameworks_away_from_the_learners_results(started, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
     passed, output = run()
     assert passed
     assert {"ruff", "importlinter", "mypy", ("pytest", "torch"), ("pytest", "mindspore")} < set(started)
     arguments, environment = started["pytest", "mindspore"]
     assert {"--nbval", "--nbval-current-env"} <= set(arguments)
     assert environment["LAB_HOME"] != os.environ["LAB_HOME"]
+    assert "PYTHONSAFEPATH" not in environment
     assert "types: ok" in output
 
 

@@ -66,6 +66,6 @@ def stub_steps(lab, monkeypatch, **steps) -> list[str]:
     def note(name):
         return lambda wish: (done.append(name), steps.get(name, lambda wish: None)(wish))
 
-    names = ("make_venv", "install_uv", "sync_packages", "install_torch", "check_environment")
+    names = ("make_venv", "install_uv", "sync_packages", "install_torch", "check_environment", "put_in_place")
     monkeypatch.setattr(lab, "STEPS", [(name, note(name)) for name in names])
     return done

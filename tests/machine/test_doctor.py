@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-import sys
+import json
 import time
 
 import pytest
+from stand_ins import script
 
+from labsupport.base.errors import NotAvailable
 from labsupport.base.paths import ROOT, read_toml
 from labsupport.machine import doctor
+from labsupport.sophon import toolchain
 
 
-def test_doctor_does_not_take_a_shim_that_runs_nothing_for_a_python(monkeypatch, tmp_path):
-    shim = tmp_path / "python3.10"
-    shim.write_text("#!/bin/sh\nexit 127\n")
-    shim.chmod(0o755)
-    monkeypatch.setattr(doctor, "_python310_candidates", lambda: [str(shim)])
-    assert not doctor.check_python310().here
-    monkeypatch.setattr(doctor, "_python310_candidates", lambda: [str(shim), sys.executable])
-    assert doctor.check_python310().here
+@pytest.mark.parametrize(("answers", "found"), [([127], None), ([127, 0], 1)])
+def test_doctor_and_toolchain_find_the_same_python_310(monkeypatch, tmp_path, answers, found):
+    """pyenv puts a `python3.10` on the path that runs nothing."""
+    paths = [script(tmp_path / f"{i}/python3.10", f"echo 3 10; exit {code}") for i, code in enumerate(answers)]
+    monkeypatch.setattr(doctor, "candidate_pythons", lambda: map(str, paths))
+    monkeypatch.setattr(toolchain, "candidate_pythons", lambda: map(str, paths))
+    check = doctor.check_python310()
+    if found is None:
+        assert (check.here, check.found) == (False, "not found")
+        with pytest.raises(NotAvailable):
+            toolchain.find_python310()
+    else:
+        assert (check.here, check.found) == (True, str(paths[found]))
+        assert toolchain.find_python310() == str(paths[found])
+
+
+def test_what_is_needed_and_missing_is_named_for_programs():
+    checks = [doctor.Check("a", True, "x", required=True), doctor.Check("b", False, "y", "buy it", required=True)]
+    checks.append(doctor.Check("c", False, "z"))
+    found = json.loads(doctor.to_json(checks))
+    assert (found["ok"], found["lacking"]) == (False, ["b"])
+    assert found["checks"][1] == {"name": "b", "here": False, "found": "y", "remedy": "buy it", "required": True}
+
+
+def test_no_check_shows_a_password():
+    assert "pa55word" not in doctor.Check("hub", False, "https://me:pa55word@hub.invalid: HTTP 500").found
 
 
 def test_doctor_asks_the_hub_only_when_told_and_not_for_long(monkeypatch):

@@ -144,10 +144,20 @@ def test_a_python_of_another_version_is_passed_over(monkeypatch, tmp_path):
     assert find_python310() == str(right)
 
 
-def test_pyenvs_versions_are_tried(monkeypatch, tmp_path):
-    python = script(tmp_path / "versions" / "3.10.99" / "bin" / "python3.10", "echo 3 10")
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    assert str(python) in list(toolchain.candidate_pythons())
+def test_too_little_disk_is_said_before_anything_is_removed(fake, monkeypatch):
+    folder = toolchain.toolchain_folder()
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(toolchain.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2e9}))
+    with pytest.raises(NotAvailable, match=r"2\.0 GB free; TPU-MLIR needs 2\.5"):
+        make_toolchain()
+    assert folder.exists()
+    assert fake() == []
+
+
+def test_without_uv_the_error_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(toolchain, "find_uv", lambda: None)
+    with pytest.raises(NotAvailable, match=r"lab setup"):
+        toolchain.require_uv()
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")])
