@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, BarkConfig, BarkModel, EncodecConfig, GenerationConfig
 from transformers.models.bark.generation_configuration_bark import BarkGenerationConfig
 
 from labsupport.bark.attention import register
-from labsupport.base.errors import BarkError
+from labsupport.base.errors import BarkError, CheckpointError, printable
+from labsupport.checkpoints.safetensors_files import find_weights, read_header
+from labsupport.checkpoints.settings import check_size, read_json
 from labsupport.optim.offload import Stage
 
 try:
@@ -22,6 +28,15 @@ SHAPES = {  # name -> width, layers and heads of each of the three transformers
     "bark-lesson": (128, 2, 4),  # for results in seconds: the vocabularies and the codec are the true ones
 }
 SAMPLE_RATE = 24_000
+PARTS = ("semantic_config", "coarse_acoustics_config", "fine_acoustics_config")
+LIMITS = {  # a damaged size must not cost hours or all memory
+    "hidden_size": 16_384, "num_layers": 512, "num_heads": 512, "block_size": 65_536,
+    "input_vocab_size": 1_000_000, "output_vocab_size": 1_000_000,
+}  # fmt: skip
+UNREADABLE = (  # what transformers raises for settings and weights that it cannot use; RuntimeError is torch's
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+    AssertionError, SafetensorError, CheckpointError, StrictDataclassError,
+)  # fmt: skip
 
 
 def make_config(name: str) -> BarkConfig:
@@ -55,11 +70,40 @@ def load(
     register()
     if name in SHAPES:
         return nn.Module.to(make_random(make_config(name), attention, seed), device, dtype).eval()
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
     try:
-        return BarkModel.from_pretrained(name, attn_implementation=attention, dtype=dtype).to(device).eval()
-    except (OSError, ValueError) as error:
+        model, report = BarkModel.from_pretrained(
+            str(check_folder(folder.resolve())) if local else name,
+            attn_implementation=attention, dtype=dtype, output_loading_info=True,
+        )  # fmt: skip
+    except UNREADABLE as error:
         hint = f"Without a hub take a shape, whose weights are random: {', '.join(SHAPES)}."
-        raise BarkError(f"There is no Bark {name!r} here: {error}", where=name, hint=hint) from error
+        raise BarkError(f"There is no Bark {name!r} here: {printable(error)}", where=name, hint=hint) from error
+    kinds = ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if local else []))
+    if odd := [str(key) for kind in kinds for key in report[kind]]:
+        what = f"{len(odd)} tensors are not those that config.json describes, {printable(min(odd))} among them."
+        raise BarkError(what, where=name)
+    return model.to(device).eval()
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, if its config.json is a Bark's with sizes that can be, and its weights are safetensors, all whole.
+
+    CheckpointError otherwise. The tensors' shapes are held against the configuration when they are loaded.
+    """
+    settings = read_json(folder / "config.json")
+    if settings.get("model_type") != "bark":
+        raise CheckpointError("The folder holds no Bark.", where=folder)
+    for part in PARTS:
+        sizes = settings.get(part)
+        if not isinstance(sizes, dict):
+            raise CheckpointError(f"The model's settings lack {part}.", where=folder / "config.json")
+        for name, limit in LIMITS.items():
+            check_size(sizes, name, limit, folder / "config.json")
+    for file in find_weights(folder):
+        read_header(file)
+    return folder
 
 
 def make_random(config: BarkConfig, attention: str, seed: int) -> BarkModel:

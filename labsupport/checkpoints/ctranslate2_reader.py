@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
 
 import numpy as np
 
-from labsupport.base.errors import CheckpointError
+from labsupport.base.errors import CheckpointError, printable
 
 VERSION, SPEC, REVISION = 6, "WhisperSpec", 3
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
@@ -59,6 +60,8 @@ class Reader:
         shape = [self.number("I") for _ in range(self.number("B"))]
         dtype = np.dtype(DTYPES[self.number("B")])
         size = self.number("I")
+        if size != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{size} bytes for {dtype} {shape}")
         self.position += size
         return np.frombuffer(self.buffer, dtype, size // dtype.itemsize, self.position - size).reshape(shape)
 
@@ -70,22 +73,36 @@ def read_tensors(buffer: bytes) -> dict[str, np.ndarray]:
         found = (reader.number("I"), reader.text(), reader.number("I"))
         if found != (VERSION, SPEC, REVISION):
             raise CheckpointError(f"The model file says {found}; {(VERSION, SPEC, REVISION)} is expected.")
-        return {reader.text(): reader.tensor() for _ in range(reader.number("I"))}
+        pairs = [(reader.text(), reader.tensor()) for _ in range(reader.number("I"))]
     except (struct.error, ValueError, KeyError) as error:
         raise CheckpointError("The model file is damaged or cut short.", where=f"byte {reader.position}") from error
+    tensors = dict(pairs)
+    if len(tensors) < len(pairs):
+        raise CheckpointError("The model file has two tensors of one name.")
+    return tensors
 
 
 def to_hugging_face(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """CTranslate2's tensors -> float32 under the names of WhisperForConditionalGeneration.
 
     Fused rows are split; the bias of k, which is padding, is dropped; the output projection is the token embedding.
+    CheckpointError: a tensor is quantised, or has rows that cannot be split.
     """
-    return {
-        f"model.{side}.{new}": np.ascontiguousarray(array, np.float32)
-        for name, tensor in tensors.items()
-        if (side := name.partition("/")[0]) in ("encoder", "decoder")
-        for new, array in rename(name.partition("/")[2], tensor)
-    }
+    renamed: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        side, _, rest = name.partition("/")
+        if side not in ("encoder", "decoder"):
+            continue
+        try:
+            parts = list(rename(rest, tensor))
+        except (ValueError, IndexError) as error:
+            what = f"The tensor {printable(name)} has the shape {tensor.shape}, which cannot be split."
+            raise CheckpointError(what) from error
+        if parts and tensor.dtype.kind != "f":
+            what = f"The tensor {printable(name)} is {tensor.dtype}: the model is quantised, which is not read."
+            raise CheckpointError(what, hint="Convert it with the quantization float16 or float32.")
+        renamed |= {f"model.{side}.{new}": np.ascontiguousarray(array, np.float32) for new, array in parts}
+    return renamed
 
 
 def rename(name: str, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from labsupport.base.errors import CheckpointError
 from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.settings import read_generation, read_json
 
 TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 
 
 def write_settings(source: Path, folder: Path, config: Config) -> None:
-    """Writes every settings file into `folder`, from config.json and tokenizer.json in CTranslate2's `source`."""
-    settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    write_tokenizer(source / "tokenizer.json", folder)
-    ids = special_ids(folder / "tokenizer.json")
-    write_json(folder / "config.json", model_settings(config, ids))
-    write_json(folder / "generation_config.json", generation_settings(config, ids, settings))
+    """Writes every settings file into `folder`, from config.json and tokenizer.json in CTranslate2's `source`.
+
+    CheckpointError: one of the two is missing, damaged, or lacks something that a Whisper's has.
+    """
+    settings = read_json(source / "config.json")
+    try:
+        write_tokenizer(source / "tokenizer.json", folder)
+        ids = special_ids(folder / "tokenizer.json")
+        write_json(folder / "config.json", model_settings(config, ids))
+        write_json(folder / "generation_config.json", generation_settings(config, ids, settings))
+    except KeyError as missing:
+        raise CheckpointError(f"The package's settings lack {missing}.", where=source) from missing
+    read_generation(folder, config)
     write_json(folder / "preprocessor_config.json", feature_settings(config))
     # The table of British spellings, which no package has; without the file transformers' `normalize` fails.
     write_json(folder / "normalizer.json", {})
@@ -97,7 +106,11 @@ def write_tokenizer(source: Path, folder: Path) -> None:
     """The fast tokenizer with the timestamps that CTranslate2's file lacks, and the slow one's files."""
     from tokenizers import AddedToken, Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(source))
+    read_json(source)
+    try:
+        tokenizer = Tokenizer.from_file(str(source))
+    except Exception as error:  # the library raises no class of its own for JSON that is no tokenizer
+        raise CheckpointError(f"The tokenizer is damaged: {error}", where=source) from error
     tokenizer.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", normalized=False) for i in range(TIMESTAMPS)])
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))

@@ -9,10 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import json
 import logging
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +21,12 @@ from labsupport.base.errors import CheckpointError
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints import ctranslate2_reader, hf_settings, random_weights
 from labsupport.checkpoints.config import SIZES, Config
+from labsupport.checkpoints.hub import download
+from labsupport.checkpoints.safetensors_files import check_weights, find_weights, read_tensors
+from labsupport.checkpoints.settings import read_config, read_generation
 
 DEFAULT_MODEL = "tiny.en"
 FORMAT = 2  # of the cached folders; it changes with their content
-DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-HUB_SECONDS = 10  # time limit for the hub's answer
 REINSTALL = "Remove .venv and run ./lab again: it installs the pinned packages."
 log = logging.getLogger(__name__)
 
@@ -87,7 +85,7 @@ class Checkpoint:
             yield from random_weights.random_tensors(self.config, self.seed)
             return
         for path in find_weights(self.folder):
-            yield from read_safetensors(path)
+            yield from read_tensors(path)
 
 
 def find_checkpoint(name: str | Path = DEFAULT_MODEL) -> Checkpoint:
@@ -109,7 +107,7 @@ def find_checkpoint(name: str | Path = DEFAULT_MODEL) -> Checkpoint:
     hub_id = f"openai/whisper-{name}" if name in SIZES else name
     if hub_id.count("/") != 1 or folder.is_absolute() or folder.is_file() or name.startswith("."):
         raise CheckpointError(f"There is no model {name!r}: no folder of that name either.", hint=list_models())
-    return open_folder(name, download(hub_id))
+    return open_folder(name, download(hub_id, list_models()))
 
 
 def random_checkpoint(size: str, seed: int = 0) -> Checkpoint:
@@ -133,129 +131,17 @@ def list_models() -> str:
 
 
 def open_folder(name: str, folder: Path) -> Checkpoint:
-    """A Hugging Face folder as a checkpoint; CheckpointError if it lacks config or safetensors, or is no Whisper."""
+    """A Hugging Face folder as a checkpoint: settings and the headers of the weights are checked, no weight is read.
+
+    CheckpointError: a file is missing, damaged or lies elsewhere; it is no Whisper; or the weights are not those that
+    config.json describes.
+    """
     if not (folder / "config.json").is_file():
         raise CheckpointError("The folder holds no model: config.json is missing.", where=folder, hint=list_models())
-    settings = read_json(folder / "config.json")
-    if settings.get("model_type") != "whisper":
-        kind = settings.get("model_type", "nameless")
-        raise CheckpointError(f"The folder holds a {kind} model; a Whisper is expected.", where=folder)
-    find_weights(folder)
-    try:
-        return Checkpoint(name, folder, Config.from_hf(settings))
-    except KeyError as missing:
-        raise CheckpointError(f"The model's settings lack {missing}.", where=folder / "config.json") from missing
-
-
-def read_json(path: Path) -> dict:
-    """The content of a settings file; CheckpointError if it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}.", where=path) from error
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: one, or the shards that its index names; CheckpointError if one is missing."""
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        raise no_safetensors(folder, [path.name for path in folder.iterdir()])
-    shards = [folder / file for file in sorted(set(read_json(index).get("weight_map", {}).values()))]
-    if not shards:
-        raise CheckpointError("The index of the weights names none.", where=index)
-    for shard in shards:
-        if not shard.is_file():
-            raise CheckpointError(f"A part of the weights is missing: {shard.name}.", where=folder)
-    return shards
-
-
-def no_safetensors(where: object, files: list[str]) -> CheckpointError:
-    """The error for a model without safetensors, with another text where there are pickled weights."""
-    if not any(file.endswith((".bin", ".pt", ".pth", ".ckpt")) for file in files):
-        return CheckpointError("There is no model.safetensors.", where=where, hint=list_models())
-    return CheckpointError(
-        "There are only pickled weights, which can run any code when they are opened; they are never loaded here.",
-        where=where,
-        hint="If you trust them: load them with transformers, then model.save_pretrained(folder).",
-    )
-
-
-def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened by its bits."""
-    for name, entry, start in read_header(path):
-        if entry["dtype"] not in DTYPES:
-            raise CheckpointError(f"The tensor {name} is {entry['dtype']}, no float.", where=path)
-        array = np.fromfile(path, DTYPES[entry["dtype"]], math.prod(entry["shape"]), offset=start)
-        if entry["dtype"] == "BF16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        yield name, array.astype(np.float32, copy=False).reshape(entry["shape"])
-
-
-def read_header(path: Path) -> Iterator[tuple[str, dict, int]]:
-    """Name, entry (dtype, shape) and first byte of every tensor in a safetensors file; CheckpointError if damaged."""
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="np"):
-            pass  # the library has now checked the header against the file's size
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"The weights are damaged or cut short: {error}.", where=path) from error
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        yield name, entry, 8 + length + entry["data_offsets"][0]
-
-
-# --- the hub ---------------------------------------------------------------------------------------------------------
-
-
-def download(hub_id: str) -> Path:
-    """The hub's snapshot of a model: safetensors and settings, never pickle. Without a hub: an earlier snapshot."""
-    import httpx
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    try:  # asked first because snapshot_download has no time limit
-        info = huggingface_hub.HfApi(endpoint).model_info(hub_id, timeout=HUB_SECONDS)
-        files = [entry.rfilename for entry in info.siblings or ()]
-        if not any(file.endswith(".safetensors") for file in files):
-            raise no_safetensors(hub_id, files)
-        return get_snapshot(hub_id, endpoint=endpoint)
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise CheckpointError(f"The hub has no model {hub_id!r}.", where=endpoint, hint=list_models()) from error
-    except (OSError, httpx.HTTPError) as error:  # what huggingface_hub raises without a network
-        return find_stored_snapshot(hub_id, endpoint, error)
-
-
-def get_snapshot(hub_id: str, **options) -> Path:
-    import huggingface_hub
-
-    patterns = ["model*.safetensors", "model.safetensors.index.json", "*.json", "*.txt"]
-    ignored = ["*fp32*", "*/*"]  # the largest models are there twice; the copy in float32 is left out
-    return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **options))
-
-
-def find_stored_snapshot(hub_id: str, endpoint: str | None, error: Exception) -> Path:
-    """The whole snapshot of an earlier download, for the hub failed with `error`; CheckpointError if there is none."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = get_snapshot(hub_id, local_files_only=True)
-        find_weights(folder)
-        return folder
-    except (LocalEntryNotFoundError, CheckpointError):
-        tried = f"{hub_id} from {endpoint or constants.ENDPOINT}"
-        mode = " in offline mode (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = f"{list_models()} Or set HF_ENDPOINT to a mirror that you can reach."
-        what = f"The model hub did not give {hub_id}{mode}: {reason}"
-        raise CheckpointError(what, where=tried, hint=hint) from error
+    config = read_config(folder / "config.json")
+    check_weights(find_weights(folder), config)
+    read_generation(folder)
+    return Checkpoint(name, folder, config)
 
 
 # --- the packaged models ---------------------------------------------------------------------------------------------

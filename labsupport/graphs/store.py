@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from labsupport.base.cached_folder import cached_folder, find_damage, recall_hash
+from labsupport.base.errors import GraphError
 from labsupport.base.paths import cache_dir
-from labsupport.checkpoints.resolve import Checkpoint, find_weights
-from labsupport.graphs.loop_interface import LoopInterface, read_interface
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.checkpoints.safetensors_files import find_weights
+from labsupport.graphs.loop_interface import PLAIN, READERS, LoopInterface, read_interface
 
 if TYPE_CHECKING:
     import onnx
@@ -65,9 +67,17 @@ def locate_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> P
 
 
 def read_stored_interface(folder: Path) -> LoopInterface:
-    """The interface of the loop graph in a folder that `find_graphs` gives."""
-    stored = json.loads((folder / INTERFACE).read_text(encoding="utf-8"))
-    return LoopInterface(stored["cache"], stored["capacity"], tuple(stored["layout"]), tuple(stored["cross_layout"]))
+    """The interface of the loop graph in a folder that `find_graphs` gives; GraphError if it is none."""
+    try:
+        stored = json.loads((folder / INTERFACE).read_text(encoding="utf-8"))
+        layouts = tuple(stored["layout"]), tuple(stored["cross_layout"])
+        fits = all(sorted(layout) == [*PLAIN] for layout in layouts) and stored["cache"] in READERS.values()
+        if not fits or type(stored["capacity"]) not in (int, type(None)):
+            raise ValueError(f"no loop graph has {str(stored)[:200]}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hint = "Remove the folder: the graphs are then built again."
+        raise GraphError(f"The stored graphs' interface is damaged: {error!r}.", where=folder, hint=hint) from error
+    return LoopInterface(stored["cache"], stored["capacity"], *layouts)
 
 
 def remove_outdated(folder: Path) -> None:

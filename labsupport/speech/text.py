@@ -98,6 +98,8 @@ def wer(reference: str, hypothesis: str, language: str = "en") -> float:
     return jiwer.wer(expected, normalise(hypothesis, language))
 
 
+REPLACE = "Delete it and fetch or convert the model again."
+
 # --- tokens ------------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +112,7 @@ class Tokenizer:
         transcribe, translate: the two tasks.
         no_speech: its probability is high in silence.
         no_timestamps: asks for text alone.
+        size: one more than the largest id in the file.
         timestamp_begin: id of `<|0.00|>`; each id after it is 0.02 s later.
         languages: {code: id}, such as {"en": 50259}. English-only vocabularies have these ids too, without a use.
 
@@ -118,7 +121,7 @@ class Tokenizer:
 
     def __init__(self, folder: str | Path):
         self._file = Path(folder) / "tokenizer.json"
-        self._tokenizer = _load_tokenizer(self._file)
+        self._tokenizer, self.size = _load_tokenizer(self._file)
         self.sot = self._find("<|startoftranscript|>")
         self.eot = self._find("<|endoftext|>")
         self.sot_prev = self._find("<|startofprev|>")
@@ -153,15 +156,24 @@ class Tokenizer:
 
 
 def _load_tokenizer(file: Path):
+    """The library's tokenizer, and one more than the largest id in its file."""
     import tokenizers
 
     try:
         content = file.read_text(encoding="utf-8")
-        json.loads(content)  # tokenizers answers damaged JSON with a bare Exception
+        size = _count_ids(json.loads(content))  # tokenizers answers damaged JSON with a bare Exception
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "Give the folder of a converted or downloaded model."
         raise TextError("There is no tokenizer here.", where=file, hint=hint) from error
-    except ValueError as error:
-        hint = "Delete it and fetch or convert the model again."
-        raise TextError(f"The tokenizer file is damaged: {error}", where=file, hint=hint) from error
-    return tokenizers.Tokenizer.from_str(content)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise TextError(f"The tokenizer file is damaged: {error}", where=file, hint=REPLACE) from error
+    try:
+        return tokenizers.Tokenizer.from_str(content), size
+    except Exception as error:
+        raise TextError(f"The tokenizer file is damaged: {error}", where=file, hint=REPLACE) from error
+
+
+def _count_ids(content: dict) -> int:
+    """One more than the largest id in a tokenizer's JSON; TypeError or LookupError if that is no tokenizer's."""
+    ids = [*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])]
+    return 1 + max(ids)

@@ -3,16 +3,25 @@
     python -m labsupport.whisper.fine_tuning FOLDER --steps 4 --batch 4 --accumulate 8 --checkpointing --bf16
 
 It is a command so that its memory can be measured and so that it can be killed: started again with the same folder,
-it resumes from the last checkpoint. FOLDER/report.json is its report, FOLDER/model its model, for `whisper.load`.
-torch and transformers.
+it resumes from the newest whole checkpoint. FOLDER/report.json is its report, FOLDER/model its model, for
+`whisper.load`. torch and transformers.
+
+A checkpoint is written beside the others, with a manifest of its files' hashes, and renamed into FOLDER/steps when all
+of it is on the disk. What a kill leaves of one is never taken for a checkpoint.
 
 Source: article C, section 4.1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import re
+import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -21,17 +30,21 @@ import numpy as np
 import typer
 
 from labsupport.base import paths
+from labsupport.base.cached_folder import find_damage, hash_file
+from labsupport.base.errors import CheckpointError, FolderError, LabError, WhisperError
 from labsupport.checkpoints.config import Config
-from labsupport.checkpoints.resolve import find_checkpoint
+from labsupport.checkpoints.resolve import Checkpoint, find_checkpoint, open_folder
 from labsupport.speech import corpus, features
 from labsupport.speech.text import Tokenizer
-from labsupport.whisper.token_filters import make_prompt
+from labsupport.whisper.token_filters import check_vocabulary, make_prompt
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, Seq2SeqTrainer
+    from transformers import PreTrainedModel, Seq2SeqTrainer, TrainerCallback
 
 IGNORE_INDEX = -100  # a label that the loss leaves out
+CHECKPOINTS_KEPT = 2
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,16 +92,18 @@ def loss_per_token(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tens
     return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE_INDEX).sum())
 
 
-def make_trainer(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float, save: bool) -> Seq2SeqTrainer:
-    """A trainer on the packaged weights and the training sentences, with a checkpoint after every step."""
+def make_trainer(
+    folder: Path, checkpoint: Checkpoint, options: MemoryOptions, steps: int, lr: float, save: bool
+) -> Seq2SeqTrainer:
+    """A trainer on these weights and the training sentences, with a checkpoint in `folder` after every step."""
     import torch
     from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
 
-    checkpoint = find_checkpoint(name)
     tokenizer = Tokenizer(checkpoint.folder)
+    check_vocabulary(tokenizer, checkpoint)
     examples = [to_example(sentence, tokenizer, checkpoint.config) for sentence in corpus.load("train")]
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(folder / "steps"),
+        output_dir=str(unfinished(folder)),
         max_steps=steps,
         per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulate,
@@ -100,55 +115,198 @@ def make_trainer(folder: Path, name: str, options: MemoryOptions, steps: int, lr
         logging_steps=1,
         save_strategy="steps" if save else "no",
         save_steps=1,
-        save_total_limit=2,
         seed=0,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    model = WhisperForConditionalGeneration.from_pretrained(checkpoint.folder)
+    model = WhisperForConditionalGeneration.from_pretrained(
+        checkpoint.folder, use_safetensors=True, local_files_only=True
+    )
     model.config.use_cache = False  # useless in training, and checkpointing cannot do with it
     trainer = Seq2SeqTrainer(
         model, arguments, train_dataset=examples, data_collator=collate, compute_loss_func=loss_per_token
     )
     trainer.remove_callback(PrinterCallback)  # the losses are in the report
+    trainer.add_callback(finish_saves(folder))
     return trainer
 
 
 def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float = 2e-5, save: bool = True) -> dict:
-    """Trains to the end, from the last checkpoint in `folder` if there is one, and writes the report and the model.
+    """Trains to the end, from the newest whole checkpoint in `folder` if there is one; writes the report and the model.
 
     The report has "losses" of every step, "resumed" (the checkpoint's step, or 0), "seconds", and "peak_bytes" above
     what the process held before its first step.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
 
+    Raises:
+        CheckpointError: the model cannot be had, or the checkpoints are another's.
+        FolderError: the folder cannot be written to, or its disk is full.
+        WhisperError: another process trains there.
+    """
     from labsupport.results import memory
 
-    trainer = make_trainer(folder, name, options, steps, lr, save)
-    last = get_last_checkpoint(str(folder / "steps")) if (folder / "steps").is_dir() else None
-    start = time.perf_counter()
-    _, peak = memory.peak_memory(lambda: trainer.train(resume_from_checkpoint=last))
-    report = {
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "resumed": int(last.rpartition("-")[2]) if last else 0,
-        "seconds": time.perf_counter() - start,
-        "peak_bytes": peak,
-    }
-    if save:
-        save_model(trainer, folder / "model", find_checkpoint(name).folder)
-    with paths.atomic_write(folder / "report.json") as part:
-        part.write_text(json.dumps(report), encoding="utf-8")
+    checkpoint = find_checkpoint(name)
+    with reserve(folder):
+        last = find_last(folder / "steps", checkpoint)
+        start, peak = time.perf_counter(), 0
+        if last and step_of(last) >= steps:  # killed after its last step, or finished: the trainer would do one more
+            model, history = load_finished(last)
+        else:
+            trainer = make_trainer(folder, checkpoint, options, steps, lr, save)
+            start = time.perf_counter()
+            _, peak = memory.peak_memory(lambda: trainer.train(resume_from_checkpoint=str(last) if last else None))
+            model, history = cast("PreTrainedModel", trainer.model), trainer.state.log_history
+        report = {
+            "losses": [entry["loss"] for entry in history if "loss" in entry],
+            "resumed": step_of(last) if last else 0,
+            "seconds": time.perf_counter() - start,
+            "peak_bytes": peak,
+        }
+        if save:
+            save_model(model, folder / "model", checkpoint.folder)
+        with paths.atomic_write(folder / "report.json") as part:
+            part.write_text(json.dumps(report), encoding="utf-8")
     return report
 
 
-def save_model(trainer: Seq2SeqTrainer, folder: Path, source: Path) -> None:
+def load_finished(last: Path) -> tuple[PreTrainedModel, list[dict]]:
+    """The model of a checkpoint after which nothing is left to train, and what the trainer noted at each step."""
+    from transformers import TrainerState, WhisperForConditionalGeneration
+
+    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    model = WhisperForConditionalGeneration.from_pretrained(last, use_safetensors=True, local_files_only=True)
+    return model, state.log_history
+
+
+# --- checkpoints that are whole or not there -------------------------------------------------------------------------
+
+
+def unfinished(folder: Path) -> Path:
+    """Where the trainer writes what is not yet whole."""
+    return folder / "steps" / ".unfinished"
+
+
+@contextlib.contextmanager
+def reserve(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process, without what a killed one has left half-done.
+
+    Raises:
+        FolderError: it cannot be written to, or its disk is full.
+        WhisperError: another process has it.
+    """
+    import filelock
+    from safetensors import SafetensorError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            shutil.rmtree(unfinished(folder), ignore_errors=True)
+            bring_back(folder / "model")
+            yield
+    except filelock.Timeout as error:
+        what = "Another process is training in this folder."
+        raise WhisperError(what, where=folder, hint="Wait until it is done, or take another folder.") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise  # what torch.save raises where the disk is full has no class of its own
+        hint = "The earlier checkpoints are whole: make room, or the folder writable, and start the same command again."
+        raise FolderError(f"The training cannot be stored: {error}.", where=folder, hint=hint) from error
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def list_checkpoints(steps: Path) -> list[Path]:
+    """The folders of all checkpoints, whole or not, the newest first."""
+    found = [path for path in steps.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{1,9}", path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def find_last(steps: Path, checkpoint: Checkpoint) -> Path | None:
+    """The newest checkpoint whose files have the hashes of its manifest; it says which one, and what it leaves out.
+
+    CheckpointError: it is of a model of another shape.
+    """
+    for path in list_checkpoints(steps):
+        if damage := find_damage(path):
+            log.warning("%s is not whole (%s): it is left out.", path.name, damage)
+            continue
+        if open_folder(path.name, path).config != checkpoint.config:
+            what = f"The checkpoints in this folder are of another model than {checkpoint.label}."
+            raise CheckpointError(what, where=path, hint="Take another folder, or remove this one's `steps`.")
+        log.warning("The training resumes from %s.", path.name)
+        return path
+    return None
+
+
+def finish_saves(folder: Path) -> TrainerCallback:
+    """For the trainer: seals each checkpoint that it has written, puts it in its place, and removes the older ones."""
+    from transformers import TrainerCallback
+
+    class FinishSaves(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            name = f"checkpoint-{state.global_step}"
+            put_in_place(unfinished(folder) / name, folder / "steps" / name)
+            for old in list_checkpoints(folder / "steps")[CHECKPOINTS_KEPT:]:
+                shutil.rmtree(old)
+
+    return FinishSaves()
+
+
+def put_in_place(part: Path, target: Path) -> None:
+    """Seals a folder and renames it to `target`. A folder that has this name stays until then, and comes back after a
+    kill in between: see `bring_back`.
+    """
+    seal(part)
+    shutil.rmtree(set_aside(target), ignore_errors=True)
+    if target.exists():
+        target.rename(set_aside(target))
+    part.rename(target)
+    sync(target.parent)
+    shutil.rmtree(set_aside(target), ignore_errors=True)
+
+
+def set_aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def bring_back(target: Path) -> None:
+    """Undoes a `put_in_place` that was killed between its two renames."""
+    if set_aside(target).exists() and not target.exists():
+        set_aside(target).rename(target)
+
+
+def seal(folder: Path) -> None:
+    """Writes manifest.json with every file's hash, and waits until all of the folder is on the disk."""
+    manifest = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk. Windows does that for folders by itself."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_model(model: PreTrainedModel, folder: Path, source: Path) -> None:
     """Writes weights and configuration, and beside them the source's tokenizer and settings, for `whisper.load`."""
-    cast("PreTrainedModel", trainer.model).save_pretrained(folder)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
     for file in source.iterdir():
-        if file.suffix in (".json", ".txt") and file.name != "manifest.json" and not (folder / file.name).exists():
-            (folder / file.name).write_bytes(file.read_bytes())
+        if file.suffix in (".json", ".txt") and file.name != "manifest.json" and not (part / file.name).exists():
+            (part / file.name).write_bytes(file.read_bytes())
+    put_in_place(part, folder)
 
 
 app = typer.Typer(add_completion=False)
@@ -166,9 +324,12 @@ def main(
     bf16: Annotated[bool, typer.Option(help="bfloat16 where it is safe.")] = False,
     save: Annotated[bool, typer.Option(help="Write checkpoints and the model.")] = True,
 ) -> None:
-    """Fine-tunes on the corpus; started again with the same folder, it resumes from the last checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = train(folder, model, MemoryOptions(batch, accumulate, checkpointing, bf16), steps, lr, save)
+    """Fine-tunes on the corpus; started again with the same folder, it resumes from the newest whole checkpoint."""
+    try:
+        report = train(folder, model, MemoryOptions(batch, accumulate, checkpointing, bf16), steps, lr, save)
+    except LabError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(1) from error
     print(json.dumps(report))
 
 

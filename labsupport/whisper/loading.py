@@ -11,7 +11,7 @@ from labsupport.checkpoints.resolve import DEFAULT_MODEL, Checkpoint, find_check
 from labsupport.machine.backend import FRAMEWORKS, choose_backend, has_accelerator_driver, is_installed
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import WhisperModel
-from labsupport.whisper.token_filters import TokenRules
+from labsupport.whisper.token_filters import TokenRules, check_vocabulary
 from labsupport.whisper.transcribe import Transcriber
 from labsupport.whisper.word_timestamps import read_alignment_heads
 
@@ -109,7 +109,8 @@ def load_onnx(name: str | None, **options) -> Transcriber:
 
 
 def make_transcriber(checkpoint: Checkpoint, model: WhisperModel, tokenizer: Tokenizer) -> Transcriber:
-    rules = TokenRules.from_folder(checkpoint.folder, tokenizer)
+    check_vocabulary(tokenizer, checkpoint)
+    rules = TokenRules.from_folder(checkpoint.folder, tokenizer, config=checkpoint.config)
     heads = read_alignment_heads(checkpoint.folder, checkpoint.config)
     return Transcriber(model, tokenizer, rules, checkpoint.label, heads)
 

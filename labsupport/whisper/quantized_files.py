@@ -12,15 +12,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from labsupport.base.errors import OptimError
+from labsupport.base.errors import CheckpointError, OptimError
 from labsupport.base.paths import atomic_write
 from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.settings import to_config
 from labsupport.optim.quantization import QuantizedTensor, Scheme
 from labsupport.whisper.quantized import IntegerLinear, QuantizedEmbedding, QuantizedLinear
 from labsupport.whisper.torch_model import Whisper
 
 FORMAT = "speech-inference-lab quantised 2"  # its number changes with the names of tensors
 EMBEDDING = "decoder.embed_tokens.linear"
+UNFIT = (  # what a description raises that is none; RuntimeError is torch's, and Python's for JSON that is too deep
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OptimError, CheckpointError,
+)  # fmt: skip
 KINDS: dict[str, type[QuantizedLinear]] = {"weight-only": QuantizedLinear, "integer": IntegerLinear}
 
 
@@ -49,8 +53,9 @@ def load(path: Path) -> Whisper:
     path = Path(path)
     metadata, tensors = read(path)
     try:
-        model = build(Config.from_hf(json.loads(metadata["config"])), json.loads(metadata["layers"]))
-    except (KeyError, TypeError, ValueError, AttributeError, OptimError) as error:
+        config = to_config(json.loads(metadata["config"]), path)
+        model = build(config, json.loads(metadata["layers"]))
+    except UNFIT as error:
         raise OptimError(f"The description fits no Whisper: {error!r}.", where=path) from error
     check(model.state_dict(), tensors, path)
     model.load_state_dict(tensors, assign=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from labsupport.base.errors import CheckpointError
 from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.checkpoints.settings import read_generation
 from labsupport.speech.text import Tokenizer
 
 
@@ -34,9 +36,15 @@ class TokenRules:
     sot: int = -1
 
     @classmethod
-    def from_folder(cls, folder: Path, tokenizer: Tokenizer, timestamps: bool = True) -> TokenRules:
-        """Reads the lists of suppressed tokens from `generation_config.json`."""
-        settings = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
+    def from_folder(
+        cls, folder: Path, tokenizer: Tokenizer, timestamps: bool = True, config: Config | None = None
+    ) -> TokenRules:
+        """Reads the lists of suppressed tokens from `generation_config.json`.
+
+        CheckpointError: the file is damaged, or a token in it is none of `config`'s vocabulary.
+        """
+        settings = read_generation(Path(folder), config)
+        latest = settings.get("max_initial_timestamp_index")
         return cls(
             eot=tokenizer.eot,
             no_timestamps=tokenizer.no_timestamps,
@@ -44,10 +52,17 @@ class TokenRules:
             timestamp_begin=tokenizer.timestamp_begin,
             suppressed=tuple(settings.get("suppress_tokens") or ()),
             suppressed_first=tuple(settings.get("begin_suppress_tokens") or ()),
-            last_start=settings.get("max_initial_timestamp_index", 50),
+            last_start=50 if latest is None else latest,
             timestamps=timestamps,
             sot=tokenizer.sot,
         )
+
+
+def check_vocabulary(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """CheckpointError where the tokenizer has a token that the model has not."""
+    if tokenizer.size > checkpoint.config.vocab_size:
+        what = f"The tokenizer has a token {tokenizer.size - 1}; the model has {checkpoint.config.vocab_size} of them."
+        raise CheckpointError(what, where=checkpoint.folder, hint="Is the tokenizer another model's?")
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

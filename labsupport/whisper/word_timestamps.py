@@ -12,7 +12,6 @@ Source: openai-whisper, timing.py.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.settings import read_generation
 from labsupport.speech.audio import SAMPLE_RATE
 from labsupport.speech.features import HOP
 from labsupport.speech.text import SPACELESS, Segment, Tokenizer, Word
@@ -43,10 +43,8 @@ def read_alignment_heads(folder: Path, config: Config) -> tuple[tuple[int, int],
 
     Without them (a model fine-tuned or pruned by others), all heads of the upper half of the decoder's layers.
     """
-    file = Path(folder) / "generation_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    listed = [(int(layer), int(head)) for layer, head in settings.get("alignment_heads") or ()]
-    fitting = tuple((a, b) for a, b in listed if 0 <= a < config.decoder_layers and 0 <= b < config.heads)
+    listed = read_generation(Path(folder)).get("alignment_heads") or ()
+    fitting = tuple((a, b) for a, b in listed if a < config.decoder_layers and b < config.heads)
     return fitting or upper_half(config)
 
 

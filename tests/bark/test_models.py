@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from small_bark import LENGTH, TINY, assert_same, generate_with_transformers
 
 from labsupport.bark import models
@@ -50,6 +53,71 @@ def test_an_unknown_name_raises_with_the_known_ones(tmp_path):
 def test_a_saved_folder_is_loaded(eager, expected, tokens, tmp_path):
     eager.save_pretrained(tmp_path)
     assert_same(expected, BarkGenerator(models.load(str(tmp_path), "sdpa")).generate(*tokens, LENGTH))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with a Bark, and its settings, to be spoiled."""
+    folder = tmp_path_factory.mktemp("bark")
+    config = models.make_config("bark-lesson")
+    for part in (config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config):
+        part.hidden_size, part.num_layers, part.num_heads, part.block_size = 8, 1, 2, 8
+        part.input_vocab_size = part.output_vocab_size = 16
+    models.make_random(config, "eager", 0).save_pretrained(folder)
+    return folder, (folder / "config.json").read_text()
+
+
+def part(**entries):
+    return lambda settings: settings | {"semantic_config": settings["semantic_config"] | entries}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda settings: [], "holds a list"),
+        (lambda settings: settings | {"model_type": "whisper"}, "no Bark"),
+        (lambda settings: settings | {"semantic_config": None}, "lack semantic_config"),
+        (part(hidden_size="8"), "hidden_size is '8'"),
+        (part(num_layers=10**9), "num_layers is 1000000000"),
+        (part(num_heads=0), "num_heads is 0"),
+        (part(num_heads=3), "no Bark"),
+        (part(hidden_size=16), "no Bark|not those"),
+        (part(num_layers=2), "no Bark|not those"),
+        (part(input_vocab_size=17), "no Bark|not those"),
+        (part(dropout="none"), "no Bark"),
+        (lambda settings: settings | {"codec_config": 7}, "no Bark"),
+    ],
+)
+def test_settings_that_are_not_the_weights_are_refused(saved, spoil, message):
+    folder, whole = saved
+    (folder / "config.json").write_text(json.dumps(spoil(json.loads(whole))))
+    with pytest.raises(BarkError, match=message):
+        models.load(str(folder))
+
+
+@pytest.mark.parametrize("change", ["less", "more"])
+def test_a_tensor_less_or_more_is_refused(saved, tmp_path, change):
+    folder, whole = saved
+    (tmp_path / "config.json").write_text(whole)
+    tensors = load_file(folder / "model.safetensors")
+    name = "semantic.layers.0.mlp.in_proj.weight"
+    changed = (
+        tensors | {"more": torch.zeros(1)} if change == "more" else {k: v for k, v in tensors.items() if k != name}
+    )
+    save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BarkError, match="1 tensors are not those"):
+        models.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"noise" * 100, None])
+def test_damaged_or_missing_weights_are_refused(saved, tmp_path, content):
+    _, whole = saved
+    (tmp_path / "config.json").write_text(whole)
+    if content is not None:
+        (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(BarkError, match=r"damaged|pickled"):
+        models.load(str(tmp_path))
 
 
 def test_offloaded_stages_give_the_same_output(eager, expected, tokens):

