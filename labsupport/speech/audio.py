@@ -232,6 +232,7 @@ def _convert(file: BinaryIO, source: Source, channel: int | None, limits: Limits
     """Gives all the sound of a file as mono float32 pieces of any length at 16 kHz."""
     converter = Converter(source.where, channel, limits)
     for decoder in decoding.open_parts(file, source):
+        source.offset = converter.seconds
         converter.check(decoder.rate, decoder.channels, decoder.stated or 0)
         for frames, rate in decoder.blocks():
             yield from converter.convert(frames, rate)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     import av
 
 TOLERANCE = 0.2  # seconds: time stamps are rounded to milliseconds, and clocks drift
+EXACT = 0.001  # seconds: where stamps are counted in samples
+AHEAD = 10.0  # seconds of sound: a stamp that is wrong, or late by a stall of the network, is set right within them
 WORTH_TELLING = 0.45  # seconds: calls leave out silence, and send something each 0.4 s
+BEHIND = 1.0  # seconds
 RESTART = 600.0  # seconds: a longer step of a broadcast's clock is that of another recording, joined to the first
-UNSTATED = 3600.0  # seconds of silence at most in a file that does not say how long it lasts
+MOST_SILENCE = 3600.0  # seconds in all, or as long as the file says that it lasts
+BLOCK_VALUES = 1 << 21  # of all channels
 WITH_CLOCK = (  # of FFmpeg's names, those whose time stamps are stored; others are counted from the samples
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
@@ -31,36 +38,93 @@ class Clock:
 
         name = container.format.name
         self.running, self.restarts = name in WITH_CLOCK, name in BROADCAST
-        self.end = self.next = (container.start_time or 0) / av.time_base  # of the sound so far, and of the last frame
-        self.left = container.duration / av.time_base if container.duration else UNSTATED
-        self.gaps: list[tuple[float, float]] = []  # from, to: seconds of the sound, silence included
-        self.jumps: list[float] = []
+        counted = name == "flac"  # in samples, from 0 on
+        self.tolerance = EXACT if counted else TOLERANCE
+        start = 0 if counted else container.start_time or 0
+        self.lead = start / av.time_base  # of the clock over the sound, silence left out
+        self.left = max((container.duration or 0) / av.time_base, MOST_SILENCE)
         self.position = 0.0  # seconds of the sound so far, silence included
+        self.gaps: list[tuple[float, float]] = []  # from, to
+        self.left_out: list[tuple[float, float]] = []  # where, seconds
+        self.behind = 0.0  # seconds by which there is more sound than the clock has room for
 
-    def find_gap(self, frame: av.AudioFrame) -> float:
-        """How many seconds of silence belong before the next frame."""
-        time = frame.time if self.running and frame.time is not None else self.end
-        step, jump = time - self.end, time - self.next
-        gap = step if TOLERANCE < step <= self.left and not (self.restarts and step > RESTART) else 0.0
-        if gap:
-            self.left -= gap
-            self.gaps.append((self.position, self.position + gap))
-        elif abs(step) > TOLERANCE < abs(jump):  # else it has drifted that far
-            self.jumps.append(self.position)
-        seconds = frame.samples / frame.sample_rate
-        self.next = time + seconds
-        self.end += seconds + (step if abs(step) > TOLERANCE else 0.0)
-        self.position += seconds + gap
+    def place(self, frames: Iterable[av.AudioFrame]) -> Iterator[tuple[float, av.AudioFrame]]:
+        """Each frame, and how many seconds of silence belong before it."""
+        if not self.running:
+            yield from ((0.0, frame) for frame in frames)
+            return
+        blocks = gather(find_leads(frames, self.lead))
+        block = next(blocks, [])
+        while block:
+            following = next(blocks, [])
+            leads = np.array([lead for lead, _ in [*block, *following]])[::-1]
+            lowest, highest = np.minimum.accumulate(leads)[::-1], np.maximum.accumulate(leads)[::-1]  # from a frame on
+            for (_, frame), low, high in zip(block, lowest.tolist(), highest.tolist(), strict=False):
+                silence = self.find_silence(low, high)
+                yield silence, frame
+                self.position += silence + frame.samples / frame.sample_rate
+            block = following
+
+    def find_silence(self, lowest: float, highest: float) -> float:
+        """Seconds of it, where the clock is further ahead from here on; a clock that falls behind is followed.
+
+        lowest, highest: the clock's lead in what follows. One stamp that is wrong is neither.
+        """
+        gap, lag = lowest - self.lead, self.lead - highest
+        if gap > self.tolerance:
+            self.lead = lowest
+            return self._fill(gap)
+        if lag > self.tolerance:
+            self.lead = highest
+            self.behind += lag
+        return 0.0
+
+    def _fill(self, gap: float) -> float:
+        if gap > self.left or (self.restarts and gap > RESTART):
+            self.left_out.append((self.position, gap))
+            return 0.0
+        self.left -= gap
+        self.gaps.append((self.position, self.position + gap))
         return gap
 
-    def warnings(self) -> list[str]:
-        """What a user should know: where the file lacks sound in its midst, or its clock is wrong."""
-        gaps = [(start, end) for start, end in self.gaps if start >= WORTH_TELLING and end - start >= WORTH_TELLING]
+    def warnings(self, offset: float = 0.0) -> list[str]:
+        """What a user should know: where the file lacks sound in its midst, and where its clock is not followed.
+
+        offset: seconds of the recordings before this one in the file.
+        """
+        told = [(start, end) for start, end in self.gaps if min(start, end - start) >= WORTH_TELLING]
         found = []
-        if gaps:
-            start, end = max(gaps, key=lambda gap: gap[1] - gap[0])
-            places = "" if len(gaps) == 1 else f" and in {len(gaps) - 1} more places"
-            found.append(f"it holds no sound from {start:.1f} to {end:.1f} s{places}, as after a pause or a loss.")
-        if self.jumps:
-            found.append(f"its time stamps are out of order at {self.jumps[0]:.1f} s; the sound is taken as it comes.")
+        if told:
+            start, end = max(told, key=lambda gap: gap[1] - gap[0])
+            places = f", the longest of {len(told)} such gaps" if len(told) > 1 else ""
+            where = f"from {start + offset:.1f} to {end + offset:.1f} s{places}"
+            found.append(f"it holds no sound {where}, as after a pause or a loss.")
+        for at, seconds in self.left_out[:1]:
+            found.append(f"its clock goes on by {seconds:.0f} s at {at + offset:.1f} s; this gap is left out.")
+        if self.behind >= BEHIND:
+            found.append(f"its clock falls behind its sound, by {self.behind:.1f} s in all; times may be late.")
         return found
+
+
+def find_leads(frames: Iterable[av.AudioFrame], lead: float) -> Iterator[tuple[float, av.AudioFrame]]:
+    """By how many seconds the clock is ahead of the sound before each frame; `lead` until a frame has a time."""
+    sound = 0.0
+    for frame in frames:
+        lead = lead if frame.time is None else frame.time - sound
+        yield lead, frame
+        sound += frame.samples / frame.sample_rate
+
+
+def gather(frames: Iterable[tuple[float, av.AudioFrame]]) -> Iterator[list[tuple[float, av.AudioFrame]]]:
+    """Blocks of AHEAD seconds of sound, or less where there are many channels."""
+    block: list[tuple[float, av.AudioFrame]] = []
+    seconds, values = 0.0, 0
+    for lead, frame in frames:
+        block.append((lead, frame))
+        seconds += frame.samples / frame.sample_rate
+        values += frame.samples * frame.layout.nb_channels
+        if seconds >= AHEAD or values >= BLOCK_VALUES:
+            yield block
+            block, seconds, values = [], 0.0, 0
+    if block:
+        yield block

@@ -86,7 +86,8 @@ def _find_flacs(file: Readable, size: int, source: Source) -> list[Part]:
     parts = _cut_at(file, starts, size)
     for part, start in zip(parts, starts, strict=True):
         count = int.from_bytes(read_at(file, start + 21, 5), "big") & (1 << 36) - 1
-        part.libraries = SOUNDFILE_FIRST if count else FFMPEG  # libsndfile loses the end where there is no count
+        if count:  # else libsndfile loses the end
+            part.libraries = SOUNDFILE_LAST if source.allow_damaged else SOUNDFILE_FIRST  # which ends at any damage
     return parts
 
 
@@ -95,7 +96,18 @@ def _find_by_soundfile(file: Readable, size: int, source: Source) -> list[Part]:
 
 
 def _find_by_ffmpeg(file: Readable, size: int, source: Source) -> list[Part]:
-    return _cut_at(file, list(find_all(file, rb"%b|%b|%b" % (AMR, FLV, TTA), 0, size)), size)
+    return _cut_at(file, list(find_all(file, rb"%b|%b" % (AMR, TTA), 0, size)), size)
+
+
+def _find_flvs(file: Readable, size: int, source: Source) -> list[Part]:
+    """Flash videos (Adobe Flash Video File Format 10.1, annex E): behind each block stands its length."""
+    parts = _cut_at(file, list(find_all(file, FLV, 0, size)), size)
+    for part in parts:
+        length = int.from_bytes(read_at(file, part.end - 4, 4), "big")
+        head = read_at(file, max(part.start, part.end - 4 - length), 4)
+        if 11 + int.from_bytes(head[1:], "big") != length:
+            source.report_damage("its last block breaks off")
+    return parts
 
 
 def _find_cafs(file: Readable, size: int, source: Source) -> list[Part]:
@@ -137,7 +149,8 @@ def _find_mp4s(file: Readable, size: int, source: Source) -> list[Part]:
         if name == b"ftyp" and b"moov" in seen:
             starts.append(start)
             seen.clear()
-        seen.add(name)
+        if name != b"moov" or end <= size:
+            seen.add(name)
         if end > size and name in (b"mdat", b"moov", b"moof"):
             missing = end - size
     if b"moov" not in seen:
@@ -146,7 +159,7 @@ def _find_mp4s(file: Readable, size: int, source: Source) -> list[Part]:
     if missing:
         source.report_missing(missing)
     if b"moof" in seen and end < size:
-        source.report_damage("its last fragment breaks off")
+        source.report_damage("its fragments break off before its end")
     return _cut_at(file, starts, size)
 
 
@@ -264,5 +277,6 @@ READERS: dict[bytes, Callable[[Readable, int, Source], list[Part]]] = {  # how a
     CAF: _find_cafs,
     rb"....\x57\x90\x75\x36": _refuse_audible,
     rb"%b|%b|%b" % (AIFF, AU, W64): _find_by_soundfile,
-    rb"%b|%b|%b" % (AMR, FLV, TTA): _find_by_ffmpeg,
+    rb"%b|%b" % (AMR, TTA): _find_by_ffmpeg,
+    FLV: _find_flvs,
 }

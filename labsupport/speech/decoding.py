@@ -10,9 +10,9 @@ import numpy as np
 
 from labsupport.base.errors import AudioError, printable
 from labsupport.speech import containers
-from labsupport.speech.clock import Clock
-from labsupport.speech.parts import SOUNDFILE_LAST, Part, Readable, Source, is_unknown
-from labsupport.speech.progress import Mp3Progress, Progress
+from labsupport.speech.clock import EXACT, Clock
+from labsupport.speech.parts import Part, Readable, Source, is_unknown
+from labsupport.speech.progress import DURATION_TOLERANCE, Mp3Progress, Progress
 
 if TYPE_CHECKING:
     import av
@@ -48,8 +48,7 @@ def open_parts(file: Readable, source: Source) -> Generator[Decoder, None, None]
 
 
 def _open_part(part: Part, source: Source) -> Decoder:
-    libraries = SOUNDFILE_LAST if source.allow_damaged else part.libraries  # libsndfile ends at the first damage
-    for library in libraries:
+    for library in part.libraries:
         part.seek(0)
         try:
             return DECODERS[library](part, source)
@@ -132,7 +131,7 @@ class SoundfileDecoder(Decoder):
         except soundfile.LibsndfileError as error:
             if decoded < self.sound.frames:  # otherwise it is a tag after the sound that stops it
                 last = min(decoded + size, self.sound.frames) / self.rate
-                self.source.report_damage(f"decoding breaks off before {last:.2f} s", error)
+                self.source.report_damage(f"decoding breaks off before {self.source.offset + last:.2f} s", error)
                 return
         if decoded < self.sound.frames:
             found = decoded / self.rate
@@ -179,8 +178,9 @@ class AvDecoder(Decoder):
         whole = self.container.duration
         self.seconds = float(ticks * time_base) if ticks and time_base else whole / av.time_base if whole else None
         alone = len(self.container.streams) == 1
-        self.stated = self.seconds if self.container.format.name in STATED_DURATION and (ticks or alone) else None
-        self.start = None if self.container.format.name == MP4 else 0.0  # the track alone is what an mp4 counts
+        name = self.container.format.name
+        own = alone or (ticks and name != "asf")  # else it is the picture's, too
+        self.stated = self.seconds if name in STATED_DURATION and own else None
 
     def close(self) -> None:
         self.container.close()
@@ -193,9 +193,10 @@ class AvDecoder(Decoder):
             hint = "Name a file that has an audio track."
             raise AudioError("The file holds no sound, only pictures or text.", where=self.source.where, hint=hint)
         self.source.check_track(len(tracks))
-        best = cast("av.AudioStream", self.container.streams.best("audio") or tracks[0])
-        stream = tracks[track - 1] if track else best
-        if stream.codec_context is None or not stream.codec_context.sample_rate:
+        known = [each for each in tracks if each.codec_context is not None and each.codec_context.sample_rate]
+        best = cast("av.AudioStream | None", self.container.streams.best("audio"))
+        stream = tracks[track - 1] if track else best if best in known else next(iter(known), tracks[0])
+        if stream not in known:
             raise self._unsupported_error()
         for other in self.container.streams:
             if other is not stream:
@@ -217,10 +218,16 @@ class AvDecoder(Decoder):
         self.source.warn(f"{len(tracks)} audio tracks: {', '.join(names)}. `--track` chooses another.")
 
     def _unsupported_error(self) -> AudioError:
-        name = containers.name_codec(self.part)
-        hint = "Convert it where it plays, to wav, flac, mp3 or m4a."
+        others = self._name_others()
+        name = "something unknown" if others else containers.name_codec(self.part)
+        hint = others or "Convert it where it plays, to wav, flac, mp3 or m4a."
         what = f"The sound is coded as {name}, for which there is no decoder here."
         return AudioError(what, where=self.source.where, hint=hint)
+
+    def _name_others(self) -> str:
+        """What to do where one of several tracks is of no use; nothing where there is one."""
+        count = len(self.container.streams.audio)
+        return f"It has {count} audio tracks; choose another: `--track`." if count > 1 else ""
 
     def _decode_blocks(self) -> Iterator[tuple[np.ndarray, int]]:
         pieces: list[np.ndarray] = []
@@ -237,22 +244,30 @@ class AvDecoder(Decoder):
 
     def _pieces(self) -> Iterator[tuple[np.ndarray, int]]:
         """What each packet holds, float32 (frames, channels), and its rate; silence where the clock leaves a gap."""
-        import av
 
         progress, clock = self._start_progress(), Clock(self.container)
+        for silence, frame in clock.place(self._frames(progress)):
+            samples = to_float(frame)
+            for count in block_sizes(silence, frame.sample_rate, samples.shape[1]):
+                yield np.zeros((count, samples.shape[1]), np.float32), frame.sample_rate
+            yield samples, frame.sample_rate
+        if clock.gaps and self.container.format.name == "flac":  # where no pause is left out
+            self.source.report_damage(f"sound is missing at {self.source.offset + clock.gaps[0][0]:.2f} s")
+        for warning in [*progress.warnings(), *clock.warnings(self.source.offset)]:
+            self.source.warn(warning)
+
+    def _frames(self, progress: Progress) -> Iterator[av.AudioFrame]:
+        import av
+
         try:
             for packet in self.container.demux(self.stream):
-                for frame in self._decode(packet, progress):
-                    samples = to_float(frame)
-                    for count in block_sizes(clock.find_gap(frame), frame.sample_rate, samples.shape[1]):
-                        yield np.zeros((count, samples.shape[1]), np.float32), frame.sample_rate
-                    yield samples, frame.sample_rate
+                yield from self._decode(packet, progress)
         except (av.FFmpegError, IndexError) as error:  # PyAV knows no track that begins further on
-            self.source.report_damage(f"decoding breaks off at {progress.position:.2f} s", error)
+            self.source.report_break(progress.position, error)
+        if not progress.decoded and (others := self._name_others()):
+            raise AudioError("This audio track holds no sound.", where=self.source.where, hint=others)
         if missing := progress.find_missing():
             self.source.report_damage(missing)
-        for warning in [*progress.warnings(), *clock.warnings()]:
-            self.source.warn(warning)
 
     def _decode(self, packet: av.Packet, progress: Progress) -> list[av.AudioFrame]:
         """The packet's frames; none of a damaged one, if what is left is wanted."""
@@ -263,21 +278,24 @@ class AvDecoder(Decoder):
         except (av.error.DecoderNotFoundError, av.error.PatchWelcomeError) as error:
             if not progress.decoded:
                 raise self._unsupported_error() from error
-            self.source.report_damage(f"decoding breaks off at {progress.position:.2f} s", error)
+            self.source.report_break(progress.position, error)
         except av.FFmpegError as error:
-            self.source.report_damage(f"decoding breaks off at {progress.position:.2f} s", error)
+            self.source.report_break(progress.position, error)
         return []
 
     def _start_progress(self) -> Progress:
-        if self.container.format.name == "mp3":
+        name = self.container.format.name
+        if name == "mp3":
             return Mp3Progress(self.stream, self.part)
-        return Progress(self.stream, self.stated, self.start)
+        tolerance = EXACT if name == "flac" else DURATION_TOLERANCE
+        return Progress(self.stream, self.stated, from_zero=name != MP4, tolerance=tolerance)
 
 
 def describe_track(track: av.AudioStream) -> str:
     """Its title or language as far as it has one, its codec and channels."""
     named = [track.metadata.get("title"), track.metadata.get("language")]
-    codec = [track.codec_context.name, track.codec_context.layout.name] if track.codec_context else ["unknown"]
+    coder = track.codec_context
+    codec = [coder.codec.canonical_name, coder.layout.name] if coder is not None else ["of an unknown codec"]
     return ", ".join(printable(each) for each in [*named, *codec] if each and each != "und")
 
 

@@ -60,12 +60,12 @@ def find_links(file: Readable, size: int, source: Source) -> list[Part]:
     if links[-1].open:
         source.report_damage("its last page does not carry the end mark")
     ends = [link.start for link in links[1:]] + [size]
-    return [Part(file, link.start, end, _choose_libraries(link)) for link, end in zip(links, ends, strict=True)]
+    return [Part(file, link.start, end, _choose_libraries(link, source)) for link, end in zip(links, ends, strict=True)]
 
 
-def _choose_libraries(link: Link) -> tuple[str, ...]:
-    """libsndfile reads one stream alone, with the end mark, which radio stations leave out."""
-    alone = len(link.codecs) == 1 and not link.open
+def _choose_libraries(link: Link, source: Source) -> tuple[str, ...]:
+    """libsndfile reads one whole stream alone, with the end mark, which radio stations leave out."""
+    alone = len(link.codecs) == 1 and not link.open and not source.allow_damaged
     return SOUNDFILE_FIRST if alone and re.match(SOUNDFILE_CODECS, link.codecs[0]) else FFMPEG
 
 

@@ -41,6 +41,7 @@ class Source:
     track: int | None = None
     allow_damaged: bool = False
     damaged: bool = False  # as far as is known yet
+    offset: float = 0.0  # seconds of the recordings that were read before, for what is said of the one at work
 
     def report_damage(self, how: str, cause: BaseException | None = None) -> None:
         """AudioError; or a warning, at the first damage alone, where what is left of the file is wanted."""
@@ -49,6 +50,9 @@ class Source:
         if not self.damaged:
             self.warn(f"cut off or damaged: {how}. What is left is taken.")
         self.damaged = True
+
+    def report_break(self, seconds: float, cause: BaseException | None = None) -> None:
+        self.report_damage(f"decoding breaks off at {self.offset + seconds:.2f} s", cause)
 
     def report_missing(self, count: int) -> None:
         self.report_damage(f"{count} bytes of sound are missing at its end")

@@ -24,11 +24,19 @@ FRAME_COUNT = re.compile(  # behind an mp3 frame's header and side information: 
 class Progress:
     """Decodes the packets of a file and compares what they hold with the stated duration.
 
-    start: the time from which the stated duration counts; None: that of the first frame.
+    from_zero: the stated duration counts from the clock's zero, not from the first frame.
+    tolerance: seconds that may be missing.
     """
 
-    def __init__(self, stream: av.AudioStream, stated: float | None, start: float | None = None):
-        self.stream, self.stated, self.start = stream, stated, start
+    def __init__(
+        self,
+        stream: av.AudioStream,
+        stated: float | None,
+        from_zero: bool = False,
+        tolerance: float = DURATION_TOLERANCE,
+    ):
+        self.stream, self.stated, self.from_zero, self.tolerance = stream, stated, from_zero, tolerance
+        self.start: float | None = None
         self.decoded = self.position = 0.0  # seconds: of sound, and of the last frame's end by its time stamp
         self.skipped = 0.0  # seconds before the first frame that can be decoded
 
@@ -60,8 +68,8 @@ class Progress:
 
     def find_missing(self) -> str:
         """What is missing at the end, in words; "" if nothing."""
-        found = max(self.decoded, self.position)
-        if self.stated is None or found + DURATION_TOLERANCE >= self.stated:
+        found = max(self.decoded, self.position + ((self.start or 0.0) if self.from_zero else 0.0))
+        if self.stated is None or found + self.tolerance >= self.stated:
             return ""
         return f"it should hold {self.stated:.2f} s and holds {found:.2f} s"
 

@@ -63,6 +63,11 @@ class Guards:
         limit, middle = self.compression_ratio_threshold, len(text) // 2
         return limit is not None and max(compression_ratio(text[:middle]), compression_ratio(text[middle:])) > limit
 
+    def has_rounds(self, hypothesis: Hypothesis) -> bool:
+        """Whether a text says something more than once: too little for a loop, but one round may be invented."""
+        limit = self.compression_ratio_threshold
+        return limit is not None and hypothesis.compression_ratio > limit
+
     def fails(self, hypothesis: Hypothesis) -> bool:
         """Whether the window must be decoded again, at a higher temperature."""
         return self.is_bad(hypothesis) and not self.is_silence(hypothesis)
@@ -104,6 +109,11 @@ class GuardedDecoder:
     hotwords: Sequence[int] = ()
     beams: int = 1
     guards: Guards = field(default_factory=Guards)
+
+    def without_timestamps(self) -> GuardedDecoder:
+        """The same, for texts without times."""
+        prompt = [*self.prompt, self.rules.no_timestamps]
+        return replace(self, rules=replace(self.rules, timestamps=False), prompt=prompt)
 
     def decode(self, encoder_out: EncoderOut, previous: Sequence[int] = ()) -> list[Hypothesis]:
         """(windows, 1500, d_model) -> a hypothesis for each window that passes the guards, or the best that failed.
@@ -151,6 +161,10 @@ class GuardedDecoder:
         """Without the repetitions at its end, once of each: what is repeated may have been said."""
         end = find_loop(hypothesis.tokens, self.rules)
         return hypothesis if end is None else self.judge(replace(hypothesis, tokens=hypothesis.tokens[:end]), 0.0)
+
+    def count_text(self, hypothesis: Hypothesis) -> int:
+        """Its tokens, without timestamps."""
+        return sum(token < self.rules.eot for token in hypothesis.tokens)
 
     def next_context(self, previous: Sequence[int], hypothesis: Hypothesis, cuts: Sequence[Cut]) -> list[int]:
         """What the next window is given as the text before it, after this window's text."""

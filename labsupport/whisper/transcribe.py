@@ -18,10 +18,11 @@ from labsupport.whisper.language import VOTES, check_language, check_task, vote_
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.token_filters import TokenRules, make_prompt
-from labsupport.whisper.windows import Cut, cut_segments, place_segments
+from labsupport.whisper.windows import Cut, cut_segments, move_to_pause, place_segments
 from labsupport.whisper.word_timestamps import align_window
 
 GUARDS = Guards()
+FEWER_ROUNDS = 0.9  # texts of the same rounds differ by less: by full stops, or a word
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Transcriber:
                 the samples are never all in memory.
             language: a code such as "en"; None lets a multilingual model detect it.
             task: "transcribe", or "translate" into English (multilingual models).
-            timestamps: let the model write times. Without them every window of 30 s is one segment.
+            timestamps: let the model write times. Without them every window of 30 s is one segment; only one that
+                says the same more than once may get times all the same, see `check_rounds`.
             beams: 1 is greedy.
             batch: 1 goes from window to window along the model's own timestamps. More decodes that many windows of
                 30 s at once, and without timestamps: asked for them, the model leaves a window's unfinished last
@@ -91,16 +93,15 @@ class Transcriber:
         recording = self.analyse(samples, vad)
         encode = functools.lru_cache(maxsize=VOTES)(lambda span: self.model.encode(recording.window(span)[None]))
         language, probability = self.choose_language(language, recording, encode)
-        timestamps = timestamps and batch == 1
         decoder = GuardedDecoder(
-            self.model, self.tokenizer, replace(self.rules, timestamps=timestamps), beams=beams, guards=guards,
-            prompt=make_prompt(self.tokenizer, language, task, timestamps), hotwords=hotword_tokens,
+            self.model, self.tokenizer, self.rules, beams=beams, guards=guards,
+            prompt=make_prompt(self.tokenizer, language, task), hotwords=hotword_tokens,
         )  # fmt: skip
         previous = self.tokenizer.encode(f" {initial_prompt.strip()}") if initial_prompt else []
-        if timestamps:
-            windows = decode_sequentially(decoder, recording, encode, previous)
+        if timestamps and batch == 1:
+            windows = decode_sequentially(decoder, recording, Span(0, recording.frames), encode, previous)
         else:
-            windows = decode_in_batches(decoder, recording, batch, previous)
+            windows = decode_in_batches(decoder, recording, batch, encode, previous)
         spoken: list[Segment] = []
         for decoded in windows:
             if not guards.is_silence(decoded.hypothesis):
@@ -160,17 +161,24 @@ def finish(segment: Segment, word_timestamps: bool) -> Segment:
 
 
 def decode_sequentially(
-    decoder: GuardedDecoder, recording: Recording, encode: Callable[[Span], EncoderOut], previous: list[int]
+    decoder: GuardedDecoder,
+    recording: Recording,
+    part: Span,
+    encode: Callable[[Span], EncoderOut],
+    previous: list[int],
+    pauses: Sequence[int] = (),
 ) -> Iterator[Decoded]:
     """Window by window: each begins where the last complete segment of the one before ended.
 
     Args:
+        part: what to decode, in frames along the speech.
         encode: window -> (1, 1500, d_model).
         previous: tokens that the first window is given as the text before it.
+        pauses: frames at which a window begins rather than near them.
     """
-    seek = 0
-    while seek < recording.frames:
-        window = Span(seek, min(seek + WINDOW_FRAMES, recording.frames))
+    seek = part.start
+    while seek < part.end:
+        window = Span(seek, min(seek + WINDOW_FRAMES, part.end))
         if recording.is_blank(window):
             seek = window.end
             continue
@@ -179,18 +187,48 @@ def decode_sequentially(
         cuts, ahead = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
         yield Decoded(window, encoder_out, hypothesis, cuts)
         previous = decoder.next_context(previous, hypothesis, cuts)
-        seek = window.end if decoder.guards.is_silence(hypothesis) or ahead == 0 else seek + ahead
+        over = decoder.guards.is_silence(hypothesis) or ahead == 0
+        seek = window.end if over else move_to_pause(seek + ahead, pauses, after=seek)
 
 
 def decode_in_batches(
-    decoder: GuardedDecoder, recording: Recording, batch: int, previous: list[int]
+    decoder: GuardedDecoder,
+    recording: Recording,
+    batch: int,
+    encode: Callable[[Span], EncoderOut],
+    previous: list[int],
 ) -> Iterator[Decoded]:
-    """Windows of at most 30 s side by side, `batch` at a time; each of them is given `previous`."""
+    """Windows of at most 30 s side by side, `batch` at a time, without timestamps; each of them is given `previous`."""
+    untimed = decoder.without_timestamps()
     windows = [window for window in recording.windows() if not recording.is_blank(window)]
     for first in range(0, len(windows), batch):
         group = windows[first : first + batch]
         mels = np.stack([recording.window(window) for window in group])  # (windows, mels, 3000)
         encoder_out = decoder.model.encode(mels)  # (windows, 1500, d_model)
-        for i, (window, hypothesis) in enumerate(zip(group, decoder.decode(encoder_out, previous), strict=True)):
-            cuts, _ = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
-            yield Decoded(window, encoder_out[i : i + 1], hypothesis, cuts)
+        for i, (window, hypothesis) in enumerate(zip(group, untimed.decode(encoder_out, previous), strict=True)):
+            cuts, _ = cut_segments(hypothesis.tokens, untimed.rules, window.end - window.start)
+            decoded = Decoded(window, encoder_out[i : i + 1], hypothesis, cuts)
+            yield from check_rounds(decoded, decoder, recording, encode, previous)
+
+
+def check_rounds(
+    untimed: Decoded,
+    decoder: GuardedDecoder,
+    recording: Recording,
+    encode: Callable[[Span], EncoderOut],
+    previous: list[int],
+) -> list[Decoded]:
+    """A window that was decoded without timestamps; or decoded with them, where that gives fewer rounds of its text.
+
+    Rounds are what one says again and again. Without timestamps nothing counts them: one more costs next to no
+    probability, so it makes the text's mean log-probability higher, by which beam search chooses. With timestamps each
+    round needs its own time in the window.
+    """
+    if not decoder.guards.has_rounds(untimed.hypothesis):
+        return [untimed]
+    # the rest after the last segment may be short: of a word's end alone, Whisper would make a word
+    timed = list(decode_sequentially(decoder, recording, untimed.window, encode, previous, recording.pauses))
+    if any(decoder.guards.is_bad(each.hypothesis) for each in timed):
+        return [untimed]
+    length = sum(decoder.count_text(each.hypothesis) for each in timed)
+    return timed if length < FEWER_ROUNDS * decoder.count_text(untimed.hypothesis) else [untimed]

@@ -13,6 +13,7 @@ from labsupport.whisper.word_timestamps import tighten
 
 TIMESTAMP_SECONDS = 0.02  # a timestamp token
 FRAMES_PER_TIMESTAMP = 2
+ROUGHNESS = 100  # frames by which the model's times may be wrong: it likes whole seconds
 Cut = tuple[int, int, list[int]]  # a segment: start and end in timestamp tokens from the window's beginning, tokens
 
 
@@ -40,6 +41,15 @@ def cut_segments(tokens: list[int], rules: TokenRules, frames: int) -> tuple[lis
     starts = [0, *ends[:-1]]
     segments = [(stamp[a], stamp[b - 1], tokens[a:b]) for a, b in zip(starts, ends, strict=True)]
     return segments, frames if complete else stamp[ends[-1] - 1] * FRAMES_PER_TIMESTAMP
+
+
+def move_to_pause(frame: int, pauses: Sequence[int], after: int) -> int:
+    """Where a window begins that should at `frame`: at the nearest pause, if one after `after` is near enough.
+
+    So it does not begin with the end of a word that the window before has had.
+    """
+    near = [pause for pause in pauses if pause > after and abs(pause - frame) <= ROUGHNESS]
+    return min(near, key=lambda pause: abs(pause - frame), default=frame)
 
 
 def place_segments(

@@ -86,10 +86,12 @@ def with_ffmpeg(
     bit_rate: int = 0,
     video: bool = False,
     later: tuple[float, float] = (0, 0),
+    pictures: float | None = None,
     **options: str,
 ) -> bytes:
     """Encodes (samples,) or (samples, channels) through PyAV; with `video`, beside a small grey picture.
 
+    pictures: seconds of them; as long as the sound by default.
     later: (from, by) in seconds: what begins there comes so much later by the container's clock.
     """
     stream = io.BytesIO()
@@ -101,7 +103,7 @@ def with_ffmpeg(
         if bit_rate:
             sound.bit_rate = bit_rate
         if picture:
-            _encode_pictures(container, picture, round(len(samples) / rate * 2))
+            _encode_pictures(container, picture, round((pictures or len(samples) / rate) * 2))
         for part in _frames(samples, rate, layout, sound.codec_context):
             container.mux(_delay(sound.encode(part), *later))
         container.mux(_delay(sound.encode(None), *later))
@@ -109,14 +111,15 @@ def with_ffmpeg(
 
 
 def with_tracks(tracks: Sequence[np.ndarray], rate: int, titles: Sequence[str] = ()) -> bytes:
-    """A mkv with an audio track for each of `tracks` (samples,), FLAC."""
+    """A mkv with an audio track for each of `tracks` (samples,), FLAC; (0,) has no packet."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="matroska") as container:
         added = [container.add_stream("flac", rate=rate, layout="mono") for _ in tracks]
         for sound, title in zip(added, titles, strict=False):
             sound.metadata["title"] = title
         for sound, samples in zip(added, tracks, strict=True):
-            for part in [*_frames(samples, rate, "mono", sound.codec_context), None]:
+            frames = _frames(samples, rate, "mono", sound.codec_context) if len(samples) else []
+            for part in [*frames, None]:
                 container.mux(sound.encode(part))
     return stream.getvalue()
 

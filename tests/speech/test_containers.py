@@ -32,7 +32,7 @@ BY_FFMPEG = {  # file: container, codec, rate
     "flv": ("flv", "aac", 16_000),
 }
 BY_SOUNDFILE = {"flac": "FLAC", "aiff": "AIFF", "au": "AU", "caf": "CAF", "w64": "W64"}
-WITHOUT_SIZES = ("amr", "flv")  # a cut between two of their frames shows nowhere
+WITHOUT_SIZES = ("amr",)  # a cut between two of its frames shows nowhere
 
 
 @functools.cache

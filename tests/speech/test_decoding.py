@@ -163,6 +163,33 @@ def test_the_channels_are_those_of_the_track():
         audio.count_channels(io.BytesIO(stereo), track=2)
 
 
+UNKNOWN_FIRST = TRACKS.replace(b"A_FLAC", b"A_ZZZZ", 1)
+
+
+def test_a_track_that_can_be_decoded_is_preferred(caplog):
+    assert locate(audio.read(io.BytesIO(UNKNOWN_FIRST))) == pytest.approx(440)
+    assert "3 audio tracks: 1 (desk, of an unknown codec), 2 (guest" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (UNKNOWN_FIRST, "coded as something unknown"),
+        (odd_audio.with_tracks([TONES[0][:0], TONES[1]], 16_000), "holds no sound"),
+    ],
+)
+def test_a_track_of_no_use_is_an_error_that_names_the_way_out(content, message):
+    with pytest.raises(AudioError, match=message) as caught:
+        audio.read(io.BytesIO(content), track=1)
+    assert "choose another: `--track`" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["asf", "mp4", "matroska", "mpegts"])
+def test_sound_that_ends_before_the_picture_is_whole(kind):
+    content = odd_audio.with_ffmpeg(odd_audio.speech(48_000, 4), 48_000, kind, "aac", 64_000, video=True, pictures=9)
+    assert len(audio.read(io.BytesIO(content))) == pytest.approx(4 * 16_000, abs=1500)
+
+
 @pytest.mark.parametrize("muxer", ["mpeg", "mpegts", "avi"])
 def test_a_track_that_is_found_late_is_read(muxer):
     """The pictures of 11 s lie before the first packet of sound."""
@@ -184,8 +211,13 @@ DAMAGED = {  # kind: the file, and whether the container's clock gives the hole'
     "clip.mp3": (lambda: odd_audio.with_ffmpeg(odd_audio.speech(16_000), 16_000, "mp3", "libmp3lame", 48_000), False),
     "clip.mp2": (lambda: odd_audio.with_ffmpeg(odd_audio.speech(48_000), 48_000, "mp2", "mp2", 64_000), False),
     "clip.ac3": (lambda: odd_audio.with_ffmpeg(odd_audio.speech(48_000), 48_000, "ac3", "ac3", 64_000), False),
+    "clip.aiff": (lambda: odd_audio.with_soundfile(odd_audio.speech(16_000), 16_000, "AIFF", "PCM_16"), False),
     "clip.tta": (lambda: odd_audio.with_ffmpeg(odd_audio.speech(16_000), 16_000, "tta", "tta"), False),
 }
+
+
+RAW = ("good.wav", "clip.aiff")  # any bytes are samples
+WITHOUT_SIZES = ("clip.ts", "clip.mp2", "clip.ac3")
 
 
 def overwrite(content: bytes, seed: int) -> bytes:
@@ -194,7 +226,7 @@ def overwrite(content: bytes, seed: int) -> bytes:
     return content[:start] + np.random.default_rng(seed).bytes(size) + content[start + size :]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in DAMAGED if kind != "good.wav"])
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGED if kind not in RAW])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_damage_in_the_midst_is_an_error_or_told(caplog, kind, seed):
     build, _ = DAMAGED[kind]
@@ -212,19 +244,28 @@ def test_what_is_left_of_a_damaged_file_is_all_that_is_not_damaged(caplog, kind)
     build, with_clock = DAMAGED[kind]
     whole = audio.read(io.BytesIO(build()))
     found = audio.read(io.BytesIO(overwrite(build(), 0)), allow_damaged=True)
-    lost = 0 if with_clock or kind == "good.wav" else 2 * 16_000
+    lost = 0 if with_clock or kind in RAW else 2 * 16_000
     assert len(whole) - lost - 500 <= len(found) <= len(whole) + 1000
     if with_clock:
         ends = [np.abs(samples[9 * 16_000 :][:30_400]).reshape(-1, 800).max(axis=1) for samples in (whole, found)]
         assert np.corrcoef(*ends)[0, 1] > 0.9, "the end is not where it was"
-    assert kind == "good.wav" or caplog.messages
+    assert kind in RAW or caplog.messages
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGED if kind != "clip.m4a"])
-def test_what_is_left_of_a_cut_file_is_its_start(kind):
+def test_what_is_left_of_a_cut_file_is_its_start(caplog, kind):
     content = DAMAGED[kind][0]()
     found = audio.read(io.BytesIO(content[: len(content) * 6 // 10]), allow_damaged=True)
     assert 5 * 16_000 < len(found) < 7.2 * 16_000
+    assert kind in WITHOUT_SIZES or "cut off or damaged" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("at", range(100, 100_000, 9_000))
+def test_each_hole_in_a_flac_is_told(caplog, at):
+    content = bytearray(odd_audio.with_soundfile(odd_audio.speech(16_000), 16_000, "FLAC", "PCM_16"))
+    content[at : at + 30] = bytes(30)
+    assert len(audio.read(io.BytesIO(content), allow_damaged=True)) == pytest.approx(11 * 16_000, abs=4096)
+    assert "cut off or damaged" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("kind", DAMAGED)

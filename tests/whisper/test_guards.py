@@ -63,6 +63,15 @@ def test_what_is_said_twice_is_no_loop_and_what_is_said_ten_times_is_one():
         assert not NO_GUARDS.repeats(text)
 
 
+def test_what_is_said_twice_has_rounds():
+    once, twice = (
+        Hypothesis([], -0.1, 0.1, compression_ratio=compression_ratio(f"{audio.clip('jfk').text} " * n)) for n in (1, 2)
+    )
+    assert Guards().has_rounds(twice)
+    assert not Guards().has_rounds(once)
+    assert not NO_GUARDS.has_rounds(twice)
+
+
 def test_a_long_sentence_s_loop_is_seen_though_it_was_stopped_early():
     loop = list(range(20)) * 4
     decoder = GuardedDecoder(ScriptedModel(says(loop)), Letters, RULES, [1])

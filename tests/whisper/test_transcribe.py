@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
+from scripted_model import ScriptedModel
+from small_model import TIMESTAMP_RULES
 
 from labsupport.base.errors import WhisperError
 from labsupport.speech import audio, text
 from labsupport.speech.features import LogMel
+from labsupport.speech.recording import analyse
+from labsupport.whisper.guards import GuardedDecoder, Guards
+from labsupport.whisper.search import Hypothesis
+from labsupport.whisper.transcribe import decode_in_batches
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +59,65 @@ def test_windows_in_batches_lose_little(tiny, narration):
     starts = [segment.start for segment in found.segments]
     assert starts == sorted(starts)
     assert found.segments[-1].end > 85
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.parametrize(("beams", "times"), [(5, 3), (1, 6)])
+def test_windows_in_batches_say_no_round_more_than_the_speaker(tiny, jfk, beams, times):
+    found = tiny.ours.transcribe(np.tile(jfk, times), beams=beams, batch=4, vad=True)
+    assert text.wer(audio.clip("jfk").text * times, found.text) < 0.02
+
+
+WORDS = audio.clip("jfk").text.split()
+ROUND = list(range(len(WORDS)))
+
+
+class Words:
+    @staticmethod
+    def decode(tokens):
+        return "".join(f" {WORDS[token]}" for token in tokens if token < TIMESTAMP_RULES.eot)
+
+
+@dataclass
+class Rounds(GuardedDecoder):
+    """Gives every window `untimed` without timestamps, and with them `timed`, each of its texts in a second."""
+
+    untimed: list = field(default_factory=list)
+    timed: list = field(default_factory=list)
+    logprob: float = -0.1
+    asked: list = field(default_factory=list)
+
+    def decode_at(self, temperature, encoder_out, prompt):
+        self.asked.append(prompt)
+        begin = self.rules.timestamp_begin
+        timed = [t for i, part in enumerate(self.timed) for t in (begin + 50 * i, *part, begin + 50 * i + 50)]
+        timed, logprob = (timed, self.logprob) if self.rules.timestamps else (self.untimed, -0.1)
+        return [self.judge(Hypothesis(timed, logprob, 0.1), temperature) for _ in encoder_out]
+
+
+@pytest.mark.parametrize(
+    ("untimed", "timed", "logprob", "expected"),
+    [
+        (ROUND * 3, [ROUND] * 2, -0.1, [ROUND] * 2),
+        (ROUND * 3, [ROUND] * 3, -0.1, [ROUND * 3]),
+        (ROUND * 3, [ROUND, ROUND, ROUND[1:]], -0.1, [ROUND * 3]),  # a word less is no round less
+        (ROUND * 3, [ROUND] * 2, -1.5, [ROUND * 3]),  # a text that fails its guards tells nothing
+        (ROUND, [ROUND[:9]], -0.1, [ROUND]),
+    ],
+)
+def test_of_texts_with_rounds_the_one_with_timestamps_counts_them(untimed, timed, logprob, expected):
+    model = ScriptedModel(None)
+    model.encode = lambda mel: np.zeros((len(mel), 2, 3), np.float32)
+    guards = Guards(temperatures=(0.0,))
+    decoder = Rounds(
+        model, Words, TIMESTAMP_RULES, [1], guards=guards, untimed=untimed, timed=timed, logprob=logprob
+    )  # fmt: skip
+    noise = np.random.default_rng(0).normal(0, 0.1, len(timed) * audio.SAMPLE_RATE).astype(np.float32)
+    recording = analyse(noise, 80, vad=False)
+    found = list(decode_in_batches(decoder, recording, 4, lambda span: model.encode(recording.window(span)[None]), []))
+    assert [[token for token in part if token < 50] for each in found for _, _, part in each.cuts] == expected
+    assert decoder.asked == [[1, TIMESTAMP_RULES.no_timestamps]] + [[1]] * (untimed != ROUND)
 
 
 @pytest.mark.weights

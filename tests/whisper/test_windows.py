@@ -11,7 +11,7 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from labsupport.speech.segments import Span
 from labsupport.whisper.search import Hypothesis
-from labsupport.whisper.windows import cut_segments, place_segments
+from labsupport.whisper.windows import cut_segments, move_to_pause, place_segments
 
 texts = st.lists(st.integers(0, 49) | st.integers(61, 99), min_size=1, max_size=8)
 
@@ -42,6 +42,21 @@ def test_cut_segments_equals_transformers(tokens, half_frames):
 def test_a_window_s_only_segment_starts_at_its_timestamp():
     assert cut_segments([61 + 10, 5, 6, 61 + 25], TIMESTAMP_RULES, 3000)[0] == [(10, 25, [71, 5, 6, 86])]
     assert cut_segments([5, 6], TIMESTAMP_RULES, 100)[0] == [(0, 50, [5, 6])]
+
+
+@pytest.mark.parametrize(
+    ("frame", "after", "expected"),
+    [
+        (2900, 0, 2975),
+        (2850, 0, 2850),  # too far from both
+        (1090, 0, 1065),
+        (1120, 0, 1150),
+        (1070, 1065, 1150),  # a window does not begin where the one before did
+        (1070, 1150, 1070),
+    ],
+)
+def test_a_window_begins_at_the_nearest_pause(frame, after, expected):
+    assert move_to_pause(frame, (239, 1065, 1150, 2975), after) == expected
 
 
 class Letters:
