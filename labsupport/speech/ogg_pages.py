@@ -50,7 +50,7 @@ def find_links(file: Readable, size: int, source: Source) -> list[Part]:
         if page:
             _add_page(links, page, source)
             at = page.end
-        elif links and not links[-1].open:  # a music program's tag, or padding
+        elif links and not links[-1].open and read_at(file, at, 4) != b"OggS":  # a music program's tag, or padding
             at = next(find_all(file, FIRST_PAGE, at, size), size)
         else:
             source.report_damage(f"the page at byte {at} is damaged or incomplete")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 
@@ -107,6 +108,19 @@ def test_each_changed_or_missing_byte_is_found(data):
 def test_what_follows_the_last_stream_is_no_damage(after):
     assert seconds(VORBIS + after) == seconds(VORBIS) == SECONDS
     assert seconds(VORBIS + after + VORBIS) == 2 * SECONDS
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("allow_damaged", [False, True])
+@pytest.mark.parametrize("at", [4, 5, 22, 30, 57])
+def test_damage_where_the_next_stream_begins_is_found(at, allow_damaged):
+    """It once went round for ever."""
+    content = bytearray(VORBIS + odd_audio.number_ogg(VORBIS, 7))
+    content[len(VORBIS) + at] ^= 1
+    source = Source("a.ogg", allow_damaged=allow_damaged)
+    with contextlib.nullcontext() if allow_damaged else pytest.raises(AudioError, match=f"byte {len(VORBIS)} is dam"):
+        assert find_links(io.BytesIO(content), len(content), source)[0].start == 0
+    assert source.damaged == allow_damaged
 
 
 def test_libsndfile_reads_what_it_reads_well():
