@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +17,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests start other pr
 if shutil.which("nvidia-smi") is None:
     # Without a GPU our Triton kernel is interpreted. Triton decides so at its import, which may be any test's.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# What nohup and a shell's background job ignore, the processes that tests start would ignore too.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (getattr(signal, "SIGHUP", None), signal.SIG_DFL),
+):
+    if _number and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def pytest_ignore_collect(collection_path) -> bool | None:

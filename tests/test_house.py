@@ -46,6 +46,33 @@ def relative(path: Path) -> str:
 # --- imports ----------------------------------------------------------------------------------------------------------
 
 
+def find_missing_imports(sources: dict[str, str]) -> list[str]:
+    """What a source imports from the package that the package does not have."""
+    found = []
+    for name, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("labsupport"):
+                module = importlib.import_module(node.module)
+                missing = [each.name for each in node.names if not has(module, each.name)]
+                found += [f"{name}: from {node.module} import {each}" for each in missing]
+    return found
+
+
+def has(module, name: str) -> bool:
+    in_package = hasattr(module, "__path__") and importlib.util.find_spec(f"{module.__name__}.{name}")
+    return hasattr(module, name) or bool(in_package)
+
+
+def test_what_notebooks_import_is_there():
+    notebooks = {name: source for name, source in read_sources().items() if name.endswith(".ipynb")}
+    assert len(notebooks) > 10
+    assert find_missing_imports(notebooks) == []
+    planted = {"a": "from labsupport.results.rows import Row, read_them\nfrom labsupport import speech, sound"}
+    assert find_missing_imports(planted) == [
+        "a: from labsupport.results.rows import read_them", "a: from labsupport import sound",
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def house(tmp_path):
     """A copy of the package and its contracts."""

@@ -250,6 +250,13 @@ def read_rows(*folders: Path) -> list[Row]:
     return reading.rows
 
 
+def read_file(path: Path) -> list[Row]:
+    """The rows of one file, in its order; a warning names the lines that are none."""
+    rows, odd = json_lines.read(path, parse_row)
+    json_lines.name_odd(odd, "result row")
+    return rows
+
+
 def scan(*folders: Path) -> Reading:
     """As `read_rows`, with what was left out in place of a warning."""
     rows: list[Row] = []

@@ -236,6 +236,16 @@ def test_a_process_killed_at_any_moment_loses_and_doubles_no_row(tmp_path):
         assert len(names) == len(set(names))
 
 
+def test_the_rows_of_one_file_are_read_alone(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    row = rows.record("encoder", 0.5, "s")
+    (path,) = tmp_path.rglob("*.jsonl")
+    with path.open("a") as file:
+        file.write("no row\n")
+    assert rows.read_file(path) == [row]
+    assert "it is no result row: 1" in caplog.text
+
+
 def test_rows_come_in_the_order_of_their_dates(tmp_path):
     later = Row(**{**vars(GOOD), "date": "2026-02-01T00:00:00+00:00"})
     rows.append_row(later, tmp_path / "a.jsonl")
