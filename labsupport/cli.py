@@ -333,7 +333,7 @@ def transcribe(
     batch: Annotated[
         int,
         typer.Option(
-            "--batch", "--batch-size", metavar="N", min=1, help="windows of 30 s at once; no times inside", **DECODING
+            "--batch", "--batch-size", metavar="N", min=1, help="windows of 30 s at once; rougher times", **DECODING
         ),
     ] = 1,
     vad: Annotated[
