@@ -17,13 +17,11 @@ WORTH_TELLING = 0.45  # seconds: calls leave out silence, and send something eac
 BEHIND = 1.0  # seconds
 RESTART = 600.0  # seconds: a longer step of a broadcast's clock is that of another recording, joined to the first
 MOST_SILENCE = 3600.0  # seconds in all, or as long as the file says that it lasts
-BLOCK_VALUES = 1 << 21  # of all channels
-WITH_CLOCK = (  # of FFmpeg's names, those whose time stamps are stored; others are counted from the samples
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    *["flv", "asf", "mpegts", "mpeg", "ogg", "flac"],
-)
+MOST_VALUES = 1 << 21  # of all channels, that are held to look ahead
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's names, as those below
+MATROSKA = "matroska,webm"
 BROADCAST = ("mpegts", "mpeg")
+WITH_CLOCK = (MP4, MATROSKA, *BROADCAST, "flv", "asf", "ogg", "flac")  # others' stamps are counted from the samples
 
 
 class Clock:
@@ -123,7 +121,7 @@ def gather(frames: Iterable[tuple[float, av.AudioFrame]]) -> Iterator[list[tuple
         block.append((lead, frame))
         seconds += frame.samples / frame.sample_rate
         values += frame.samples * frame.layout.nb_channels
-        if seconds >= AHEAD or values >= BLOCK_VALUES:
+        if seconds >= AHEAD or values >= MOST_VALUES:
             yield block
             block, seconds, values = [], 0.0, 0
     if block:

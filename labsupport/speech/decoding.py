@@ -10,7 +10,7 @@ import numpy as np
 
 from labsupport.base.errors import AudioError, printable
 from labsupport.speech import containers
-from labsupport.speech.clock import EXACT, Clock
+from labsupport.speech.clock import EXACT, MATROSKA, MP4, Clock
 from labsupport.speech.parts import Part, Readable, Source, is_unknown
 from labsupport.speech.progress import DURATION_TOLERANCE, Mp3Progress, Progress
 
@@ -25,10 +25,8 @@ FORMATS = (  # FFmpeg's demuxers for what users have; others divide by zero on d
 )
 PROBE = {"analyzeduration": "43200000000", "probesize": "50000000"}  # µs, bytes: a video's sound may begin late
 WITH_CHECKSUMS = ("tta", "flac", "ac3", "eac3")  # FFmpeg's decoders that look at them only when told
-MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's names, as those below
-STATED_DURATION = (  # those whose duration is no guess from the bit rate
-    MP4,
-    "matroska,webm",
+STATED_DURATION = (  # of FFmpeg's names, those whose duration is no guess from the bit rate
+    *(MP4, MATROSKA),
     *["asf", "ape", "wv", "tta", "tak", "mpc", "mpc8", "caf", "flac", "flv"],
 )
 
@@ -210,9 +208,7 @@ class AvDecoder(Decoder):
 
     def _warn_of_tracks(self, tracks: Sequence[av.AudioStream], chosen: av.AudioStream) -> None:
         names = [
-            f"{number} ({describe_track(track)})"
-            if track is not chosen
-            else f"{number} ({describe_track(track)}, used)"
+            f"{number} ({describe_track(track)}{', used' * (track is chosen)})"
             for number, track in enumerate(tracks, 1)
         ]
         self.source.warn(f"{len(tracks)} audio tracks: {', '.join(names)}. `--track` chooses another.")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labsupport.speech import audio
-from labsupport.speech.clock import BLOCK_VALUES, MOST_SILENCE, RESTART, TOLERANCE, Clock, find_leads, gather
+from labsupport.speech.clock import MOST_SILENCE, MOST_VALUES, RESTART, TOLERANCE, Clock, find_leads, gather
 
 KINDS = {  # container, codec, rate; whether a picture can stand beside it
     "mp4": ("mp4", "aac", 16_000, True),
@@ -197,5 +197,5 @@ def test_of_many_gaps_the_longest_is_told_where_it_stands_in_the_file():
 def test_little_is_held_of_many_channels():
     frames = [make_frame(0.02 * i) for i in range(100)]
     for frame in frames:
-        frame.layout.nb_channels = -(-BLOCK_VALUES // 320)
+        frame.layout.nb_channels = -(-MOST_VALUES // 320)
     assert [len(block) for block in gather(find_leads(frames, 0))] == [1] * 100
