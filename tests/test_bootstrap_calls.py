@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -80,14 +79,11 @@ def test_a_second_call_waits_for_the_first(lab, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_set_up_that_is_killed_at_random_points_never_breaks_the_environment(lab, tmp_path):
+def test_a_set_up_that_is_killed_at_random_points_never_breaks_the_environment(lab, tmp_path, kill_times):
     assert start_driver(lab, tmp_path, 0).wait(timeout=60) == 0
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    for _ in range(20):
+    for seconds in kill_times(2.5):
         again = start_driver(lab, tmp_path, 0.3)
-        time.sleep(chance.uniform(0, 2.5))
+        time.sleep(seconds)
         os.killpg(again.pid, signal.SIGKILL)
         again.communicate()
         lab.restore_old()  # as the next call begins

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,21 +103,29 @@ def test_a_run_leaves_no_kernel_and_nothing_that_a_kernel_started(tmp_path, numb
         assert "Traceback" not in printed
 
 
-def test_a_run_that_is_killed_at_random_points_loses_and_doubles_nothing(tmp_path):
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
+def test_a_run_that_is_killed_at_random_points_loses_and_doubles_nothing(tmp_path, kill_times):
     notebooks = [write_notebook(tmp_path, f"0{i}_a", f"{SPIN}\nimport time; time.sleep(1)") for i in range(1, 4)]
-    for _ in range(20):
-        run = Command("run", *notebooks, home=tmp_path / "lab")
-        time.sleep(chance.uniform(0, 12))
+    home, before = tmp_path / "lab", {}
+    for seconds in kill_times(12):
+        if len(before) == len(notebooks):  # nothing is left to be ended: from the beginning
+            shutil.rmtree(home)
+            before = {}
+        run = Command("run", *notebooks, home=home)
+        time.sleep(seconds)
         assert run.end(signal.SIGKILL)[2] == []
-        results = sorted((tmp_path / "lab" / "runs").glob("0*.json"))
-        assert all(json.loads(path.read_text())["status"] == "passed" for path in results)
-        assert len(results) == len({path.name.split(".")[0] for path in results}) <= len(notebooks)
-    run = Command("run", *notebooks, home=tmp_path / "lab")
+        results = read_results(home)
+        assert results == results | before
+        assert set(results.values()) <= {"passed"}
+        assert len(results) == len({name.split(".")[0] for name in results}) <= len(notebooks)
+        before = results
+    run = Command("run", *notebooks, home=home)
     printed = run.process.communicate(timeout=120)[0]
     assert "3 passed, 0 failed" in printed
+    assert not [path for path in home.rglob("*") if path.suffix in (".part", ".tmp")]
+
+
+def read_results(home: Path) -> dict[str, str]:
+    return {path.name: json.loads(path.read_text())["status"] for path in (home / "runs").glob("0*.json")}
 
 
 @pytest.mark.weights
