@@ -110,12 +110,15 @@ def refuse_unknown_parameters(path: Path, parameters: dict[str, object]) -> None
     """papermill only warns about a misspelt name and runs with the default.
 
     Raises:
-        CourseError: when the notebook's `parameters` cell lacks one of the names. One that cannot be read is passed
-            over here: it fails when its turn comes, and the others run.
+        CourseError: when the notebook's `parameters` cell lacks one of the names. A notebook without such a cell, and
+            one that cannot be read, is passed over here: it fails when its turn comes, and the others run.
     """
     try:
-        known = notebook_format.parameters(read(path))
+        notebook = read(path)
+        known = notebook_format.parameters(notebook)
     except CourseError:
+        return
+    if not notebook_format.parameter_cells(notebook):
         return
     if unknown := sorted(set(parameters) - set(known)):
         raise CourseError(f"{path.stem} has no parameter {unknown[0]!r}.", hint=f"it has: {', '.join(known)}")
@@ -149,6 +152,8 @@ def _run_or_reuse(
     try:
         notebook = read(path)
         chosen, reason = backend_for(notebook, backend)
+        if task.parameters and not notebook_format.parameter_cells(notebook):
+            raise CourseError("The notebook has no cell tagged `parameters`, which could take what was asked for.")
         if reason:
             return outcomes.store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
         fingerprint = outcomes.compute_fingerprint(notebook, chosen, task.parameters)
@@ -166,9 +171,16 @@ def _run_or_reuse(
 def describe_failure(error: Exception, log: Path | None = None) -> Failure:
     """Any error as a notebook's failure, with the last that its kernel wrote to the file `log`."""
     what = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-    last = log.read_text(errors="replace").strip()[-500:] if log and log.exists() else ""
+    last = read_end(log).strip() if log and log.exists() else ""
     message = plain_text(what)[:MESSAGE_LENGTH] + (f"\n{plain_text(last)}" if last else "")
     return Failure(outcomes.classify(message), message)
+
+
+def read_end(log: Path) -> str:
+    """The last 500 bytes: a kernel may have written more than there is memory."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 500))
+        return file.read().decode(errors="replace")
 
 
 def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | None]:
@@ -184,6 +196,8 @@ def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | N
             return backend, f"written for {' and '.join(written_for)}; this run uses {chosen}"
         backend = written_for[0]
     needs = dict.fromkeys([backend, *lab.get("needs", [])])
+    if unknown := [need for need in needs if need not in doctor.NEEDS]:
+        raise CourseError(f"The notebook needs {unknown[0]!r:.60}, which this version of the lab does not know.")
     return backend, next((reason for need in needs if (reason := doctor.missing(need))), None)
 
 
@@ -310,12 +324,13 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
     """Executes a notebook with its default parameters and saves it as it is committed, outputs included.
 
     Raises:
-        CourseError: when a cell fails; the file stays as it was.
+        CourseError: when it is no notebook, or a cell fails; the file stays as it was.
     """
     import nbformat
 
     from labsupport.course import kernels
 
+    read(path)  # which says better what is wrong
     notebook = nbformat.read(path, as_version=4)
     client = kernels.Bounded(
         notebook,
