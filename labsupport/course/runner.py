@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,6 +22,9 @@ from labsupport.course.console import RunProgress, plain_text
 from labsupport.course.outcomes import Failure, NotebookResult, Summary
 from labsupport.machine import doctor
 from labsupport.machine.backend import choose_backend
+
+if TYPE_CHECKING:
+    from labsupport.course.kernels import KernelLog
 
 CELL_SECONDS = 600
 MESSAGE_LENGTH = 600  # characters of an error that a result takes
@@ -168,19 +172,12 @@ def _run_or_reuse(
     return outcomes.store(result), False
 
 
-def describe_failure(error: Exception, log: Path | None = None) -> Failure:
-    """Any error as a notebook's failure, with the last that its kernel wrote to the file `log`."""
+def describe_failure(error: Exception, log: KernelLog | None = None) -> Failure:
+    """Any error as a notebook's failure, with the last that its kernel wrote past Jupyter."""
     what = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-    last = read_end(log).strip() if log and log.exists() else ""
+    last = log.read_end().strip() if log else ""
     message = plain_text(what)[:MESSAGE_LENGTH] + (f"\n{plain_text(last)}" if last else "")
     return Failure(outcomes.classify(message), message)
-
-
-def read_end(log: Path) -> str:
-    """The last 500 bytes: a kernel may have written more than there is memory."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 500))
-        return file.read().decode(errors="replace")
 
 
 def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | None]:
@@ -242,8 +239,7 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
 
     from labsupport.course import kernels
 
-    deadline, log = time.monotonic() + task.timeout, output.with_suffix(".log")
-    log.unlink(missing_ok=True)
+    deadline, log = time.monotonic() + task.timeout, kernels.KernelLog(output.with_suffix(".log"))
     try:
         papermill.execute_notebook(
             path,
@@ -294,10 +290,10 @@ def unfinished(executed: dict) -> Failure | None:
     return None
 
 
-def kernel_manager(environment: dict[str, str], log: Path) -> type:
+def kernel_manager(environment: dict[str, str], log: KernelLog | None = None) -> type:
     """A kernel manager whose kernels are this interpreter with `environment` on top of the process's own.
 
-    What a kernel writes past Jupyter, such as the last lines of one that crashes, goes to the file `log`.
+    What a kernel writes past Jupyter, such as the last lines of one that crashes, goes to `log`, else nowhere.
     """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
@@ -312,8 +308,8 @@ def kernel_manager(environment: dict[str, str], log: Path) -> type:
             return spec
 
         async def _async_start_kernel(self, **options) -> None:
-            with log.open("wb") as stream:
-                await super()._async_start_kernel(stderr=stream, **options)
+            with log.taking() if log else contextlib.nullcontext(subprocess.DEVNULL) as stream:
+                await super()._async_start_kernel(stdout=stream, stderr=stream, **options)
 
         start_kernel = _async_start_kernel
 
@@ -336,7 +332,7 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
         notebook,
         timeout=int(cell_timeout),
         kernel_name="python3",
-        kernel_manager_class=kernel_manager(page_variables(path), Path(os.devnull)),
+        kernel_manager_class=kernel_manager(page_variables(path)),
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,
         store_widget_state=False,

@@ -14,6 +14,7 @@ from labsupport.base.paths import ROOT
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes, runner
 from labsupport.course.console import summarise
+from labsupport.course.kernels import KernelLog
 
 pytestmark = pytest.mark.slow  # every test starts a kernel
 LAB = {"promise": "A test.", "minutes": 1, "needs": [], "backends": ["torch"], "articles": []}
@@ -250,10 +251,20 @@ def test_metadata_that_the_lab_cannot_read_are_named_as_the_reason(tmp_path, lab
 
 
 def test_of_what_a_kernel_wrote_only_the_end_is_read(tmp_path):
-    log = tmp_path / "a.log"
-    log.write_bytes(b"x" * 10_000 + b"\xffthe last words")
+    log = KernelLog(tmp_path / "a.log")
+    log.path.write_bytes(b"x" * 10_000 + b"\xffthe last words")
     assert runner.describe_failure(RuntimeError("dead"), log).message.endswith("x\ufffdthe last words")
-    assert len(runner.read_end(log)) == 500
+    assert len(log.read_end()) == 500
+
+
+def test_what_a_kernels_child_writes_without_end_fills_neither_terminal_nor_disk(tmp_path, capfd):
+    write_notebook(tmp_path, "01_a", "import subprocess; subprocess.run('yes the end >&2 & yes', shell=True)")
+    write_notebook(tmp_path, "02_b", "1")
+    results = runner.run(folder=tmp_path, cell_timeout=5).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert results[0].failure.kind == "timeout"
+    assert len(capfd.readouterr().out) < 10_000
+    assert (outcomes.runs_dir() / "01_a.torch.log").stat().st_size < 1.2e6
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b'{"nbformat": 4, "metadata": {}, "cells": [{}]}'])
