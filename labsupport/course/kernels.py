@@ -16,6 +16,7 @@ from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from labsupport.base.errors import CourseError
 from labsupport.base.masking import mask_all
 from labsupport.machine import children
 
@@ -103,7 +104,11 @@ class Bounded(NotebookClient):
             msg["content"] |= {"evalue": str(msg["content"].get("evalue"))[:ERROR_LENGTH], "traceback": []}
         if msg["msg_type"] in COUNTED:
             msg["content"] = mask_all(msg["content"])  # before it is stored
-        return super().process_message(msg, cell, cell_index)
+        try:
+            return super().process_message(msg, cell, cell_index)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # nbclient takes what it needs for granted
+            what = f"The kernel sent a message ({msg['msg_type']!r:.60}) that cannot be read: {error!r:.200}."
+            raise CourseError(what) from error
 
     def is_too_much(self, msg: dict[str, Any], cell: Any) -> bool:
         """Whether the cell's limits are reached; when they first are, a note is left in place of the rest."""

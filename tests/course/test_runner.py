@@ -257,6 +257,16 @@ def test_of_what_a_kernel_wrote_only_the_end_is_read(tmp_path):
     assert len(log.read_end()) == 500
 
 
+@pytest.mark.parametrize("kind", ["stream", "display_data", "error"])
+def test_a_message_without_its_content_is_named_and_the_others_run(tmp_path, kind):
+    send = f"k = get_ipython().kernel\nk.session.send(k.iopub_socket, {kind!r}, {{}}, parent=k.get_parent())"
+    write_notebook(tmp_path, "01_a", f"{send}\nimport time; time.sleep(1)")
+    write_notebook(tmp_path, "02_b", "1")
+    results = runner.run(folder=tmp_path).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert f"The kernel sent a message ('{kind}') that cannot be read" in results[0].failure.message
+
+
 def test_what_a_kernels_child_writes_without_end_fills_neither_terminal_nor_disk(tmp_path, capfd):
     write_notebook(tmp_path, "01_a", "import subprocess; subprocess.run('yes the end >&2 & yes', shell=True)")
     write_notebook(tmp_path, "02_b", "1")
