@@ -1,7 +1,14 @@
 """What the notebooks of the Speech Inference Lab share: see README.md for the map."""
 
-import logging
 import os
+import sys
+
+# `python -m labsupport...`, which has the folder where it is called first on the import path: nothing of it is
+# imported from here on. Python itself has looked there before; `./lab` keeps it from that, too.
+if sys.argv[:1] == ["-m"] and not getattr(sys.flags, "safe_path", False):  # Python 3.10 has no such flag
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import logging
 
 __version__ = "0.1.0"
 

@@ -34,7 +34,7 @@ def test_it_is_written_for_an_old_python_and_the_standard_library_alone():
 
 
 def test_versions_are_those_of_pyproject(lab):
-    assert {name: lab.read_pin(name) for name in ("uv", "torch")} == PROJECT["tool"]["lab"]
+    assert {name: lab.read_pin(name) for name in PROJECT["tool"]["lab"]} == PROJECT["tool"]["lab"]
     listed = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["mindspore"]
     listed += PROJECT["dependency-groups"]["test"]
     assert all(f"{name}=={lab.read_pin(name)}" in listed for name in ("numpy", "transformers", "mindspore", "nbval"))
@@ -362,6 +362,63 @@ def test_uv_is_installed_with_the_hashes_of_all_its_wheels(lab, monkeypatch):
     assert len(set(pinned)) > 15
 
 
+def test_torch_and_what_it_needs_beside_the_lock_is_installed_with_hashes(lab, monkeypatch):
+    seen = []
+    plant_env(lab, lab.NEW)
+    monkeypatch.setattr(lab, "find_links", lambda python: [])
+    monkeypatch.setattr(lab, "run", lambda command, env=None: seen.append(Path(command[-1]).read_text()))
+    lab.install_torch(wish_for(lab))
+    hashes = PROJECT["tool"]["lab-hashes"]
+    lines = {
+        line.split()[0]: [part[len("--hash=sha256:") :] for part in line.split()[1:]] for line in seen[0].split("\n")
+    }
+    pins = PROJECT["tool"]["lab"]
+    assert lines == {
+        f"torch=={pins['torch']}": hashes["torch-cpu"],
+        f"networkx=={pins['networkx']}": hashes["networkx"],
+        f"setuptools=={pins['setuptools']}": hashes["setuptools"],
+    }
+    assert all(lines.values())
+
+
+CPU, AUTO, PLAIN = ["--torch-backend", "cpu", "torch==2"], ["--torch-backend", "auto", "torch==2"], ["torch==2"]
+
+
+@pytest.mark.parametrize(
+    ("source", "machine", "python", "name"),
+    [
+        (PLAIN, "x86_64", "3.10", "torch"),
+        (PLAIN, "aarch64", "3.11", "torch"),
+        (CPU, "x86_64", "3.11", "torch-cpu"),
+        (["--find-links", "/w", "torch==2+cpu"], "x86_64", "3.11", "torch-cpu"),
+        (CPU, "x86_64", "3.10", None),
+        (CPU, "aarch64", "3.11", None),
+        (AUTO, "x86_64", "3.11", None),
+    ],
+)
+def test_hashes_are_given_for_the_files_that_a_source_may_send(lab, monkeypatch, source, machine, python, name):
+    monkeypatch.setattr(lab.platform, "machine", lambda: machine)
+    assert lab.torch_hashes(source, python) == (PROJECT["tool"]["lab-hashes"][name] if name else [])
+
+
+def test_a_file_with_another_hash_is_the_end_and_no_next_source_is_tried(lab, monkeypatch):
+    """What uv 0.13 says."""
+    plant_env(lab, lab.NEW)
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
+    said = "error: Failed to download `torch==2.13.0+cpu`\n  cause: Hash mismatch for `torch==2.13.0+cpu`"
+    failing, run, calls = script(lab.ROOT / "uv", f"echo '{said}'; exit 1"), lab.run, []
+    monkeypatch.setattr(lab, "run", lambda command, env=None: calls.append(command) or run([str(failing)]))
+    with pytest.raises(lab.WrongHash, match="not the file that it must be"):
+        lab.install_torch(wish_for(lab))
+    assert len(calls) == 1
+    assert not issubclass(lab.WrongHash, (lab.InstallFailed, lab.BrokenEnvironment, lab.WrongVersion))
+
+
+def test_only_linux_needs_another_index_for_torch_without_cuda(lab, monkeypatch):
+    monkeypatch.setattr(lab.platform, "system", lambda: "Darwin")
+    assert lab.torch_sources([], "cpu", "2.0") == [["torch==2.0"]]
+
+
 # The import path
 
 
@@ -450,6 +507,64 @@ def test_a_new_environment_that_does_not_work_is_an_error_not_a_loop(lab, monkey
 
 
 FAILURES = ("NoPython", "NoNetwork", "TooLittleDisk", "BrokenEnvironment", "WrongVersion", "InstallFailed", "OSError")
+
+
+@pytest.mark.parametrize(
+    "stamp", ["", "[]", "5", "null", "{", "[" * 100_000, '{"mindspore": "yes"}', '{"accelerator": 1}']
+)
+def test_a_stamp_that_cannot_be_read_means_that_nothing_is_complete(lab, stamp):
+    plant_env(lab, lab.VENV)
+    lab.STAMP.write_text(stamp)
+    assert lab.read_stamp() == {"complete": False}
+    assert lab.judge_venv(wish_for(lab)) == "unusable"
+
+
+def test_a_stamp_that_is_a_folder_means_the_same(lab):
+    plant_env(lab, lab.VENV)
+    lab.STAMP.mkdir()
+    assert lab.judge_venv(wish_for(lab)) == "unusable"
+
+
+def test_an_interpreter_that_does_not_answer_in_utf_8_is_a_broken_one(lab):
+    with pytest.raises(lab.BrokenEnvironment):
+        lab.ask(script(lab.ROOT / "python", r"printf '\377\376'; exit 1"), lab.LOOK)
+
+
+def be_a_file(path, elsewhere):
+    path.write_text("no folder")
+
+
+def be_a_link(path, elsewhere):
+    (elsewhere / "bin").mkdir(parents=True)
+    path.symlink_to(elsewhere)
+
+
+def be_a_dangling_link(path, elsewhere):
+    path.symlink_to(elsewhere / "nowhere")
+
+
+def be_a_circle(path, elsewhere):
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("name", ["VENV", "OLD"])
+@pytest.mark.parametrize("kind", [be_a_file, be_a_link, be_a_dangling_link, be_a_circle])
+def test_what_is_no_folder_makes_way_and_what_a_link_points_at_stays(lab, tmp_path, kind, name):
+    wish, elsewhere = beside(lab), tmp_path / "elsewhere"
+    kind(getattr(lab, name), elsewhere)
+    lab.put_in_place(wish)
+    assert lab.judge_venv(wish) == "ready"
+    assert not any(os.path.lexists(path) for path in (lab.OLD, lab.NEW))
+    assert elsewhere.exists() == (kind is be_a_link)
+
+
+@pytest.mark.parametrize("kind", [be_a_file, be_a_dangling_link, be_a_circle])
+def test_what_has_the_new_environments_name_makes_way(lab, tmp_path, kind):
+    kind(lab.NEW, tmp_path / "elsewhere")
+    lab.remove(lab.NEW)
+    assert not os.path.lexists(lab.NEW)
+
+
 STEPS = ("make_venv", "install_uv", "sync_packages", "install_torch", "check_environment", "put_in_place")
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -48,6 +49,19 @@ def test_an_error_is_printed_without_a_traceback_and_gives_exit_code_1():
     assert done.returncode == 1
     assert "No notebook is called '99_no_such'" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["labsupport", "labsupport.whisper.fine_tuning"])
+def test_a_module_imports_nothing_of_the_folder_where_it_is_called(tmp_path, module):
+    """But for what Python itself imports before it: see SECURITY.md."""
+    for name in ("json", "numpy", "rich", "typer", "logging", "platformdirs", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write('{name} ')")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+    assert not (tmp_path / "executed").exists()
 
 
 def test_ctrl_c_while_modules_are_imported_ends_with_130(monkeypatch):

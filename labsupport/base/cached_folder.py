@@ -59,6 +59,8 @@ def find_damage(folder: Path, expected: dict[str, str] | None = None) -> str | N
         manifest = read_manifest(folder)
         if any(manifest.get(file) != sha256 for file, sha256 in (expected or {}).items()):
             return "it was made from other weights"
+        if unlisted := sorted({path.name for path in folder.glob("[!.]*")} - {*manifest, "manifest.json"}):
+            return f"{unlisted[0]} is not in its manifest"
         for file, sha256 in manifest.items():
             state = (folder / file).stat()
             if recall_hash(folder / file, (state.st_size, state.st_mtime_ns)) != sha256:

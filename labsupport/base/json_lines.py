@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from labsupport.base.errors import LabError
+from labsupport.base.errors import LabError, printable
 from labsupport.base.paths import using_folder
 
 LONGEST = 1 << 20  # bytes of a line; a longer one is none of ours
 BLOCK = 1 << 16
+LONGEST_NOTE = 1000  # characters about one line
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class OddLine:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        return printable(f"{self.where}: {self.why}")[:LONGEST_NOTE]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

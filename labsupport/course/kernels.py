@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ipykernel.kernelspec import get_kernel_dict
@@ -12,6 +16,7 @@ from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from labsupport.base.errors import CourseError
 from labsupport.base.masking import mask_all
 from labsupport.machine import children
 
@@ -19,6 +24,7 @@ OUTPUT_BYTES = 10_000_000  # that a run takes from one cell
 OUTPUTS = 5_000  # and how many: each costs more than its bytes
 LEFT_OUT = f"\n[More than {OUTPUT_BYTES // 10**6} MB, or {OUTPUTS} outputs: the rest is left out.]\n"
 ERROR_LENGTH = 600  # characters of an error that comes after that
+LOG_BYTES = 1_000_000  # that are stored of what a kernel writes past Jupyter
 ENGINE = "lab"  # papermill's name for it
 COUNTED = {"stream", "display_data", "update_display_data", "execute_result", "error"}  # messages that hold output
 
@@ -43,6 +49,48 @@ class KernelSpecs(KernelSpecManager):
         return own_spec() if kernel_name == NATIVE_KERNEL_NAME else super().get_kernel_spec(kernel_name)
 
 
+# --- what kernels write past Jupyter ----------------------------------------------------------------------------------
+
+
+class KernelLog:
+    """The file of what a kernel and its children write past Jupyter, who may write without end: the last of it."""
+
+    def __init__(self, path: Path):
+        path.unlink(missing_ok=True)
+        self.path, self.reader = path, threading.Thread(target=self.copy, daemon=True)
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[int]:
+        """A descriptor for the kernel to write to; this process lets go of it after the block."""
+        self.source, target = os.pipe()
+        self.reader.start()
+        try:
+            yield target
+        finally:
+            os.close(target)
+
+    def copy(self) -> None:
+        with open(self.source, "rb", buffering=0) as source, open(self.path, "wb", buffering=0) as file:
+            before = b""
+            while block := source.read(1 << 16):
+                if file.tell() > LOG_BYTES:
+                    file.seek(0)
+                    file.truncate()
+                    file.write(before)
+                file.write(block)
+                before = block
+
+    def read_end(self) -> str:
+        """The last 500 bytes, as text."""
+        if self.reader.is_alive():
+            self.reader.join(1)  # no longer: a child of a dead kernel may go on
+        if not self.path.exists():
+            return ""
+        with open(self.path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 500))
+            return file.read().decode(errors="replace")
+
+
 # --- what cells print -------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +104,11 @@ class Bounded(NotebookClient):
             msg["content"] |= {"evalue": str(msg["content"].get("evalue"))[:ERROR_LENGTH], "traceback": []}
         if msg["msg_type"] in COUNTED:
             msg["content"] = mask_all(msg["content"])  # before it is stored
-        return super().process_message(msg, cell, cell_index)
+        try:
+            return super().process_message(msg, cell, cell_index)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # nbclient takes what it needs for granted
+            what = f"The kernel sent a message ({msg['msg_type']!r:.60}) that cannot be read: {error!r:.200}."
+            raise CourseError(what) from error
 
     def is_too_much(self, msg: dict[str, Any], cell: Any) -> bool:
         """Whether the cell's limits are reached; when they first are, a note is left in place of the rest."""

@@ -33,10 +33,24 @@ def find_problem(notebook: dict) -> str | None:
     """What the rest of this module could not read: metadata, cells or outputs that are not what they must be."""
     if not isinstance(notebook.get("metadata"), dict) or not isinstance(notebook["cells"], list):
         return "its metadata or cells are damaged"
+    if not is_lab_metadata(notebook["metadata"].get("lab", {})):
+        return "its metadata for the lab are damaged"
     for number, cell in enumerate(notebook["cells"], 1):
         if not is_cell(cell):
             return f"its cell {number} is damaged"
     return None
+
+
+def is_lab_metadata(lab: object) -> bool:
+    """Whether `backends`, of which there is one at least, and `needs` are lists of names, where they are given."""
+    if not isinstance(lab, dict):
+        return False
+    backends, needs = lab.get("backends", ["torch"]), lab.get("needs", [])
+    return is_names(backends) and is_names(needs) and bool(backends)
+
+
+def is_names(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def is_cell(cell: object) -> bool:
@@ -125,6 +139,11 @@ def title(notebook: dict) -> str:
     return first.splitlines()[0].removeprefix("# ").strip() if first.startswith("# ") else ""
 
 
+def parameter_cells(notebook: dict) -> list[dict]:
+    """The code cells tagged `parameters`."""
+    return [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]
+
+
 def parameters(notebook: dict) -> dict[str, object]:
     """Names and default values in the cell tagged `parameters`; empty when there is no such cell.
 
@@ -132,7 +151,7 @@ def parameters(notebook: dict) -> dict[str, object]:
         CourseError: when the cell holds anything but assignments of literals.
     """
     found: dict[str, object] = {}
-    for cell in [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]:
+    for cell in parameter_cells(notebook):
         try:
             found |= dict(map(_read_assignment, ast.parse(joined(cell["source"])).body))
         except (SyntaxError, ValueError) as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,6 +22,9 @@ from labsupport.course.console import RunProgress, plain_text
 from labsupport.course.outcomes import Failure, NotebookResult, Summary
 from labsupport.machine import doctor
 from labsupport.machine.backend import choose_backend
+
+if TYPE_CHECKING:
+    from labsupport.course.kernels import KernelLog
 
 CELL_SECONDS = 600
 MESSAGE_LENGTH = 600  # characters of an error that a result takes
@@ -110,12 +114,15 @@ def refuse_unknown_parameters(path: Path, parameters: dict[str, object]) -> None
     """papermill only warns about a misspelt name and runs with the default.
 
     Raises:
-        CourseError: when the notebook's `parameters` cell lacks one of the names. One that cannot be read is passed
-            over here: it fails when its turn comes, and the others run.
+        CourseError: when the notebook's `parameters` cell lacks one of the names. A notebook without such a cell, and
+            one that cannot be read, is passed over here: it fails when its turn comes, and the others run.
     """
     try:
-        known = notebook_format.parameters(read(path))
+        notebook = read(path)
+        known = notebook_format.parameters(notebook)
     except CourseError:
+        return
+    if not notebook_format.parameter_cells(notebook):
         return
     if unknown := sorted(set(parameters) - set(known)):
         raise CourseError(f"{path.stem} has no parameter {unknown[0]!r}.", hint=f"it has: {', '.join(known)}")
@@ -149,6 +156,8 @@ def _run_or_reuse(
     try:
         notebook = read(path)
         chosen, reason = backend_for(notebook, backend)
+        if task.parameters and not notebook_format.parameter_cells(notebook):
+            raise CourseError("The notebook has no cell tagged `parameters`, which could take what was asked for.")
         if reason:
             return outcomes.store(NotebookResult(path.stem, chosen, "skipped", task.run, reason=reason)), False
         fingerprint = outcomes.compute_fingerprint(notebook, chosen, task.parameters)
@@ -163,10 +172,10 @@ def _run_or_reuse(
     return outcomes.store(result), False
 
 
-def describe_failure(error: Exception, log: Path | None = None) -> Failure:
-    """Any error as a notebook's failure, with the last that its kernel wrote to the file `log`."""
+def describe_failure(error: Exception, log: KernelLog | None = None) -> Failure:
+    """Any error as a notebook's failure, with the last that its kernel wrote past Jupyter."""
     what = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-    last = log.read_text(errors="replace").strip()[-500:] if log and log.exists() else ""
+    last = log.read_end().strip() if log else ""
     message = plain_text(what)[:MESSAGE_LENGTH] + (f"\n{plain_text(last)}" if last else "")
     return Failure(outcomes.classify(message), message)
 
@@ -184,6 +193,8 @@ def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | N
             return backend, f"written for {' and '.join(written_for)}; this run uses {chosen}"
         backend = written_for[0]
     needs = dict.fromkeys([backend, *lab.get("needs", [])])
+    if unknown := [need for need in needs if need not in doctor.NEEDS]:
+        raise CourseError(f"The notebook needs {unknown[0]!r:.60}, which this version of the lab does not know.")
     return backend, next((reason for need in needs if (reason := doctor.missing(need))), None)
 
 
@@ -228,8 +239,7 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
 
     from labsupport.course import kernels
 
-    deadline, log = time.monotonic() + task.timeout, output.with_suffix(".log")
-    log.unlink(missing_ok=True)
+    deadline, log = time.monotonic() + task.timeout, kernels.KernelLog(output.with_suffix(".log"))
     try:
         papermill.execute_notebook(
             path,
@@ -280,10 +290,10 @@ def unfinished(executed: dict) -> Failure | None:
     return None
 
 
-def kernel_manager(environment: dict[str, str], log: Path) -> type:
+def kernel_manager(environment: dict[str, str], log: KernelLog | None = None) -> type:
     """A kernel manager whose kernels are this interpreter with `environment` on top of the process's own.
 
-    What a kernel writes past Jupyter, such as the last lines of one that crashes, goes to the file `log`.
+    What a kernel writes past Jupyter, such as the last lines of one that crashes, goes to `log`, else nowhere.
     """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
@@ -298,8 +308,8 @@ def kernel_manager(environment: dict[str, str], log: Path) -> type:
             return spec
 
         async def _async_start_kernel(self, **options) -> None:
-            with log.open("wb") as stream:
-                await super()._async_start_kernel(stderr=stream, **options)
+            with log.taking() if log else contextlib.nullcontext(subprocess.DEVNULL) as stream:
+                await super()._async_start_kernel(stdout=stream, stderr=stream, **options)
 
         start_kernel = _async_start_kernel
 
@@ -310,18 +320,19 @@ def execute_in_place(path: Path, *, cell_timeout: float = CELL_SECONDS) -> None:
     """Executes a notebook with its default parameters and saves it as it is committed, outputs included.
 
     Raises:
-        CourseError: when a cell fails; the file stays as it was.
+        CourseError: when it is no notebook, or a cell fails; the file stays as it was.
     """
     import nbformat
 
     from labsupport.course import kernels
 
+    read(path)  # which says better what is wrong
     notebook = nbformat.read(path, as_version=4)
     client = kernels.Bounded(
         notebook,
         timeout=int(cell_timeout),
         kernel_name="python3",
-        kernel_manager_class=kernel_manager(page_variables(path), Path(os.devnull)),
+        kernel_manager_class=kernel_manager(page_variables(path)),
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,
         store_widget_state=False,

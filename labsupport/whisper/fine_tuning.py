@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100  # a label that the loss leaves out
 CHECKPOINTS_KEPT = 2
+# What the trainer resumes from; without the optimiser's file it would begin that anew, and say nothing.
+NEEDED = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 log = logging.getLogger(__name__)
 
 
@@ -201,7 +203,7 @@ def reserve(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock", timeout=0):
-            shutil.rmtree(unfinished(folder), ignore_errors=True)
+            remove(unfinished(folder))
             bring_back(folder / "model")
             yield
     except filelock.Timeout as error:
@@ -226,12 +228,12 @@ def list_checkpoints(steps: Path) -> list[Path]:
 
 
 def find_last(steps: Path, checkpoint: Checkpoint) -> Path | None:
-    """The newest checkpoint whose files have the hashes of its manifest; it says which one, and what it leaves out.
+    """The newest checkpoint that is whole; it says which one, and what it leaves out.
 
     CheckpointError: it is of a model of another shape.
     """
     for path in list_checkpoints(steps):
-        if damage := find_damage(path):
+        if damage := find_lack(path):
             log.warning("%s is not whole (%s): it is left out.", path.name, damage)
             continue
         if open_folder(path.name, path).config != checkpoint.config:
@@ -242,6 +244,12 @@ def find_last(steps: Path, checkpoint: Checkpoint) -> Path | None:
     return None
 
 
+def find_lack(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks to be resumed from, or None: all that is needed, with the hashes of its manifest."""
+    absent = [name for name in NEEDED if not (checkpoint / name).is_file()]
+    return f"{absent[0]} is missing" if absent else find_damage(checkpoint)
+
+
 def finish_saves(folder: Path) -> TrainerCallback:
     """For the trainer: seals each checkpoint that it has written, puts it in its place, and removes the older ones."""
     from transformers import TrainerCallback
@@ -250,10 +258,28 @@ def finish_saves(folder: Path) -> TrainerCallback:
         def on_save(self, args, state, control, **_):
             name = f"checkpoint-{state.global_step}"
             put_in_place(unfinished(folder) / name, folder / "steps" / name)
-            for old in list_checkpoints(folder / "steps")[CHECKPOINTS_KEPT:]:
-                shutil.rmtree(old)
+            remove_others(folder / "steps", state.global_step)
 
     return FinishSaves()
+
+
+def remove_others(steps: Path, newest: int) -> None:
+    """Leaves the newest checkpoints up to this step. Those of later steps were damaged: the training began before them,
+    and if they counted, the whole ones would be removed in their stead.
+    """
+    found = list_checkpoints(steps)
+    kept = [path for path in found if step_of(path) <= newest][:CHECKPOINTS_KEPT]
+    for path in found:
+        if path not in kept:
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a folder, or the file or link that has its name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def put_in_place(part: Path, target: Path) -> None:
@@ -261,12 +287,12 @@ def put_in_place(part: Path, target: Path) -> None:
     kill in between: see `bring_back`.
     """
     seal(part)
-    shutil.rmtree(set_aside(target), ignore_errors=True)
-    if target.exists():
+    remove(set_aside(target))
+    if os.path.lexists(target):
         target.rename(set_aside(target))
     part.rename(target)
     sync(target.parent)
-    shutil.rmtree(set_aside(target), ignore_errors=True)
+    remove(set_aside(target))
 
 
 def set_aside(target: Path) -> Path:
@@ -275,7 +301,7 @@ def set_aside(target: Path) -> Path:
 
 def bring_back(target: Path) -> None:
     """Undoes a `put_in_place` that was killed between its two renames."""
-    if set_aside(target).exists() and not target.exists():
+    if os.path.lexists(set_aside(target)) and not os.path.lexists(target):
         set_aside(target).rename(target)
 
 
@@ -301,7 +327,7 @@ def sync(path: Path) -> None:
 def save_model(model: PreTrainedModel, folder: Path, source: Path) -> None:
     """Writes weights and configuration, and beside them the source's tokenizer and settings, for `whisper.load`."""
     part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove(part)
     model.save_pretrained(part)
     for file in source.iterdir():
         if file.suffix in (".json", ".txt") and file.name != "manifest.json" and not (part / file.name).exists():

@@ -39,6 +39,7 @@ def test_a_folder_is_made_once_and_then_read(tmp_path):
 
 DAMAGES = {
     "a.txt has changed": lambda folder: (folder / "a.txt").write_text("others"),
+    "b.txt is not in its manifest": lambda folder: (folder / "b.txt").write_text("more"),
     "a.txt is missing": lambda folder: (folder / "a.txt").unlink(),
     "manifest.json is missing": lambda folder: (folder / "manifest.json").unlink(),
     "it cannot be read": lambda folder: (folder / "manifest.json").write_text("{"),
@@ -63,6 +64,12 @@ def test_a_damaged_folder_is_named_and_made_again(tmp_path, caplog, damage):
     make(folder, write)
     assert (write.calls, find_damage(folder)) == (1, None)
     assert damage in caplog.text
+
+
+def test_what_a_file_manager_leaves_is_no_damage(tmp_path):
+    folder = make(tmp_path / "f", Writer())
+    (folder / ".DS_Store").write_text("x")
+    assert find_damage(folder) is None
 
 
 def test_a_folder_from_other_weights_is_made_again(tmp_path):

@@ -137,6 +137,12 @@ def test_what_has_the_name_of_a_file_and_is_none_is_named(tmp_path):
     assert json_lines.find_files(tmp_path / "nowhere") == ([], [])
 
 
+def test_a_note_on_a_line_is_one_line_of_bounded_length_without_controls():
+    note = str(json_lines.OddLine("a\n\x1b[31mb.jsonl, line 1", "\u202e" + "x" * 10**6))
+    assert note.startswith(r"a\n\x1b[31mb.jsonl, line 1: \u202exx")
+    assert len(note) <= json_lines.LONGEST_NOTE
+
+
 def test_many_odd_lines_are_counted_and_the_first_named(caplog):
     json_lines.name_odd([json_lines.OddLine(f"f, line {n}", "it is torn") for n in range(1, 30)], "row")
     assert "it is no row: 29." in caplog.text

@@ -14,6 +14,7 @@ from labsupport.base.paths import ROOT
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes, runner
 from labsupport.course.console import summarise
+from labsupport.course.kernels import KernelLog
 
 pytestmark = pytest.mark.slow  # every test starts a kernel
 LAB = {"promise": "A test.", "minutes": 1, "needs": [], "backends": ["torch"], "articles": []}
@@ -206,6 +207,74 @@ def test_whatever_the_executor_raises_is_one_notebooks_failure(tmp_path, monkeyp
     results = runner.run(folder=tmp_path).results
     assert [result.status for result in results] == ["failed", "failed"]
     assert type(error).__name__ in results[1].failure.message
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b'{"nbformat": 4, "metadata": {}, "cells": [{}]}'])
+def test_what_is_no_notebook_is_not_executed_in_place(tmp_path, content):
+    (tmp_path / "01_a.ipynb").write_bytes(content)
+    with pytest.raises(CourseError, match="notebook"):
+        runner.execute_in_place(tmp_path / "01_a.ipynb")
+    assert (tmp_path / "01_a.ipynb").read_bytes() == content
+
+
+def test_a_notebook_without_a_cell_for_parameters_is_its_own_failure(tmp_path):
+    """`./lab run` always gives one, `fast`."""
+    write_notebook(tmp_path, "02_b", "print('ran')")
+    bare = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")], metadata={"lab": LAB})
+    nbformat.write(bare, tmp_path / "01_a.ipynb")
+    results = runner.run(folder=tmp_path, parameters={"fast": True}).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert "no cell tagged `parameters`" in results[0].failure.message
+
+
+LAB_METADATA = [
+    [],
+    None,
+    {"backends": []},
+    {"backends": "torch"},
+    {"needs": 5},
+    {"needs": [{}]},
+    {"needs": ["a unicorn"]},
+]
+
+
+@pytest.mark.parametrize("lab", LAB_METADATA)
+def test_metadata_that_the_lab_cannot_read_are_named_as_the_reason(tmp_path, lab):
+    path = write_notebook(tmp_path, "01_a", "1")
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["lab"] = lab
+    path.write_text(json.dumps(notebook))
+    failure = runner.run(folder=tmp_path).results[0].failure
+    assert failure.message.startswith(
+        ("This is no notebook: its metadata for the lab", "The notebook needs 'a unicorn'")
+    )
+
+
+def test_of_what_a_kernel_wrote_only_the_end_is_read(tmp_path):
+    log = KernelLog(tmp_path / "a.log")
+    log.path.write_bytes(b"x" * 10_000 + b"\xffthe last words")
+    assert runner.describe_failure(RuntimeError("dead"), log).message.endswith("x\ufffdthe last words")
+    assert len(log.read_end()) == 500
+
+
+@pytest.mark.parametrize("kind", ["stream", "display_data", "error"])
+def test_a_message_without_its_content_is_named_and_the_others_run(tmp_path, kind):
+    send = f"k = get_ipython().kernel\nk.session.send(k.iopub_socket, {kind!r}, {{}}, parent=k.get_parent())"
+    write_notebook(tmp_path, "01_a", f"{send}\nimport time; time.sleep(1)")
+    write_notebook(tmp_path, "02_b", "1")
+    results = runner.run(folder=tmp_path).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert f"The kernel sent a message ('{kind}') that cannot be read" in results[0].failure.message
+
+
+def test_what_a_kernels_child_writes_without_end_fills_neither_terminal_nor_disk(tmp_path, capfd):
+    write_notebook(tmp_path, "01_a", "import subprocess; subprocess.run('yes the end >&2 & yes', shell=True)")
+    write_notebook(tmp_path, "02_b", "1")
+    results = runner.run(folder=tmp_path, cell_timeout=5).results
+    assert [result.status for result in results] == ["failed", "passed"]
+    assert results[0].failure.kind == "timeout"
+    assert len(capfd.readouterr().out) < 10_000
+    assert (outcomes.runs_dir() / "01_a.torch.log").stat().st_size < 1.2e6
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b'{"nbformat": 4, "metadata": {}, "cells": [{}]}'])

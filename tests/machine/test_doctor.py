@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 import time
 
 import pytest
@@ -36,6 +39,78 @@ def test_what_is_needed_and_missing_is_named_for_programs():
     found = json.loads(doctor.to_json(checks))
     assert (found["ok"], found["lacking"]) == (False, ["b"])
     assert found["checks"][1] == {"name": "b", "here": False, "found": "y", "remedy": "buy it", "required": True}
+
+
+def forbid(path):
+    path.chmod(0)
+    return path / "in"
+
+
+def circle(path):
+    (path / "a").symlink_to(path / "b")
+    (path / "b").symlink_to(path / "a")
+    return path / "a"
+
+
+def take(path):
+    (path / "taken").write_text("a file")
+    return path / "taken"
+
+
+FOLDERS = {
+    "forbidden": forbid,
+    "a circle of links": circle,
+    "a file": take,
+    "below a file": lambda path: take(path) / "in",
+    "a name too long": lambda path: path / ("x" * 300),
+    "a path too long": lambda path: path / "/".join(["x" * 200] * 30),
+    "no such user": lambda path: "~nobody-of-this-name/lab",
+}
+
+
+@pytest.mark.parametrize("variable", ["LAB_HOME", "LAB_CACHE"])
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_that_cannot_be_used_is_a_failed_check_for_anybody(tmp_path, monkeypatch, kind, variable):
+    monkeypatch.setenv(variable, str(FOLDERS[kind](tmp_path)))
+    if kind == "forbidden":  # the tests may run as root, whom nobody forbids anything
+        refuse_below(monkeypatch, tmp_path)
+    name = {"LAB_HOME": "your results", "LAB_CACHE": "cache"}[variable]
+    checks = {
+        check.name: check for check in (doctor.check_disk(), doctor.check_cache(), doctor.check_progress_folder())
+    }
+    assert not checks[name].here
+    assert variable in checks[name].remedy
+    assert "\n" not in checks[name].found
+    assert doctor.find_lacking([checks[name]]) == [name]
+
+
+def refuse_below(monkeypatch, folder):
+    stat = os.stat
+
+    def refuse(path, *arguments, **options):
+        if str(path).startswith(f"{folder}/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+
+
+def test_a_full_disk_is_a_failed_check(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    assert doctor.check_progress_folder().here
+    monkeypatch.setattr(doctor, "free_bytes", lambda folder: 4096)
+    assert (doctor.check_progress_folder().here, doctor.check_disk().here) == (False, False)
+    assert "its disk is full" in doctor.check_progress_folder().found
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit('libcudart.so: cannot open')", "import os; os._exit(3)", "1"])
+def test_a_framework_that_does_not_start_is_a_check_and_no_traceback(monkeypatch, code):
+    monkeypatch.setattr(doctor.children, "python_code", lambda *_: [sys.executable, "-c", code])
+    doctor.accelerators.cache_clear()
+    check = doctor.check_cuda()
+    assert not check.here
+    assert check.found.startswith("torch cannot be asked: ")
+    assert ("libcudart" in check.found) == ("libcudart" in code)
 
 
 def test_no_check_shows_a_password():

@@ -164,13 +164,35 @@ def lose_manifest(checkpoint):
     (checkpoint / "manifest.json").unlink()
 
 
+def shorten_manifest(checkpoint):
+    """The optimiser's file is gone, and the manifest knows of none: the trainer would begin it anew."""
+    (checkpoint / "optimizer.pt").unlink()
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    del manifest["optimizer.pt"]
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def become_a_file(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.write_text("no folder")
+
+
+def become_a_link(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.symlink_to("nowhere")
+
+
 def empty(checkpoint):
     shutil.rmtree(checkpoint)
     checkpoint.mkdir()
 
 
+SPOILS = [cut_weights, lose_state, lose_optimizer, flip_a_bit, lose_manifest, shorten_manifest, empty]
+SPOILS += [become_a_file, become_a_link]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", [cut_weights, lose_state, lose_optimizer, flip_a_bit, lose_manifest, empty])
+@pytest.mark.parametrize("spoil", SPOILS)
 def test_a_half_checkpoint_is_left_out_and_the_one_before_it_taken(folder, small, spoil, caplog):
     before = json.loads((folder / "report.json").read_text())["losses"]
     spoil(folder / "steps" / "checkpoint-2")
@@ -181,6 +203,18 @@ def test_a_half_checkpoint_is_left_out_and_the_one_before_it_taken(folder, small
     assert "resumes from checkpoint-1" in caplog.text
     assert all(find_damage(folder / "steps" / f"checkpoint-{step}") is None for step in (1, 2))
     assert not list(folder.rglob("*.part")) + list(folder.rglob("*.old"))
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_of_later_steps_take_no_whole_ones_place(folder, small):
+    """Killed in its third step, a training that began anew before damaged checkpoints has its second and first."""
+    steps = folder / "steps"
+    for number in (8, 9):
+        (steps / f"checkpoint-{number - 7}").rename(steps / f"checkpoint-{number}")
+        cut_weights(steps / f"checkpoint-{number}")
+    assert train(folder, str(small), MemoryOptions(1, 1), steps=2)["resumed"] == 0
+    assert fine_tuning.step_of(fine_tuning.find_last(steps, find_checkpoint(small))) == 2
+    assert sorted(path.name for path in steps.glob("c*")) == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_numbers_decide_which_checkpoint_is_the_newest(tmp_path):
