@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import logging
+import math
 import os
 import re
 import sys
@@ -97,6 +98,13 @@ def lab(
     """Make Whisper and Bark fast and small, and measure every step on your own machine."""
 
 
+def check_finite(value: float) -> float:
+    """An option's number; NaN, which no limit stops, and infinity are refused."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of this kind.")
+    return value
+
+
 @app.command()
 def run(
     notebooks: Annotated[list[str] | None, typer.Argument(help="names or numbers; all when none is given")] = None,
@@ -104,8 +112,12 @@ def run(
     fast: Annotated[bool, typer.Option("--fast/--full", help="a short run, or the one whose numbers count")] = True,
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
     clip: Annotated[str | None, typer.Option(help="a clip's name")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="seconds that a notebook may take")] = 1800,
-    cell_timeout: Annotated[float, typer.Option(min=1, help="seconds that a cell may take")] = 600,
+    timeout: Annotated[
+        float, typer.Option(min=1, callback=check_finite, help="seconds that a notebook may take")
+    ] = 1800,
+    cell_timeout: Annotated[
+        float, typer.Option(min=1, callback=check_finite, help="seconds that a cell may take")
+    ] = 600,
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an interrupted run finished")] = False,
     save: Annotated[bool, typer.Option("--save", help="authors: execute and save the notebook in place")] = False,
 ) -> None:
@@ -259,7 +271,7 @@ def is_file_name(argument: str) -> bool:
 def parse_threshold(given: str | float) -> float | None:
     """A number, which a default is already; or None for "none"."""
     try:
-        return None if str(given).lower() == "none" else float(given)
+        return None if str(given).lower() == "none" else check_finite(float(given))
     except ValueError:
         raise typer.BadParameter(f"{given!r} is no number, and not none.") from None
 
@@ -291,7 +303,8 @@ def transcribe(
         typer.Option(help="onnx: article B's graphs, with no framework loaded", **MODEL),
     ] = None,
     threads: Annotated[
-        int, typer.Option(metavar="N", min=0, help="CPU threads, for torch and onnx; 0: by the machine", **MODEL)
+        int,
+        typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine", **MODEL),
     ] = 0,
     form: Annotated[
         list[str] | None,
@@ -336,7 +349,13 @@ def transcribe(
     batch: Annotated[
         int,
         typer.Option(
-            "--batch", "--batch-size", metavar="N", min=1, help="windows of 30 s at once; rougher times", **DECODING
+            "--batch",
+            "--batch-size",
+            metavar="N",
+            min=1,
+            max=10_000,
+            help="windows of 30 s at once; rougher times",
+            **DECODING,
         ),
     ] = 1,
     vad: Annotated[
@@ -350,7 +369,7 @@ def transcribe(
         str, typer.Option(metavar="N,N,...", help="tried in turn while the text fails", **GUARDS)
     ] = "0,0.2,0.4,0.6,0.8,1",
     best_of: Annotated[
-        int, typer.Option(metavar="N", min=1, help="texts drawn at a temperature above 0", **GUARDS)
+        int, typer.Option(metavar="N", min=1, max=1000, help="texts drawn at a temperature above 0", **GUARDS)
     ] = 5,
     compression_ratio_threshold: Annotated[float | None, threshold("above it a text repeats itself and fails")] = 2.4,
     logprob_threshold: Annotated[float | None, threshold("below it a text is unlikely and fails")] = -1.0,
@@ -372,7 +391,9 @@ def transcribe(
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="take what is left of a file that is cut or damaged", **READING)
     ] = False,
-    max_hours: Annotated[float, typer.Option(metavar="N", min=0, help="refuse what lasts longer", **READING)] = 12,
+    max_hours: Annotated[
+        float, typer.Option(metavar="N", min=0, callback=check_finite, help="refuse what lasts longer", **READING)
+    ] = 12,
     max_channels: Annotated[
         int, typer.Option(metavar="N", min=1, help="refuse what has more channels", **READING)
     ] = 64,
@@ -464,7 +485,7 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 Model = Annotated[str, typer.Option(help="a packaged name, a folder or a hub id")]
-Runs = Annotated[int, typer.Option(min=1, help="of each variant, in turns")]
+Runs = Annotated[int, typer.Option(min=1, max=10_000, help="of each variant, in turns")]
 Clip = Annotated[str, typer.Option(help="a clip's name")]
 ROWS_STORED = "The rows that it had recorded are stored."
 BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip; its help
@@ -484,7 +505,10 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
 def add_benchmark(name: str, default_model: str, default_runs: int, default_clip: str, text: str) -> None:
     @bench.command(name=name, help=text)
     def command(model: Model = default_model, runs: Runs = default_runs, clip: Clip = default_clip) -> None:
+        from labsupport.speech import audio
+
         with stoppable(ROWS_STORED):
+            audio.clip(clip)  # before a model is loaded
             importlib.import_module(f"labsupport.benchmarks.{name}").run(model, runs, clip)
 
 
@@ -513,22 +537,29 @@ def bench_bark_attention(
     tokens: Annotated[int, typer.Option(min=1, help="semantic tokens")] = 32,
 ) -> None:
     """Bark's attention, eager and fused, stage by stage in turns; both models in memory ("bark": 10 GB)."""
-    from labsupport.benchmarks import bark_attention
+    from labsupport.speech import audio
 
     with stoppable(ROWS_STORED):
+        audio.clip(clip)
+        from labsupport.benchmarks import bark_attention
+
         bark_attention.run(model, runs, stages, tokens, clip)
 
 
 @bench.command(name="bark")
 def bench_bark(
-    samples: Annotated[int, typer.Option("--samples", "--runs", min=1, help="how many to speak a variant")] = 100,
+    samples: Annotated[
+        int, typer.Option("--samples", "--runs", min=1, max=100_000, help="how many to speak a variant")
+    ] = 100,
     batch: Annotated[str, typer.Option(help="how many at a time; several with commas: 1,8")] = "1",
     model: Annotated[
         str, typer.Option("--model", "--checkpoint", help="a shape (random weights), a folder or a hub id")
     ] = "bark-small",
     variants: Annotated[str | None, typer.Option(help="such as plain,fused,fused+half+offload; all by default")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="semantic tokens of a sample")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="in how many turns the variants share the samples")] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100_000, help="in how many turns the variants share the samples")
+    ] = 4,
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat what an earlier run did")] = False,
 ) -> None:
     """Article D's benchmark of Bark: latency, peak memory and throughput of each combination of tricks.

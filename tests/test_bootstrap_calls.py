@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -284,3 +285,28 @@ def test_stopping_it_before_promises_nothing(lab, monkeypatch, capsys, step):
     monkeypatch.setattr(lab, step, interrupt)
     assert lab.main(["setup"]) == 130
     assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_what_uv_and_the_bootstrap_print_holds_no_secret(lab, monkeypatch, capsys):
+    (lab.ROOT / "labsupport" / "base").mkdir(parents=True)
+    shutil.copy(ROOT / "labsupport" / "base" / "masking.py", lab.ROOT / "labsupport" / "base")
+    monkeypatch.setenv("UV_INDEX_URL", "https://tom:hunter%40222@index.example/simple")
+    monkeypatch.setenv("INDEX_TOKEN", "abcdef-secret")
+    uv = "echo Looking at $UV_INDEX_URL with $INDEX_TOKEN, and hunter@222; echo 403 for https://a:bcdefg@index.example"
+    uv += "; exit 2"
+    stub_steps(lab, monkeypatch, make_venv=lambda wish: lab.run(["sh", "-c", uv, "https://a:bcdefg@index.example"]))
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # `main` wraps it
+    assert lab.main(["setup"]) == 1
+    said = capsys.readouterr().err
+    assert "Looking at https://***@index.example/simple with ***, and ***" in said
+    assert "An installation step failed." in said
+    assert not any(secret in said for secret in ("hunter", "secret", "bcdefg"))
+
+
+def test_the_masking_that_the_bootstrap_loads_runs_on_an_old_python():
+    source = (ROOT / "labsupport" / "base" / "masking.py").read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 8))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert "__future__" in modules  # its annotations are not evaluated
+    assert {name.split(".")[0] for name in modules} <= set(sys.stdlib_module_names)

@@ -44,6 +44,41 @@ def test_a_wrong_usage_gives_exit_code_2(arguments):
     assert invoke(*arguments).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--timeout", "nan"],
+        ["run", "--timeout", "inf"],
+        ["run", "--cell-timeout", "nan"],
+        ["transcribe", "--max-hours", "nan", "a.wav"],
+        ["transcribe", "--max-hours=-inf", "a.wav"],
+        ["transcribe", "--logprob-threshold", "nan", "a.wav"],
+        ["transcribe", "--no-speech-threshold", "inf", "a.wav"],
+        ["transcribe", "--best-of", "1000000000", "a.wav"],
+        ["transcribe", "--threads", "100000000", "a.wav"],
+        ["transcribe", "--batch", "10000000000", "a.wav"],
+        ["bench", "engines", "--runs", "1000000000"],
+        ["bench", "bark", "--samples", "10000000000"],
+        ["bench", "bark", "--rounds", "10000000000"],
+    ],
+)
+def test_numbers_that_are_none_or_that_no_machine_can_do_are_refused(monkeypatch, arguments):
+    for module, name in ((runner, "run"), (importlib.import_module("labsupport.whisper.files"), "transcribe_files")):
+        monkeypatch.setattr(module, name, lambda *values, **options: pytest.fail("it has begun"))
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert "Invalid value for" in done.output
+
+
+@pytest.mark.parametrize("name", ["engines", "kv_caches", "bark_attention"])
+def test_an_unknown_clip_is_told_before_a_model_is_loaded(monkeypatch, name):
+    module = importlib.import_module(f"labsupport.benchmarks.{name}")
+    monkeypatch.setattr(module, "run", lambda *arguments: pytest.fail("it has begun"))
+    error = invoke("bench", name, "--clip", "nope").exception
+    assert "There is no clip called 'nope'" in str(error)
+    assert "jfk" in str(error)
+
+
 def test_an_error_is_printed_without_a_traceback_and_gives_exit_code_1():
     done = lab("run", "99_no_such")
     assert done.returncode == 1

@@ -13,6 +13,7 @@ from transformers.models.bark.generation_configuration_bark import BarkGeneratio
 
 from labsupport.bark.attention import register
 from labsupport.base.errors import BarkError, CheckpointError, printable
+from labsupport.checkpoints.hub import download
 from labsupport.checkpoints.safetensors_files import find_weights, read_header
 from labsupport.checkpoints.settings import check_size, read_json
 from labsupport.optim.offload import Stage
@@ -65,26 +66,47 @@ def load(
         seed: of the random weights.
 
     Raises:
-        BarkError: `name` is none of these, or the hub cannot be reached.
+        BarkError: `name` is none of these, the hub cannot be reached, or it has only pickled weights.
+        FolderError: there is no room for what the hub has.
     """
     register()
     if name in SHAPES:
         return nn.Module.to(make_random(make_config(name), attention, seed), device, dtype).eval()
-    folder = Path(name).expanduser()
-    local = folder.is_dir()
+    local = is_folder(name)
     try:
         model, report = BarkModel.from_pretrained(
-            str(check_folder(folder.resolve())) if local else name,
+            str(check_folder(find_folder(name))),
             attn_implementation=attention, dtype=dtype, output_loading_info=True,
+            use_safetensors=True, local_files_only=True,
         )  # fmt: skip
     except UNREADABLE as error:
-        hint = f"Without a hub take a shape, whose weights are random: {', '.join(SHAPES)}."
-        raise BarkError(f"There is no Bark {name!r} here: {printable(error)}", where=name, hint=hint) from error
+        raise BarkError(
+            f"There is no Bark {name!r} here: {printable(error)}", where=name, hint=list_models()
+        ) from error
     kinds = ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if local else []))
     if odd := [str(key) for kind in kinds for key in report[kind]]:
         what = f"{len(odd)} tensors are not those that config.json describes, {printable(min(odd))} among them."
         raise BarkError(what, where=name)
     return model.to(device).eval()
+
+
+def is_folder(name: str) -> bool:
+    return bool(name) and Path(name).expanduser().is_dir()
+
+
+def find_folder(name: str) -> Path:
+    """The folder of this name, or that of a hub's model, downloaded first where that is needed.
+
+    A hub's model is fetched at the commit that the hub lists, each file held against its size and hash there, and never
+    pickled weights.
+
+    CheckpointError: there is neither, or the hub fails or has only pickled weights. FolderError: no room for it.
+    """
+    return Path(name).expanduser().resolve() if is_folder(name) else download(name, list_models())
+
+
+def list_models() -> str:
+    return f"Without a hub take a shape, whose weights are random: {', '.join(SHAPES)}."
 
 
 def check_folder(folder: Path) -> Path:

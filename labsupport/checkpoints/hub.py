@@ -159,12 +159,19 @@ def is_offline() -> bool:
 
 
 def open_client() -> httpx.Client:
-    """An HTTP client with the user's token for the hub, which it does not pass on to other hosts."""
+    """An HTTP client with the user's token for the hub, which it does not pass on to other hosts.
+
+    ValueError: the certificates that SSL_CERT_FILE names, the token's file or the proxy cannot be used.
+    """
     import httpx
     from huggingface_hub.utils import build_hf_headers
 
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    return httpx.Client(headers=headers, timeout=HUB_SECONDS, follow_redirects=True, max_redirects=10)
+    try:
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        return httpx.Client(headers=headers, timeout=HUB_SECONDS, follow_redirects=True, max_redirects=10)
+    except (OSError, ImportError) as error:  # ImportError: a SOCKS proxy needs another package
+        settings = "SSL_CERT_FILE, SSL_CERT_DIR, ALL_PROXY, HTTPS_PROXY and the token's file"
+        raise ValueError(f"no connection can be made with the settings ({error}): look at {settings}.") from error
 
 
 def find_stored(hub_id: str, home: Path, error: Exception, hint: str) -> Path:
@@ -224,7 +231,8 @@ def read_listing(response: httpx.Response) -> dict:
 def check_answer(response: httpx.Response, wanted: str) -> None:
     """ValueError where the hub answers with an error, or a page for people (a login, a proxy's)."""
     if response.status_code >= 400:
-        raise ValueError(f"it answers HTTP {response.status_code} for {wanted}.")
+        gated = ", which may want its terms accepted, and a token in HF_TOKEN" * (response.status_code in (401, 403))
+        raise ValueError(f"it answers HTTP {response.status_code} for {wanted}{gated}.")
     if "html" in response.headers.get("content-type", "").lower():
         raise ValueError(f"it answers with a web page instead of {wanted}; is there a login or a proxy before it?")
 

@@ -13,7 +13,7 @@ import numpy as np
 from labsupport.base.errors import CheckpointError, printable
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.random_weights import tensor_shapes
-from labsupport.checkpoints.settings import COPY_AGAIN, inside, is_whole, read_json, shorten
+from labsupport.checkpoints.settings import COPY_AGAIN, inside, is_whole, read_json, refuse_repeats, shorten
 
 ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -64,15 +64,6 @@ def check_metadata(metadata: object) -> None:
         raise ValueError("its __metadata__ is no table of texts")
 
 
-def refuse_repeats(pairs: list[tuple[str, object]]) -> dict:
-    """A JSON object's pairs as a dict; ValueError where a name stands twice, of which readers take one or the other."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return content
-
-
 def read_entry(name: str, fields: object, data: int) -> Entry:
     """One tensor's entry of the header; ValueError if it contradicts itself. data: where the file's data begin."""
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
@@ -100,12 +91,17 @@ def check_layout(entries: dict[str, Entry], data: int, size: int) -> None:
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened by its bits."""
+    """The tensors of one file as float32; bfloat16, which NumPy lacks, is widened by its bits.
+
+    CheckpointError: the file is damaged, or a tensor holds NaN or infinity, of which a text would be made all the same.
+    """
     for name, entry in read_header(path).items():
         check_float(name, entry, path)
         array = np.fromfile(path, FLOATS[entry.dtype], math.prod(entry.shape), offset=entry.start)
         if entry.dtype == "BF16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is both of them
+            raise CheckpointError(f"The tensor {printable(name)} holds what is no number.", where=path, hint=COPY_AGAIN)
         yield name, array.astype(np.float32, copy=False).reshape(entry.shape)
 
 

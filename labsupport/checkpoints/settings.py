@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
+import stat
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,16 +33,27 @@ COPY_AGAIN = "Copy or download the model's folder again."
 def read_json(path: Path) -> dict:
     """The object in a settings file; CheckpointError if it is none, damaged, or larger than any true one."""
     try:
-        size = inside(path.parent, path.name).stat().st_size
-        if size > LARGEST:
-            raise CheckpointError(f"{path.name} has {size:,} bytes; no settings are so long.", where=path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        state = inside(path.parent, path.name).stat()
+        if not stat.S_ISREG(state.st_mode):  # to open a pipe is to wait for a writer
+            raise CheckpointError(f"{path.name} cannot be read: it is no file.", where=path, hint=COPY_AGAIN)
+        if state.st_size > LARGEST:
+            raise CheckpointError(f"{path.name} has {state.st_size:,} bytes; no settings are so long.", where=path)
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=refuse_repeats)
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}.", where=path) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is damaged: {error}.", where=path, hint=COPY_AGAIN) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}, no settings.", where=path)
+    return content
+
+
+def refuse_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object's pairs as a dict; ValueError where a name stands twice, of which readers take one or the other."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = collections.Counter(name for name, _ in pairs)
+        raise ValueError(f"the name {names.most_common(1)[0][0]!r:.60} stands twice")
     return content
 
 

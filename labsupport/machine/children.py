@@ -128,7 +128,7 @@ def watch(parent: int, leader: int) -> None:
     try:
         group = leader if os.getpgid(leader) == leader else None
         wait_for_end(parent, leader)
-        for process in find_descendants(leader):
+        for process in halt(leader):
             end(os.kill, process)
         if group:  # also holds those whose parents have ended
             end(os.killpg, group)
@@ -136,9 +136,19 @@ def watch(parent: int, leader: int) -> None:
         return
 
 
-def end(kill, process: int) -> None:
+def halt(leader: int) -> list[int]:
+    """Stops the process and all that it started, which then start no more; what began while it was looked for, too."""
+    halted: list[int] = []
+    while new := [process for process in find_descendants(leader) if process not in halted]:
+        for process in new:
+            end(os.kill, process, signal.SIGSTOP)
+        halted += new
+    return halted
+
+
+def end(kill, process: int, by: int = signal.SIGKILL) -> None:
     try:
-        kill(process, signal.SIGKILL)
+        kill(process, by)
     except OSError:  # it has ended, or is not ours
         return
 

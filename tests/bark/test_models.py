@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 import transformers
+from model_hub import COMMIT, serve_hub
 from safetensors.torch import load_file, save_file
 from small_bark import LENGTH, TINY, assert_same, generate_with_transformers
 
@@ -129,3 +130,35 @@ def test_offloaded_stages_give_the_same_output(eager, expected, tokens):
     finally:
         offloader.remove()
     assert torch.equal(expected.semantic, BarkGenerator(eager).semantic(*tokens, LENGTH))
+
+
+@pytest.fixture
+def hub(saved, tmp_path, monkeypatch):
+    """A hub with this Bark, and one that has only pickled weights."""
+    folder, settings = saved
+    (folder / "config.json").write_text(settings)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    pickled = {"pytorch_model.bin": b"pickle", "config.json": settings.encode()}
+    with serve_hub() as server:
+        server.RequestHandlerClass.models |= {"someone/bark": whole, "someone/pickled-bark": pickled}
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("LAB_CACHE", str(tmp_path))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server.RequestHandlerClass
+
+
+def test_a_hubs_bark_is_fetched_at_one_commit_and_by_hash(hub, tmp_path):
+    model = models.load("someone/bark")
+    assert (tmp_path / "hub" / "someone--bark" / COMMIT / "model.safetensors").is_file()
+    assert model.config.semantic_config.hidden_size == 8
+    hub.misbehave = staticmethod(lambda handler, what, body: what != "listing" and handler.reply(200, body[::-1], {}))
+    hub.models["someone/other-bark"] = hub.models["someone/bark"]
+    with pytest.raises(BarkError, match="another hash"):
+        models.load("someone/other-bark")
+
+
+def test_a_hubs_pickled_bark_is_refused_and_not_fetched(hub):
+    with pytest.raises(BarkError, match="only pickled weights, which can run any code"):
+        models.load("someone/pickled-bark")
+    assert not any("pytorch_model.bin" in path for path in hub.asked)

@@ -21,3 +21,12 @@ def test_a_text_that_bark_would_cut_off_is_refused():
     with pytest.raises(BarkError, match="257 tokens"):
         encode_text(["one", "word " * 257], "bark-lesson")
     assert encode_text(["word " * 256], "bark-lesson")[1].all()
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"model": {"type": "BPE"}}', "\0"])
+def test_a_damaged_tokenizer_of_a_folder_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text('{"model_type": "bark"}')
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(BarkError, match="The tokenizer cannot be read"):
+        encode_text(["one"], str(tmp_path))

@@ -234,7 +234,7 @@ FILES = {
     "endless": (send_without_length(endless), "goes on after"),
     "another of its length": (lambda handler, body: handler.reply(200, bytes(len(body)), {}), "another hash"),
     "error": (send(503), "answers HTTP 503"),
-    "refused": (send(403), "answers HTTP 403"),
+    "refused": (send(403), "answers HTTP 403 for .*a token in HF_TOKEN"),
     "a circle": (redirect, "redirects"),
     "a redirect to a file": (send(302, location="file:///etc/passwd"), "file://|protocol"),
 }
@@ -311,3 +311,14 @@ def test_an_endpoint_that_is_no_address_is_named(server, monkeypatch):
             monkeypatch.setenv("HF_ENDPOINT", address)
             with pytest.raises(CheckpointError, match="did not give"):
                 find_checkpoint(NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "/no/certificates.pem"), ("SSL_CERT_FILE", __file__), ("ALL_PROXY", "socks5://u:hidden@h:1")],
+)
+def test_settings_of_the_connection_that_cannot_be_used_are_named(server, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CheckpointError, match=f"did not give {NAME}: no connection can be made.*{name}") as raised:
+        hub.download(NAME, "hint")
+    assert "hidden" not in str(raised.value)

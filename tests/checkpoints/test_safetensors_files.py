@@ -250,3 +250,13 @@ def test_an_index_damaged_at_random_is_refused_or_as_good(folder):
         write(folder / INDEX, mutate({"metadata": {"total_size": 1}, "weight_map": table}, rng))
         if not refuses(lambda: find_checkpoint(folder), CheckpointError):
             assert len(dict(find_checkpoint(folder).tensors())) == len(table), f"seed {SEED}, round {number}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_weight_that_is_no_number_is_refused(tmp_path, value, dtype):
+    tensors = {"first": np.ones((2, 3), dtype), "second": np.ones((2, 3), dtype)}
+    tensors["second"][1, 2] = value
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="second holds what is no number"):
+        dict(read_tensors(tmp_path / "model.safetensors"))

@@ -53,6 +53,20 @@ def test_a_file_longer_than_any_settings_is_not_read(tmp_path):
         read_json(tmp_path / "config.json")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="cannot be read: it is no file"):
+        read_json(tmp_path / "config.json")
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"d_model": 16, "heads": 2, "d_model": 32}')
+    with pytest.raises(CheckpointError, match="'d_model' stands twice"):
+        read_json(tmp_path / "config.json")
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     (tmp_path / "config.json").mkdir()
     for name in ("config.json", "none.json"):

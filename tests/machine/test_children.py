@@ -128,6 +128,15 @@ def test_a_child_and_its_children_end_with_the_parent(number, session, child):
 
 
 @posix_only
+def test_what_a_child_starts_while_it_is_looked_for_ends_with_it(monkeypatch):
+    seen, stopped = iter([[1], [1, 2], [1, 2, 3], [1, 2, 3]]), []
+    monkeypatch.setattr(children, "find_descendants", lambda leader: next(seen))
+    monkeypatch.setattr(children, "end", lambda kill, process, by: stopped.append((process, by)))
+    assert children.halt(1) == [1, 2, 3]
+    assert stopped == [(process, signal.SIGSTOP) for process in (1, 2, 3)]
+
+
+@posix_only
 def test_a_child_that_is_killed_leaves_none_of_its_group():
     parent, (child, grandchild) = start_family("own")
     child.kill()
