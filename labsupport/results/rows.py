@@ -1,6 +1,7 @@
 """Result rows: every number that the course prints about speed or memory, one JSON line each.
 
 Reference rows lie in `data/results/<machine>/`, a learner's own in `.lab/results/<machine>/` (or under `LAB_RESULTS`).
+What pytest runs, nbval's notebooks too, is a check and no learner's result: it goes to `.lab/checks/<machine>/`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from labsupport.machine.os_info import asked_threads
 
 REFERENCE = DATA / "results"
 OPS = "ops of "  # what a row of an op table begins with
-SCHEMA = 2  # of the lines that are written; 1 had no number and no run_id
+SCHEMA = 3  # of the lines that are written; 1 had no number and no run_id, 2 no load and no fast
+OTHER = "other"  # the group of rows that no notebook and no benchmark recorded
+NOISIEST = 0.5  # a spread of more than this part of the value says nothing: measure again
+BUSY = 0.25  # a machine is busy if others use more than this share of its processors
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?\+00:00")
 SMALLEST, LARGEST = 1e-12, 1e30  # what a clock can measure, and what anything was ever counted to
 CLOCKS_DIFFER = timedelta(hours=1)  # between two machines
@@ -49,6 +53,8 @@ class Row:
         commit: of this repository, "+dirty" when files differed from it; "unknown" outside git.
         date: ISO 8601, UTC.
         claim: id of the article's claim that this result tests.
+        load_before, load_during: the share of the processors that others used, as in `load.Load`.
+        fast: whether the notebook ran in its fast mode; absent outside of notebooks.
 
     RowError where a field has the wrong type, a number is not finite, or both or neither of value and missing are set.
     """
@@ -71,18 +77,23 @@ class Row:
     missing: str | None = None
     note: str | None = None
     run_id: str | None = None
+    load_before: float | None = None
+    load_during: float | None = None
+    fast: bool | None = None
 
     def __post_init__(self):
         for name in ("what", "unit", "machine", "backend", "date", "commit"):
             check_text(name, getattr(self, name))
         for name in ("model", "clip", "claim", "missing", "note", "run_id"):
             check_text(name, getattr(self, name) or "")
-        for name in ("value", "spread", "runs", "peak_bytes", "threads"):
+        for name in ("value", "spread", "runs", "peak_bytes", "threads", "load_before", "load_during"):
             check_number(name, getattr(self, name))
         for name, least in (("runs", 1), ("peak_bytes", 0), ("threads", 1)):
             check_count(name, getattr(self, name), least)
         if self.spread is not None and self.spread < 0:
             raise RowError("A row's spread must not be negative.", where=self.spread)
+        if self.fast not in (None, True, False):
+            raise RowError("A row's fast must be true or false.", where=self.fast)
         if not isinstance(self.versions, dict):
             raise RowError("A row's versions must map packages to versions.", where=self.versions)
         for text in (*self.versions, *self.versions.values()):
@@ -116,6 +127,14 @@ class Row:
         if self.value is not None and self.value < least:
             return f"its figure is zero or negative: {self.value:g} {self.unit}"
         return None
+
+    def is_too_noisy(self) -> bool:
+        """Whether the spread is more than NOISIEST of the value: such a row gives no verdict."""
+        return self.value is not None and (self.spread or 0.0) > NOISIEST * abs(self.value)
+
+    def is_busy(self) -> bool:
+        """Whether other processes used more than BUSY of the processors, before or during the measurement."""
+        return max(self.load_before or 0.0, self.load_during or 0.0) > BUSY
 
     def is_divided(self) -> bool:
         """Whether ratios are made of such rows: times, rates and ratios, but not the parts of an op table."""
@@ -162,8 +181,10 @@ def record(
 
     Args:
         backend: the one that gave the number, as in `choose_backend()`.
-        group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner sets it), else "other".
-        details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note; `date`, else now.
+        group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner and `course.sessions` set
+            it), else OTHER.
+        details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note, load_before,
+            load_during; `date`, else now.
 
     Raises:
         RowError: it is no result that a reader would take.
@@ -182,11 +203,12 @@ def record(
         versions=machine.versions,
         threads=asked_threads(),
         run_id=run_id(),
+        fast=fast_mode(),
         **{name: to_plain(detail) for name, detail in details.items()},
     )
     if oddity := row.find_oddity():
         raise RowError(f"This is no result: {oddity}.", where=what)
-    append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or 'other'}.jsonl")
+    append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or OTHER}.jsonl")
     return row
 
 
@@ -216,9 +238,22 @@ def own_run_id() -> str:
     return secrets.token_hex(4)
 
 
+def fast_mode() -> bool | None:
+    """The parameter `fast` of the notebook that this process executes; None where it executes none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    fast = shell.user_ns.get("fast") if shell else None
+    return fast if isinstance(fast, bool) else None
+
+
 def results_dir() -> Path:
-    """Where this process's results go: `LAB_RESULTS`, else `results` in the learner's own folder."""
-    return chosen_folder("LAB_RESULTS", lambda: lab_dir() / "results")
+    """Where this process's results go: `LAB_RESULTS`, else `results` in the learner's own folder; tests': `checks`."""
+    return chosen_folder("LAB_RESULTS", lambda: lab_dir() / ("checks" if is_check() else "results"))
+
+
+def is_check() -> bool:
+    """Whether pytest runs this process, or started the kernel that this is."""
+    return "PYTEST_CURRENT_TEST" in os.environ or "PYTEST_VERSION" in os.environ
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from labsupport.machine.description import describe_machine
 from labsupport.results import rows
 from labsupport.results.claims import Claim, claim
 from labsupport.results.rows import Row
-from labsupport.results.timing import Ratio
+from labsupport.results.timing import Ratio, load_fields
 
 REPRODUCED, PARTLY, NOT_HERE, CORRECTED = "reproduced", "partly", "not here", "corrected"
 WAITS, OPEN = "waits for hardware", "open"
+TOO_NOISY = "too noisy to judge, run again"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
 def can_judge(claim: Claim, row: Row) -> bool:
     """Whether the row's date and figure can be a result's; that of a statement is true or false (1 or 0)."""
     possible = row.value in (None, 0, 1) if claim.check == "holds" else row.find_odd_figure() is None
-    return possible and row.find_odd_date() is None
+    return possible and row.find_odd_date() is None and not row.is_too_noisy()
 
 
 def judge(claim: Claim, row: Row) -> Verdict:
@@ -106,6 +107,8 @@ def judge(claim: Claim, row: Row) -> Verdict:
     note = f" {row.note}" if row.note else ""
     if row.value is None:
         return Verdict(claim, WAITS, f"It needs {row.missing}; none on {place}.{note}", row)
+    if row.is_too_noisy():
+        return Verdict(claim, OPEN, f"{TOO_NOISY}: {row.number:.3g} ± {row.spread:.2g} {claim.unit} on {place}.", row)
     status = RULES[claim.check](claim, row)
     if claim.check == "holds":
         return Verdict(claim, status, f"Found {'true' if row.value else 'false'} on {place}.{note}", row)
@@ -125,6 +128,7 @@ def record(id: str, value: float | bool | Ratio, **details) -> Verdict:
     tested = claim(id)
     if isinstance(value, Ratio):
         details = {"spread": value.value - value.low, **details}
+        details = {**load_fields(value.load), **details}
     number = float(value.value if isinstance(value, Ratio) else value)
     if tested.check == "holds" and number not in (0, 1):
         raise ClaimError(f"Claim {id} is a statement: its result is true or false, not {number:g}.", where=id)

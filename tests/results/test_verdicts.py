@@ -9,6 +9,7 @@ import pytest
 from labsupport.base.errors import ClaimError, RowError
 from labsupport.results import claims, rows, verdicts
 from labsupport.results.claims import Claim
+from labsupport.results.load import Load
 from labsupport.results.rows import Row
 from labsupport.results.timing import Ratio
 
@@ -77,7 +78,7 @@ def test_waiting_for_hardware_needs_a_row_that_says_so():
         ("ratio", 2.0, 0, 1.2, 0.1, "partly"),
         ("ratio", 2.0, 0, 1.2, 0.2, "not here"),
         ("ratio", 2.0, 0, 0.7, 0.1, "not here"),
-        ("ratio", 2.0, 0, 5.0, 4.5, "not here"),
+        ("ratio", 2.0, 0, 5.0, 4.5, "open"),
         ("ratio", 1.05, 0, 0.96, None, "not here"),
         ("ratio", 2.0, 0, 1.5, None, "partly"),
         ("equal", 39e6, 0.05, 40e6, None, "reproduced"),
@@ -119,6 +120,15 @@ def test_measurement_elsewhere_beats_a_note_that_nothing_could_be_measured_here(
     assert "h200" in verdict.why
 
 
+def test_a_row_that_is_too_noisy_gives_no_verdict_and_takes_no_other_row_s_place():
+    claim = make_claim("ratio", 2.0)
+    noisy, quiet = make_row(4.08, day=2, spread=2.63), make_row(2.1, day=1, spread=0.1)
+    assert verdicts.verdict(claim, [quiet, noisy]).row == quiet
+    assert verdicts.verdict(claim, [noisy]).status == "open"
+    assert verdicts.judge(claim, noisy).status == "open"
+    assert "too noisy to judge, run again: 4.08 ± 2.6 times" in verdicts.judge(claim, noisy).why
+
+
 # --- recording
 
 
@@ -135,6 +145,11 @@ def test_recorded_result_gives_its_verdict_and_a_row(results):
 @pytest.mark.parametrize(("interval", "status"), [((1.5, 1.9), "reproduced"), ((0.9, 1.9), "not here")])
 def test_ratio_brings_its_interval_along(results, interval, status):
     assert verdicts.record("B1", Ratio(1.7, *interval)).status == status
+
+
+def test_a_ratio_brings_the_load_of_its_machine_along(results):
+    row = verdicts.record("B1", Ratio(1.7, 1.5, 1.9, Load(0.25, 0.5))).row
+    assert (row.load_before, row.load_during) == (0.25, 0.5)
 
 
 def test_statement_is_recorded_as_true_or_false(results):
