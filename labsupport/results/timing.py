@@ -101,11 +101,18 @@ class Comparison:
         return replace(paired_ratio(self[baseline].wall, self[other].wall), load=self.load)
 
     def record(self, what: str, **details) -> list[Row]:
-        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them."""
+        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them.
+
+        All but the first bring their gain against the first, from the runs in pairs.
+        """
         rows = []
+        baseline = next(iter(self.measurements))
         for m in self.measurements.values():
             measured: dict[str, Any] = {"spread": m.spread, "runs": len(m.wall), "peak_bytes": m.peak_bytes}
             measured |= load_fields(self.load)
+            if m.name != baseline:
+                gain = self.speedup(baseline, m.name)
+                measured |= {"gain": (gain.value, gain.low, gain.high), "against": baseline}
             rows.append(record(f"{what}: {m.name}", m.median, "s", **measured, **details))
         return rows
 

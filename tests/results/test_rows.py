@@ -25,6 +25,8 @@ from labsupport.profiling.table import make_table
 from labsupport.results import rows
 from labsupport.results.rows import Row
 
+ROW = Row("x", 1.0, "times", "laptop", "torch", "2026-01-01T00:00:00+00:00", "abc")
+
 
 def test_recorded_row_is_read_back_with_all_that_it_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
@@ -83,6 +85,41 @@ def test_a_row_says_whether_its_notebook_was_in_fast_mode(monkeypatch, tmp_path,
 def test_a_spread_beyond_the_limit_is_too_noisy(value, spread, noisy):
     row = replace(GOOD, value=value, spread=spread, missing=None if value else "cuda")
     assert row.is_too_noisy() is noisy
+
+
+@pytest.mark.parametrize(
+    ("fields", "interval"),
+    [
+        ({"low": 1.5, "high": 2.5}, (1.5, 2.5)),
+        ({"spread": 0.3}, (1.7, 2.3)),
+        ({"spread": 0.3, "low": 1.5, "high": 2.5}, (1.5, 2.5)),
+        ({}, None),
+    ],
+)
+def test_an_interval_is_stored_or_in_older_rows_the_spread_to_both_sides(fields, interval):
+    assert replace(ROW, value=2.0, **fields).interval == (pytest.approx(interval) if interval else None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"low": 1.5}, {"high": 2.5}, {"low": 2.1, "high": 2.5}, {"low": 1.0, "high": 1.9}, {"gain": (2.0, 1.0)},
+        {"gain": (2.0, 2.1, 2.5)}, {"gain": (2.0, None, 2.5)}, {"sizes": ((1, 2, 3),)}, {"sizes": ((1, "2"),)},
+        {"sizes": 5}, {"predicted": "yes"}, {"low": float("nan"), "high": 3.0}, {"gain": 2.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_interval_without_its_value_inside_is_refused(fields):
+    with pytest.raises(RowError):
+        replace(ROW, value=2.0, **fields)
+
+
+def test_intervals_and_sizes_come_back_from_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    sizes = ((1, 2.0), (2, 4.5))
+    row = rows.record("x", 2.0, "times", low=1.5, high=2.5, gain=(2.0, 1.5, 2.5), sizes=sizes, predicted=True)
+    assert rows.read_rows(tmp_path) == [row]
+    assert row.device == "cpu" or row.device.split()[0] in ("cuda", "ascend")
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ def test_comparison_is_recorded_a_row_a_variant(monkeypatch, tmp_path, clock):
         ("step: a", 1.0, 3, "base"),
         ("step: b", 2.0, 3, "base"),
     ]
+    assert [row.gain for row in written] == [None, (0.5, 0.5, 0.5)]  # of the pairs, against the first
     assert rows.read_rows(tmp_path) == written
 
 
