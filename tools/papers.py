@@ -69,11 +69,21 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times better, and the lower end of the interval (None for one run, as of memory)."""
+    """How many times better, from one session on one machine, and its interval (None for one run, as of memory)."""
 
     value: float
-    low: float | None
+    interval: tuple[float, float] | None
     row: Row
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a gain: an interval that holds 1 shows none."""
+        return self.interval is None or self.interval[0] > 1
+
+    def describe(self, effect: str) -> str:
+        """Such as "2.00 times as fast (1.80 to 2.20)"."""
+        ends = "{:.2f} to {:.2f}".format(*self.interval) if self.interval else "one run"
+        return f"{self.value:.2f} times {effect} ({ends})" if self.shown else f"no difference ({ends} times {effect})"
 
 
 def update() -> list[Path]:
@@ -134,7 +144,7 @@ def map_table(course: Sequence[Lesson]) -> str:
 
 
 def find_gain(headline: Headline, reference: Sequence[Row]) -> Gain:
-    """The latest gain that the rows hold.
+    """What the latest session found, be it a gain or none: a lucky earlier one would be chosen by its result.
 
     Raises:
         CourseError: no session measured it.
@@ -144,8 +154,8 @@ def find_gain(headline: Headline, reference: Sequence[Row]) -> Gain:
     ]
     if not headline.after:
         found = [row for row in of_model if row.claim == headline.claim and headline.topic in ("", row.what)]
-        if found and found[-1].spread is not None:
-            return Gain(found[-1].number, found[-1].number - found[-1].spread, found[-1])
+        if found and found[-1].interval is not None:
+            return Gain(found[-1].number, found[-1].interval, found[-1])
     for ladder in reversed(
         report.group_sessions(row for row in of_model if row.what.startswith(f"{headline.topic}: "))
     ):
@@ -155,11 +165,16 @@ def find_gain(headline: Headline, reference: Sequence[Row]) -> Gain:
 
 
 def compare_rows(before: Row, after: Row) -> Gain:
-    """The ratio of two variants' medians; at least what is left between the two interquartile ranges."""
+    """The ratio of the pairs; in older rows that of the medians, between the ends of both interquartile ranges."""
+    if after.gain and f"{before.what}".endswith(f": {after.against}"):
+        value, low, high = after.gain
+        return Gain(value, (low, high), after)
     value = before.number / after.number
     if before.spread is None or after.spread is None:
         return Gain(value, None, after)
-    return Gain(value, (before.number - before.spread / 2) / (after.number + after.spread / 2), after)
+    half, room = before.spread / 2, after.spread / 2
+    low, high = (before.number - half) / (after.number + room), (before.number + half) / (after.number - room)
+    return Gain(value, (low, high), after)
 
 
 def headline_table(found: dict[Headline, Gain]) -> str:
@@ -168,7 +183,7 @@ def headline_table(found: dict[Headline, Gain]) -> str:
     lines = [
         (
             f"[{headline.label}](notebooks/{headline.notebook}.ipynb)",
-            f"{gain.value:.2f} times {headline.effect} ({f'at least {gain.low:.2f}' if gain.low else 'one run'})",
+            gain.describe(headline.effect),
             f"{headline.model}, {gain.row.machine}, {gain.row.date[:10]}",
         )
         for headline, gain in found.items()
@@ -178,7 +193,7 @@ def headline_table(found: dict[Headline, Gain]) -> str:
 
 def draw_gains(found: dict[Headline, Gain]) -> bytes:
     """The picture: a bar for each gain, as an SVG."""
-    values = {f"{headline.label}: {headline.effect}": gain.value for headline, gain in found.items()}
+    values = {f"{headline.label}: {headline.effect}": gain.value for headline, gain in found.items() if gain.shown}
     drawn = plots.bars(values, "times; 1 is no change", "What each optimisation gains on a CPU")
     drawn.set_size_inches(8.4, drawn.get_size_inches()[1])
     drawn.axes[0].axvline(1, color=plots.COLOURS[-1], linewidth=1)

@@ -24,7 +24,6 @@ from labsupport.results.claims import Claim
 from labsupport.results.rows import Row
 from labsupport.results.verdicts import Verdict
 
-VERDICTS = (verdicts.REPRODUCED, verdicts.PARTLY, verdicts.NOT_HERE, verdicts.CORRECTED, verdicts.WAITS, verdicts.OPEN)
 LOWER_BOUND = "reading alone"  # measured beside the variants: shown, and never a gain
 SESSION_GAP = (
     120  # seconds between two rows of one session at most, where they have no run id: they are written together
@@ -139,15 +138,19 @@ def _step_name(row: Row) -> str:
 
 
 def find_gain(ladder: Ladder) -> tuple[str, str, float] | None:
-    """The first step, the fastest, and how many times as fast it is; None where that lies within both spreads.
+    """The first step, the fastest, and how many times as fast it is; None where that is within the noise.
 
-    A lower bound that was measured beside the variants is neither.
+    The ratio is the pairs', and noise if its interval holds 1; in older rows it is that of the medians, and noise
+    within both spreads. A lower bound that was measured beside the variants is neither.
     """
     steps = {name: row for name, row in ladder.steps.items() if name != LOWER_BOUND}
     if not steps:
         return None
     start, fastest = next(iter(steps)), min(steps, key=lambda name: steps[name].number)
     first, best = steps[start], steps[fastest]
+    if best.gain and best.against == start:
+        ratio, low, _high = best.gain
+        return (start, fastest, ratio) if low > 1 else None
     if first.number - best.number <= (first.spread or 0) + (best.spread or 0):
         return None
     return start, fastest, first.number / best.number
@@ -285,7 +288,7 @@ def _svg(drawn, alt: str) -> str:
 def count_verdicts(found: Iterable[Verdict]) -> dict[str, int]:
     """Status -> how many have it, for every status."""
     counts = Counter(verdict.status for verdict in found)
-    return {status: counts[status] for status in VERDICTS}
+    return {status: counts[status] for status in verdicts.STATUSES}
 
 
 def of_article(found: Iterable[Verdict], article: str) -> list[Verdict]:
@@ -300,4 +303,4 @@ def verdicts_table(ledger: Iterable[Claim], results: Sequence[Row]) -> str:
     for article, name in claims.ARTICLES.items():
         counts = count_verdicts(of_article(found, article)).values()
         lines.append((f"{article}: {name}", str(sum(counts)), *map(str, counts)))
-    return markdown_table([("Article", "Claims", *VERDICTS), *lines])
+    return markdown_table([("Article", "Claims", *verdicts.STATUSES), *lines])

@@ -12,7 +12,8 @@ from labsupport.base.paths import DATA, read_toml
 
 LEDGER = DATA / "claims.toml"
 ARTICLES = {"A": "MindSpore Whisper", "B": "TPU-MLIR Whisper", "C": "Whisper memory", "D": "Bark"}
-CHECKS = ("ratio", "equal", "near", "at_most", "at_least", "holds")  # the rules, see `verdicts`
+CHECKS = ("ratio", "gain", "equal", "near", "at_most", "growth", "rises", "holds")  # the rules, see `verdicts`
+KINDS = ("definition", "counted", "measured")  # of truth, see `Claim`
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Claim:
         figure: what a result is compared with, in `unit`; 1 for a statement, whose results are 1 (true) or 0 (false).
         check: the rule, one of `CHECKS`.
         notebook: the one that tests it.
+        kind: what decides it. "definition": arithmetic, a model's definition or printed code, the same on any machine.
+            "counted": bytes, tokens or graph nodes, which have no noise and belong to one model and program.
+            "measured": what has noise, so that one number without an interval decides nothing.
+        model, device, clip, version: what makes another result one of the same setting; empty where the article leaves
+            it open. `device` is part of a row's ("ascend", "titan-rtx"), `version` a package and how its begins
+            ("mindspore 2.5").
+        neutral: the figure that means no effect: 1 for ratios, 0 for a part that is saved.
+        changed: what has changed since the article, with the version, if it is true of the article's version alone.
+        since: the date when its test took its present form; results from before are no longer judged.
         quoted: the numbers as the article prints them, from which `figure` follows.
         tolerance: relative, for the rules that have one.
         needs: the hardware or weights without which it cannot be tested at all ("ascend", "cuda", "hub:large-v3").
@@ -41,9 +51,19 @@ class Claim:
     quoted: tuple[str, ...]
     tolerance: float = 0.0
     needs: tuple[str, ...] = ()
+    kind: str = "measured"
+    model: str = ""
+    device: str = ""
+    clip: str = ""
+    version: str = ""
+    neutral: float = 1.0
+    changed: str = ""
+    since: str = ""
 
     def _repr_markdown_(self) -> str:
-        figure = "" if self.check == "holds" else f" Figure: **{self.figure:g} {self.unit}**."
+        figure = (
+            "" if self.check in ("holds", "gain", "growth", "rises") else f" Figure: **{self.figure:g} {self.unit}**."
+        )
         needs = f" Needs: {', '.join(self.needs)}." if self.needs else ""
         setting = f" Setting: {self.setting}." if self.setting else ""
         return f"> **Claim {self.id}** ({ARTICLES[self.article]}): {self.text}\n>\n>{figure}{setting}{needs}"
@@ -66,7 +86,7 @@ def parse_claim(entry: dict, where: str) -> Claim:
     """Checks one table of the ledger; raises ClaimError with `where`."""
     where = f"{where} ({entry.get('id')})"
     known = {field.name for field in fields(Claim)}
-    required = {field.name for field in fields(Claim) if field.default is MISSING}
+    required = {field.name for field in fields(Claim) if field.default is MISSING} | {"kind"}
     if wrong := sorted(set(entry) - known):
         raise ClaimError(f"A claim has no field {wrong[0]!r}.", where=where, hint="A verdict comes from results alone.")
     if lacking := sorted(required - set(entry)):
@@ -86,8 +106,14 @@ def find_problem(claim: Claim) -> str | None:
         return f"There is no rule {claim.check!r}; the rules are: {', '.join(CHECKS)}."
     if not isinstance(claim.figure, int | float) or not math.isfinite(claim.figure):
         return "Its figure must be a finite number."
-    if claim.check == "holds" and claim.figure != 1:
-        return "A statement's figure is 1."
+    if claim.check in ("holds", "gain") and claim.figure != 1:
+        return "A statement's figure is 1, and that of a gain without a size."
+    if claim.kind not in KINDS:
+        return f"There is no kind {claim.kind!r}; the kinds are: {', '.join(KINDS)}."
+    if claim.check == "equal" and claim.kind != "definition":
+        return "The rule 'equal' is for definitions; a figure that depends on a machine is 'near'."
+    if claim.check == "ratio" and claim.figure == claim.neutral:
+        return "A ratio's figure must differ from what means no effect."
     return None
 
 

@@ -1,6 +1,7 @@
 """Result rows: every number that the course prints about speed or memory, one JSON line each.
 
 Reference rows lie in `data/results/<machine>/`, a learner's own in `.lab/results/<machine>/` (or under `LAB_RESULTS`).
+What pytest runs, nbval's notebooks too, is a check and no learner's result: it goes to `.lab/checks/<machine>/`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from labsupport.base.errors import RowError
 from labsupport.base.json_lines import OddLine
 from labsupport.base.masking import mask
 from labsupport.base.paths import DATA, ROOT, chosen_folder, lab_dir
-from labsupport.machine.backend import choose_backend
-from labsupport.machine.description import describe_machine
+from labsupport.machine.backend import choose_backend, on_ascend
+from labsupport.machine.description import Machine, describe_machine
 from labsupport.machine.os_info import asked_threads
 
 REFERENCE = DATA / "results"
 OPS = "ops of "  # what a row of an op table begins with
-SCHEMA = 2  # of the lines that are written; 1 had no number and no run_id
+SCHEMA = 3  # of the lines that are written; 1 had no number and no run_id, 2 no load, fast or interval
+OTHER = "other"  # the group of rows that no notebook and no benchmark recorded
+NOISIEST = 0.5  # a spread of more than this part of the value says nothing: measure again
+BUSY = 0.25  # a machine is busy if others use more than this share of its processors
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?\+00:00")
 SMALLEST, LARGEST = 1e-12, 1e30  # what a clock can measure, and what anything was ever counted to
 CLOCKS_DIFFER = timedelta(hours=1)  # between two machines
@@ -49,6 +53,13 @@ class Row:
         commit: of this repository, "+dirty" when files differed from it; "unknown" outside git.
         date: ISO 8601, UTC.
         claim: id of the article's claim that this result tests.
+        load_before, load_during: the share of the processors that others used, as in `load.Load`.
+        fast: whether the notebook ran in its fast mode; absent outside of notebooks.
+        low, high: the interval of `value`, of a ratio from one session's pairs; see `interval`.
+        gain: how many times as fast as the variant `against` of the same session: value, low, high, of the pairs.
+        predicted: computed from a model's shape, and not measured.
+        sizes: (size, value) pairs that a growth was found from.
+        device: "cpu", or the accelerator's framework and name, as "cuda nvidia-titan-rtx"; absent in older rows.
 
     RowError where a field has the wrong type, a number is not finite, or both or neither of value and missing are set.
     """
@@ -71,19 +82,40 @@ class Row:
     missing: str | None = None
     note: str | None = None
     run_id: str | None = None
+    load_before: float | None = None
+    load_during: float | None = None
+    fast: bool | None = None
+    low: float | None = None
+    high: float | None = None
+    gain: tuple[float, float, float] | None = None
+    against: str | None = None
+    predicted: bool | None = None
+    sizes: tuple[tuple[float, float], ...] | None = None
+    device: str | None = None
 
     def __post_init__(self):
         for name in ("what", "unit", "machine", "backend", "date", "commit"):
             check_text(name, getattr(self, name))
-        for name in ("model", "clip", "claim", "missing", "note", "run_id"):
+        for name in ("model", "clip", "claim", "missing", "note", "run_id", "device", "against"):
             if (text := getattr(self, name)) is not None:
                 check_text(name, text)
-        for name in ("value", "spread", "runs", "peak_bytes", "threads"):
+        for name in ("value", "spread", "runs", "peak_bytes", "threads", "load_before", "load_during", "low", "high"):
             check_number(name, getattr(self, name))
         for name, least in (("runs", 1), ("peak_bytes", 0), ("threads", 1)):
             check_count(name, getattr(self, name), least)
         if self.spread is not None and self.spread < 0:
             raise RowError("A row's spread must not be negative.", where=self.spread)
+        for name in ("fast", "predicted"):
+            if getattr(self, name) not in (None, True, False):
+                raise RowError(f"A row's {name} must be true or false.", where=getattr(self, name))
+        check_interval(self.value, self.low, self.high)
+        object.__setattr__(self, "gain", check_numbers("gain", self.gain, 3))
+        if self.gain:
+            check_interval(*self.gain)
+        if self.sizes is not None:
+            if not isinstance(self.sizes, list | tuple):
+                raise RowError("A row's sizes must be pairs of numbers.", where=f"{self.sizes!r:.60}")
+            object.__setattr__(self, "sizes", tuple(check_numbers("sizes", pair, 2) for pair in self.sizes))
         if not isinstance(self.versions, dict):
             raise RowError("A row's versions must map packages to versions.", where=self.versions)
         for text in (*self.versions, *self.versions.values()):
@@ -98,6 +130,15 @@ class Row:
         if self.value is None:
             raise RowError(f"Nothing was measured: {self.missing} was missing.", where=self.what)
         return self.value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The two ends between which the value lies: stored, or in older rows by the spread; None where neither is."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        if self.value is None or self.spread is None:
+            return None
+        return self.value - self.spread, self.value + self.spread
 
     def find_oddity(self) -> str | None:
         """Why this can be no result, if so: its date or its figure."""
@@ -117,6 +158,14 @@ class Row:
         if self.value is not None and self.value < least:
             return f"its figure is zero or negative: {self.value:g} {self.unit}"
         return None
+
+    def is_too_noisy(self) -> bool:
+        """Whether the spread is more than NOISIEST of the value: such a row gives no verdict."""
+        return self.value is not None and (self.spread or 0.0) > NOISIEST * abs(self.value)
+
+    def is_busy(self) -> bool:
+        """Whether other processes used more than BUSY of the processors, before or during the measurement."""
+        return max(self.load_before or 0.0, self.load_during or 0.0) > BUSY
 
     def is_divided(self) -> bool:
         """Whether ratios are made of such rows: times, rates and ratios, but not the parts of an op table."""
@@ -151,6 +200,25 @@ def check_number(name: str, number: object) -> None:
         raise RowError(f"A row's {name} must be a finite number.", where=f"{number!r:.60}")
 
 
+def check_numbers(name: str, numbers: Any, count: int) -> tuple[float, ...] | None:
+    """The numbers as a tuple; RowError unless they are None or `count` finite numbers."""
+    if numbers is None:
+        return None
+    if not isinstance(numbers, list | tuple) or len(numbers) != count or None in numbers:
+        raise RowError(f"A row's {name} must be {count} numbers.", where=f"{numbers!r:.60}")
+    for number in numbers:
+        check_number(name, number)
+    return tuple(numbers)
+
+
+def check_interval(value: float | None, low: float | None, high: float | None) -> None:
+    """Raises RowError unless both ends are absent, or low <= value <= high."""
+    if (low, high) == (None, None):
+        return
+    if value is None or low is None or high is None or not low <= value <= high:
+        raise RowError("A row's interval must have two ends, with its value between them.", where=(low, value, high))
+
+
 def check_count(name: str, number: object, least: int) -> None:
     if number is not None and (not isinstance(number, int) or number < least):
         raise RowError(f"A row's {name} must be a whole number, at least {least}.", where=number)
@@ -163,8 +231,10 @@ def record(
 
     Args:
         backend: the one that gave the number, as in `choose_backend()`.
-        group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner sets it), else "other".
-        details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note; `date`, else now.
+        group: the file's name, a notebook or a benchmark: this, else `LAB_GROUP` (the runner and `course.sessions` set
+            it), else OTHER.
+        details: other fields of `Row`: spread, runs, model, clip, peak_bytes, claim, missing, note, load_before,
+            load_during, low, high, gain, against, predicted, sizes; `date`, else now.
 
     Raises:
         RowError: it is no result that a reader would take.
@@ -183,11 +253,13 @@ def record(
         versions=machine.versions,
         threads=asked_threads(),
         run_id=run_id(),
+        fast=fast_mode(),
+        device=name_device(machine),
         **{name: to_plain(detail) for name, detail in details.items()},
     )
     if oddity := row.find_oddity():
         raise RowError(f"This is no result: {oddity}.", where=what)
-    append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or 'other'}.jsonl")
+    append_row(row, results_dir() / machine.name / f"{group or os.environ.get('LAB_GROUP') or OTHER}.jsonl")
     return row
 
 
@@ -195,6 +267,14 @@ def record_ops(topic: str, ops: Iterable[tuple[str, float, str]], unit: str, **d
     """Appends a row for each (name, value, note) of an op table ("ops of TOPIC: NAME"); one date makes them a table."""
     date = now()
     return [record(f"{OPS}{topic}: {name}", value, unit, note=note, date=date, **details) for name, value, note in ops]
+
+
+def name_device(machine: Machine) -> str:
+    """What a row calls the device that it was measured on, see `Row`."""
+    if not machine.accelerators:
+        return "cpu"
+    name = re.sub(r"[^a-z0-9]+", "-", machine.accelerators[0].name.lower()).strip("-")
+    return f"{'ascend' if on_ascend() else 'cuda'} {name}"
 
 
 def now() -> str:
@@ -217,9 +297,22 @@ def own_run_id() -> str:
     return secrets.token_hex(4)
 
 
+def fast_mode() -> bool | None:
+    """The parameter `fast` of the notebook that this process executes; None where it executes none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    fast = shell.user_ns.get("fast") if shell else None
+    return fast if isinstance(fast, bool) else None
+
+
 def results_dir() -> Path:
-    """Where this process's results go: `LAB_RESULTS`, else `results` in the learner's own folder."""
-    return chosen_folder("LAB_RESULTS", lambda: lab_dir() / "results")
+    """Where this process's results go: `LAB_RESULTS`, else `results` in the learner's own folder; tests': `checks`."""
+    return chosen_folder("LAB_RESULTS", lambda: lab_dir() / ("checks" if is_check() else "results"))
+
+
+def is_check() -> bool:
+    """Whether pytest runs this process, or started the kernel that this is."""
+    return "PYTEST_CURRENT_TEST" in os.environ or "PYTEST_VERSION" in os.environ
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

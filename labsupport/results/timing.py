@@ -9,14 +9,15 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labsupport.base.errors import MeasureError
 from labsupport.base.tables import drop_empty_columns, format_bytes, format_seconds, markdown_table, text_table
 from labsupport.machine.backend import loaded_framework, on_ascend, synchronise
+from labsupport.results.load import Load, look_before, share_of_others, take_snapshot
 from labsupport.results.memory import peak_memory
-from labsupport.results.rows import Row, record
+from labsupport.results.rows import BUSY, Row, record
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ class Ratio:
     """How many times faster one variant is than another: the median over the pairs of runs, and its interval.
 
     The interval is the 95 % one of Student's t on the logarithms of the pairs' ratios, or the pairs' own interquartile
-    range where that is wider; a few noisy runs give a wide interval, not a false gain.
+    range where that is wider; a few noisy runs give a wide interval, not a false gain. `load`: the comparison's.
     """
 
     value: float
     low: float
     high: float
+    load: Load | None = None
 
     @property
     def within_noise(self) -> bool:
@@ -84,9 +86,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The variants' measurements by name, in the order given; the first is the baseline."""
+    """The variants' measurements by name, in the order given; the first is the baseline. `load`: what others did."""
 
     measurements: dict[str, Measurement]
+    load: Load | None = None
 
     def __getitem__(self, name: str) -> Measurement:
         if name not in self.measurements:
@@ -95,13 +98,21 @@ class Comparison:
 
     def speedup(self, baseline: str, other: str) -> Ratio:
         """How many times faster `other` is than `baseline`, from the runs in pairs."""
-        return paired_ratio(self[baseline].wall, self[other].wall)
+        return replace(paired_ratio(self[baseline].wall, self[other].wall), load=self.load)
 
     def record(self, what: str, **details) -> list[Row]:
-        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them."""
+        """Writes a row for each variant ("what: name", median seconds, spread, peak memory) and returns them.
+
+        All but the first bring their gain against the first, from the runs in pairs.
+        """
         rows = []
+        baseline = next(iter(self.measurements))
         for m in self.measurements.values():
             measured: dict[str, Any] = {"spread": m.spread, "runs": len(m.wall), "peak_bytes": m.peak_bytes}
+            measured |= load_fields(self.load)
+            if m.name != baseline:
+                gain = self.speedup(baseline, m.name)
+                measured |= {"gain": (gain.value, gain.low, gain.high), "against": baseline}
             rows.append(record(f"{what}: {m.name}", m.median, "s", **measured, **details))
         return rows
 
@@ -121,11 +132,18 @@ class Comparison:
         }
         return drop_empty_columns(columns)
 
+    def warning(self) -> str:
+        """One sentence on a machine that did other work meanwhile; empty where it did not."""
+        shares = [share or 0.0 for share in (self.load.before, self.load.during)] if self.load else [0.0, 0.0]
+        if max(shares) <= BUSY:
+            return ""
+        return f"Other processes used {shares[0]:.0%} of the processors before and {shares[1]:.0%} during these runs."
+
     def _repr_markdown_(self) -> str:
-        return markdown_table(self.table())
+        return "\n\n".join(filter(None, [markdown_table(self.table()), self.warning()]))
 
     def __str__(self) -> str:
-        return text_table(self.table())
+        return "\n".join(filter(None, [text_table(self.table()), self.warning()]))
 
 
 def compare(
@@ -161,13 +179,20 @@ def compare(
         for name, work in variants.items():
             for _ in range(warmup):
                 call(name, work)
+        before, start = look_before(), take_snapshot()
         times = time_in_turns(variants, runs, check)
+        during = share_of_others(start, take_snapshot())
         peaks = {name: find_peak(name, work) for name, work in variants.items()}
     measured = {}
     for name in variants:
         wall, cpu = zip(*times[name], strict=True)
         measured[name] = Measurement(name, wall, cpu, peaks[name], audio_seconds, items)
-    return Comparison(measured)
+    return Comparison(measured, Load(before, during))
+
+
+def load_fields(load: Load | None) -> dict[str, float | None]:
+    """The two fields of a row; none where no load was measured."""
+    return {"load_before": load.before, "load_during": load.during} if load else {}
 
 
 def find_peak(name: str, work: Callable[[], object]) -> int | None:

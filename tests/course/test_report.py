@@ -60,7 +60,11 @@ def verdict(article, number, status):
 
 
 CLAIMS = [claim for claim in claims.load() if claim.id in ("A1", "A9")]
-VERDICTS = [verdict("A", 1, verdicts.PARTLY), verdict("A", 2, verdicts.OPEN), verdict("D", 1, verdicts.CORRECTED)]
+VERDICTS = [
+    verdict("A", 1, verdicts.SAME_DIRECTION),
+    verdict("A", 2, verdicts.OPEN),
+    verdict("D", 1, verdicts.CORRECTED),
+]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_every_picture_has_alt_text_with_its_numbers(text):
     alts = [attributes["alt"] for tag, attributes in Outline(text).tags if tag == "img"]
     assert len(alts) == 5
     assert "no cache 2 s; cache 0.5 s" in alts[0]
-    assert "partly 1" in alts[-1]
+    assert "same direction 1" in alts[-1]
 
 
 def test_the_page_can_be_read_on_a_phone(text):
@@ -303,6 +307,14 @@ def test_a_gain_from_one_run_is_marked():
 
 
 def test_verdicts_are_counted_per_article_from_rows():
-    table = report.verdicts_table([found.claim for found in VERDICTS], [row("x", 1.3, spread=0.1, claim="A1")])
-    assert "| A: MindSpore Whisper | 2 | 0 | 1 | 0 | 0 | 0 | 1 |" in table
-    assert "| D: Bark | 1 | 0 | 0 | 0 | 0 | 0 | 1 |" in table
+    table = report.verdicts_table(
+        [found.claim for found in VERDICTS], [row("x", 1.3, spread=0.1, claim="A1", unit="times")]
+    )
+    assert "| A: MindSpore Whisper | 2 | 0 | 1 | 0 | 0 | 0 | 0 | 1 |" in table
+    assert "| D: Bark | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 1 |" in table
+
+
+def test_the_gain_of_the_pairs_beats_that_of_the_medians_and_is_none_if_its_interval_holds_one():
+    for low, expected in ((1.2, ("old", "new", 1.5)), (0.95, None)):
+        given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, low, 5.21), against="old")]
+        assert report.find_gain(report.ladders(given)[0]) == expected

@@ -34,6 +34,20 @@ def test_every_rule_is_used_and_only_statements_have_their_unit():
         assert (claim.check == "holds") == (claim.unit == "true or false"), claim.id
 
 
+def test_every_claim_that_belongs_to_a_setting_names_it_for_the_machine():
+    """Else any result at all would be of the same setting, and reproduce it."""
+    for claim in LEDGER:
+        named = claim.model or claim.device or claim.version
+        assert bool(named) == (claim.kind != "definition"), claim.id
+        assert not claim.needs or claim.kind != "definition", claim.id
+
+
+def test_a_rule_that_judges_noise_has_a_kind_that_has_it():
+    for claim in LEDGER:
+        if claim.unit in ("s", "ms", "times as fast", "times the time", "times the throughput", "RTF"):
+            assert claim.kind == "measured", claim.id
+
+
 def test_a_claim_shows_its_text_figure_and_setting():
     claim = claims.claim("C1")
     shown = claim._repr_markdown_()
@@ -54,7 +68,8 @@ text = "t."
 setting = ""
 figure = 1
 unit = "times"
-check = "ratio"
+check = "near"
+kind = "measured"
 notebook = ""
 quoted = []
 """
@@ -66,11 +81,16 @@ quoted = []
         (GOOD + 'verdict = "reproduced"\n', "no field 'verdict'"),
         (GOOD + 'status = "reproduced"\n', "no field 'status'"),
         (GOOD.replace("figure = 1\n", ""), "lacks figure"),
-        (GOOD.replace('"ratio"', '"feeling"'), "no rule 'feeling'"),
+        (GOOD.replace('"near"', '"feeling"'), "no rule 'feeling'"),
         (GOOD.replace("figure = 1", "figure = nan"), "finite"),
         (GOOD.replace("figure = 1", 'figure = "1"'), "finite"),
         (GOOD.replace('id = "A1"', 'id = "B1"'), "article's letter"),
-        (GOOD.replace('"ratio"', '"holds"').replace("figure = 1", "figure = 2"), "statement's figure"),
+        (GOOD.replace('"near"', '"holds"').replace("figure = 1", "figure = 2"), "statement's figure"),
+        (GOOD.replace('"near"', '"gain"').replace("figure = 1", "figure = 2"), "a gain without a size"),
+        (GOOD.replace('"near"', '"ratio"'), "differ from what means no effect"),
+        (GOOD.replace('"near"', '"equal"'), "is for definitions"),
+        (GOOD.replace('"measured"', '"felt"'), "no kind 'felt'"),
+        (GOOD.replace('kind = "measured"\n', ""), "lacks kind"),
         (GOOD + GOOD, "twice: A1"),
         (GOOD + "=", "no TOML"),
     ],

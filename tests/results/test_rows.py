@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from labsupport.machine.description import describe_machine
 from labsupport.profiling.table import make_table
 from labsupport.results import rows
 from labsupport.results.rows import Row
+
+ROW = Row("x", 1.0, "times", "laptop", "torch", "2026-01-01T00:00:00+00:00", "abc")
 
 
 def test_recorded_row_is_read_back_with_all_that_it_needs(monkeypatch, tmp_path):
@@ -36,13 +40,93 @@ def test_recorded_row_is_read_back_with_all_that_it_needs(monkeypatch, tmp_path)
     assert row.versions[choose_backend()]
 
 
-def test_own_results_go_to_the_labs_folder(monkeypatch, tmp_path):
-    monkeypatch.delenv("LAB_RESULTS", raising=False)
-    monkeypatch.delenv("LAB_GROUP", raising=False)
+@pytest.mark.parametrize(("variable", "folder"), [("", "results"), ("PYTEST_CURRENT_TEST", "checks")])
+def test_own_results_go_to_the_labs_folder_and_those_of_tests_apart(monkeypatch, tmp_path, variable, folder):
+    for name in ("LAB_RESULTS", "LAB_GROUP", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    if variable:
+        monkeypatch.setenv(variable, "notebooks/00_start_here.ipynb::Cell 3 (call)")
     row = rows.record("encoder", 1, "s", group="bench")
-    assert rows.read_rows(tmp_path / "results") == [row]
+    assert rows.read_rows(tmp_path / folder) == [row]
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
     assert row in rows.read_rows()
+
+
+class Shell:
+    """IPython's, as far as a row asks it."""
+
+    def __init__(self, **names):
+        self.user_ns = names
+
+
+@pytest.mark.parametrize(
+    ("shell", "fast"),
+    [(None, None), (Shell(), None), (Shell(fast=True), True), (Shell(fast=False), False), (Shell(fast="yes"), None)],
+)
+def test_a_row_says_whether_its_notebook_was_in_fast_mode(monkeypatch, tmp_path, shell, fast):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert rows.record("encoder", 1, "s").fast is fast
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "noisy"),
+    [
+        (4.08, 4.08 - 1.45, True),  # seen on a busy machine, and recorded without a remark
+        (2.0, 1.0, False),
+        (2.0, 1.01, True),
+        (-2.0, 1.01, True),
+        (2.0, None, False),
+        (None, None, False),
+    ],
+)
+def test_a_spread_beyond_the_limit_is_too_noisy(value, spread, noisy):
+    row = replace(GOOD, value=value, spread=spread, missing=None if value else "cuda")
+    assert row.is_too_noisy() is noisy
+
+
+@pytest.mark.parametrize(
+    ("fields", "interval"),
+    [
+        ({"low": 1.5, "high": 2.5}, (1.5, 2.5)),
+        ({"spread": 0.3}, (1.7, 2.3)),
+        ({"spread": 0.3, "low": 1.5, "high": 2.5}, (1.5, 2.5)),
+        ({}, None),
+    ],
+)
+def test_an_interval_is_stored_or_in_older_rows_the_spread_to_both_sides(fields, interval):
+    assert replace(ROW, value=2.0, **fields).interval == (pytest.approx(interval) if interval else None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"low": 1.5}, {"high": 2.5}, {"low": 2.1, "high": 2.5}, {"low": 1.0, "high": 1.9}, {"gain": (2.0, 1.0)},
+        {"gain": (2.0, 2.1, 2.5)}, {"gain": (2.0, None, 2.5)}, {"sizes": ((1, 2, 3),)}, {"sizes": ((1, "2"),)},
+        {"sizes": 5}, {"predicted": "yes"}, {"low": float("nan"), "high": 3.0}, {"gain": 2.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_interval_without_its_value_inside_is_refused(fields):
+    with pytest.raises(RowError):
+        replace(ROW, value=2.0, **fields)
+
+
+def test_intervals_and_sizes_come_back_from_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    sizes = ((1, 2.0), (2, 4.5))
+    row = rows.record("x", 2.0, "times", low=1.5, high=2.5, gain=(2.0, 1.5, 2.5), sizes=sizes, predicted=True)
+    assert rows.read_rows(tmp_path) == [row]
+    assert row.device == "cpu" or row.device.split()[0] in ("cuda", "ascend")
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "busy"),
+    [(None, None, False), (0.1, 0.2, False), (0.3, 0.0, True), (0.0, 0.9, True), (None, 0.26, True)],
+)
+def test_a_machine_is_busy_if_others_used_much_of_it(before, during, busy):
+    assert replace(GOOD, load_before=before, load_during=during).is_busy() is busy
 
 
 def test_an_op_table_is_recorded_with_one_date(monkeypatch, tmp_path):

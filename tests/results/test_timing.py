@@ -36,9 +36,15 @@ class Clock:
         return run
 
 
+def plant_load(monkeypatch, before, during):
+    monkeypatch.setattr(timing, "look_before", lambda: before)
+    monkeypatch.setattr(timing, "share_of_others", lambda start, end: during)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     planted = Clock()
+    plant_load(monkeypatch, 0.0, 0.0)
     monkeypatch.setattr(
         timing, "time", SimpleNamespace(perf_counter=lambda: planted.now, process_time=lambda: 2 * planted.now)
     )
@@ -241,4 +247,38 @@ def test_comparison_is_recorded_a_row_a_variant(monkeypatch, tmp_path, clock):
         ("step: a", 1.0, 3, "base"),
         ("step: b", 2.0, 3, "base"),
     ]
+    assert [row.gain for row in written] == [None, (0.5, 0.5, 0.5)]  # of the pairs, against the first
     assert rows.read_rows(tmp_path) == written
+
+
+# --- what else the machine did ----------------------------------------------------------------------------------------
+
+
+def test_the_load_before_and_during_the_runs_lands_in_rows_and_ratios(monkeypatch, tmp_path, clock):
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    plant_load(monkeypatch, 0.125, 0.5)
+    result = compare({"a": clock.work(lambda: 1.0), "b": clock.work(lambda: 2.0)}, runs=3)
+    assert {(row.load_before, row.load_during) for row in result.record("step")} == {(0.125, 0.5)}
+    assert result.speedup("b", "a").load == timing.Load(0.125, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "said"),
+    [
+        (0.05, 0.1, ""),
+        (None, None, ""),
+        (0.0, 0.9, "Other processes used 0% of the processors before and 90% during these runs."),
+        (0.4, None, "Other processes used 40% of the processors before and 0% during these runs."),
+    ],
+)
+def test_a_comparison_on_a_busy_machine_says_so(monkeypatch, clock, before, during, said):
+    plant_load(monkeypatch, before, during)
+    result = compare({"a": clock.work(lambda: 1.0)}, runs=2)
+    assert result.warning() == said
+    assert str(result).splitlines()[2:] == ([said] if said else [])
+    assert ("Other processes" in result._repr_markdown_()) is bool(said)
+
+
+def test_a_comparison_that_was_put_together_elsewhere_has_no_load():
+    assert timing.load_fields(None) == {}
+    assert timing.Comparison({}).warning() == ""

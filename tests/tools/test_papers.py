@@ -53,7 +53,44 @@ def test_the_map_links_each_notebook_and_names_its_frameworks_and_needs():
 def test_a_headline_compares_two_variants_of_one_session():
     gain = find_gain(STEP, [row("step: old", 3.0, spread=0.2), row("step: new", 1.0, spread=0.1)])
     assert gain.value == pytest.approx(3.0)
-    assert gain.low == pytest.approx(2.9 / 1.05)
+    assert gain.interval == pytest.approx((2.9 / 1.05, 3.1 / 0.95))
+
+
+def test_a_headline_takes_the_ratio_of_the_pairs_where_it_was_recorded():
+    given = [row("step: old", 3.0, spread=0.2), row("step: new", 1.0, spread=0.1)]
+    paired = replace(given[1], gain=(2.5, 2.2, 2.8), against="old")
+    assert (find_gain(STEP, [given[0], paired]).value, find_gain(STEP, [given[0], paired]).interval) == (
+        2.5,
+        (2.2, 2.8),
+    )
+    other = replace(given[1], gain=(2.5, 2.2, 2.8), against="older")
+    assert find_gain(STEP, [given[0], other]).value == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("low", "shown"), [(0.99, False), (1.0, False), (1.01, True)])
+def test_a_gain_whose_interval_holds_one_is_no_result(low, shown):
+    given = [row("step: old", 3.0), replace(row("step: new", 1.0), gain=(2.63, low, 5.21), against="old")]
+    gain = find_gain(STEP, given)
+    assert gain.shown == shown
+    ends = f"{low:.2f} to 5.21"
+    expected = f"2.63 times as fast ({ends})" if shown else f"no difference ({ends} times as fast)"
+    assert gain.describe("as fast") == expected
+    assert expected in papers.headline_table({STEP: gain})
+    drawn = papers.draw_gains({STEP: gain, replace(STEP, label="another"): replace(gain, interval=None)})
+    assert drawn.count(b"<!-- a step: as fast -->") == shown
+    assert drawn.count(b"<!-- another: as fast -->") == 1
+
+
+def test_a_later_session_without_a_gain_is_not_passed_over_for_an_earlier_one_with():
+    earlier = [row("step: old", 3.0, spread=0.1), row("step: new", 1.0, spread=0.1)]
+    later = [row("step: old", 3.0, 30, spread=0.1), row("step: new", 3.0, 30, spread=0.1)]
+    assert not find_gain(STEP, [*earlier, *later]).shown
+
+
+def test_a_headline_takes_no_ratio_from_two_machines():
+    given = [row("step: old", 3.0), replace(row("step: new", 1.0), machine="other")]
+    with pytest.raises(CourseError, match="'a step'"):
+        find_gain(STEP, given)
 
 
 def test_a_headline_takes_no_ratio_from_two_sessions():
@@ -65,7 +102,7 @@ def test_a_headline_takes_no_ratio_from_two_sessions():
 def test_a_recorded_ratio_brings_its_interval():
     ratio = replace(row("the article's words", 2.0, spread=0.5, claim="A2"), unit="times")
     gain = find_gain(Headline("01_a", "a", "as fast", "base", claim="A2"), [row("the article's words", 9.0), ratio])
-    assert (gain.value, gain.low) == (2.0, 1.5)
+    assert (gain.value, gain.interval) == (2.0, (1.5, 2.5))
     with pytest.raises(CourseError):
         find_gain(Headline("01_a", "a", "as fast", "base", claim="A3"), [ratio])
 
@@ -95,8 +132,8 @@ def test_a_machine_s_name_cannot_break_the_table():
 
 def test_verdicts_are_counted_from_rows():
     ledger = [Claim(f"A{n}", "A", "x", "", 1.7, "times", "ratio", "", ()) for n in (1, 2)]
-    counted = papers.verdict_counts(ledger, [row("x", 1.3, spread=0.1, claim="A1")])
-    assert counted == "Of the articles' 2 claims: 1 partly, 1 open."
+    counted = papers.verdict_counts(ledger, [replace(row("x", 1.3, spread=0.1, claim="A1"), unit="times")])
+    assert counted == "Of the articles' 2 claims: 1 same direction, 1 open."
 
 
 # --- the committed papers
