@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from labsupport.base.errors import ClaimError
+from labsupport.base.tables import format_number
 from labsupport.machine.description import describe_machine
 from labsupport.results import rows
 from labsupport.results.claims import Claim, claim
@@ -112,8 +113,8 @@ def judge(claim: Claim, row: Row) -> Verdict:
     status = RULES[claim.check](claim, row)
     if claim.check == "holds":
         return Verdict(claim, status, f"Found {'true' if row.value else 'false'} on {place}.{note}", row)
-    measured = f"Measured {row.value:.4g} {claim.unit} on {place}"
-    return Verdict(claim, status, f"{measured}; the article says {claim.figure:.4g}.{note}", row)
+    measured = f"Measured {format_number(row.value, 4)} {claim.unit} on {place}"
+    return Verdict(claim, status, f"{measured}; the article says {format_number(claim.figure, 4)}.{note}", row)
 
 
 def record(id: str, value: float | bool | Ratio, **details) -> Verdict:

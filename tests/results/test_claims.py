@@ -37,7 +37,7 @@ def test_every_rule_is_used_and_only_statements_have_their_unit():
 def test_a_claim_shows_its_text_figure_and_setting():
     claim = claims.claim("C1")
     shown = claim._repr_markdown_()
-    for part in ("C1", claim.text, "7.5e+08 parameters", claim.setting):
+    for part in ("C1", claim.text, "750 million parameters", claim.setting):
         assert part in shown
 
 
