@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from labsupport.base.errors import ClaimError
 from labsupport.base.paths import read_toml
@@ -33,6 +33,10 @@ class Article:
     given: tuple[str, ...]
     confirmed: str
 
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (*self.addresses, *self.given)
+
     def cite(self) -> str:
         """One line of Markdown."""
         date = self.date or "no date found"
@@ -49,6 +53,10 @@ class Source:
     address: str
     confirmed: str
     year: int | None = None
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.address,)
 
     def cite(self) -> str:
         """A few words of Markdown."""
@@ -75,9 +83,9 @@ def parse(kind: type[Entry], entry: dict, path: Path) -> Entry:
     required = {field.name for field in fields(kind) if field.default is MISSING}
     if wrong := sorted((set(entry) - known) | (required - set(entry))):
         raise ClaimError(f"A source has no field {wrong[0]!r}, or lacks it.", where=where)
-    found = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
-    links = [*found.addresses, *found.given] if isinstance(found, Article) else [found.address]
-    if not links or not all(link.startswith(("https://", "http://")) for link in links):
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in entry.items()}
+    found = kind(**values)
+    if not found.links or not all(link.startswith(("https://", "http://")) for link in found.links):
         raise ClaimError("A source needs an address.", where=where)
     if not found.confirmed.startswith(CONFIRMED):
         raise ClaimError(f"Say how the address is known: {', '.join(CONFIRMED)}.", where=where)
