@@ -17,3 +17,9 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore reads it on import: errors onl
 # transformers imports torchao, which tells of kernels for machines that this is not, and torch of torchao's style.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+
+if "ipykernel" in sys.modules:  # perhaps a kernel: then it is noted which notebook it executes, and how far it came
+    from IPython import get_ipython
+
+    if (_shell := get_ipython()) is not None:
+        _shell.extension_manager.load_extension("labsupport.course.sessions")

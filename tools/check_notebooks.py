@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from labsupport.base.errors import CourseError
+from labsupport.base.errors import ClaimError, CourseError
 from labsupport.base.paths import atomic_write
 from labsupport.course.notebook import SKIP_MIME, canonical, code_cells, dump, joined, parameters, parse, tags, title
 from labsupport.machine.doctor import NEEDS
+from labsupport.results import claims, sources
 
 MAX_BYTES = 500_000
 MAX_LINES = 15
@@ -45,13 +46,38 @@ def check(text: str) -> tuple[str, list[str]]:
     Raises:
         CourseError: when `text` is no notebook of format 4.
     """
-    notebook = canonical(parse(text))
+    notebook = with_sources(canonical(parse(text)))
     result = dump(notebook)
     problems = ["not canonical: rewrite it with --fix"] if result != text else []
     problems += [problem for rule in RULES for problem in rule(notebook)]
     if len(result.encode()) > MAX_BYTES:
         problems.append(f"{len(result.encode()) / 1e3:.0f} kB; the limit is {MAX_BYTES / 1e3:.0f} kB")
     return result, problems
+
+
+def with_sources(notebook: dict) -> dict:
+    """The same notebook, its first cell ending in the paragraph of the sources that `metadata.lab` names."""
+    paragraph, _ = _source_paragraph(notebook)
+    if not paragraph or not notebook["cells"]:
+        return notebook
+    text = joined(notebook["cells"][0]["source"]).partition(f"\n\n{sources.HEAD}")[0]
+    first = {**notebook["cells"][0], "source": f"{text}\n\n{paragraph}"}
+    return {**notebook, "cells": [first, *notebook["cells"][1:]]}
+
+
+def _source_paragraph(notebook: dict) -> tuple[str, str]:
+    """The paragraph, or why there is none; neither where the rest of the metadata is wrong, or names no article."""
+    lab = notebook["metadata"].get("lab")
+    articles = lab.get("articles") if isinstance(lab, dict) else None
+    if not articles or not isinstance(articles, list) or not set(articles) <= set(claims.ARTICLES):
+        return "", ""
+    ids = lab.get("sources", [])
+    if not isinstance(ids, list):
+        return "", "metadata.lab.sources must be a list"
+    try:
+        return sources.head_paragraph(articles, ids), ""
+    except ClaimError as error:
+        return "", f"metadata.lab.sources: {error.what}"
 
 
 def median_lines(notebook: dict) -> float:
@@ -92,6 +118,11 @@ def _metadata_problems(notebook: dict) -> Iterator[str]:
             yield f"metadata.lab.{key} must be a list out of {sorted(known)}, it is {values!r}"
     if not lab.get("backends"):
         yield "metadata.lab.backends names no backend"
+
+
+def _source_problems(notebook: dict) -> Iterator[str]:
+    if problem := _source_paragraph(notebook)[1]:
+        yield problem
 
 
 def _parameter_problems(notebook: dict) -> Iterator[str]:
@@ -170,6 +201,7 @@ def _called_names(source: str) -> set[str]:
 RULES = (
     _title_problems,
     _metadata_problems,
+    _source_problems,
     _parameter_problems,
     _execution_problems,
     _length_problems,

@@ -1,4 +1,5 @@
-"""Rewrites the generated parts of README.md and ARCHITECTURE.md from notebooks, claims, rows and import contract.
+"""Rewrites the generated parts of README.md, ARCHITECTURE.md and CITATION.cff from notebooks, claims, sources, rows and
+import contract.
 
 .venv/bin/python tools/papers.py
 """
@@ -17,11 +18,12 @@ from labsupport.base.paths import DATA, ROOT, atomic_write, read_toml
 from labsupport.base.tables import markdown_table
 from labsupport.course import report
 from labsupport.course.report import Lesson
-from labsupport.results import claims, rows, verdicts
+from labsupport.results import claims, rows, sources, verdicts
 from labsupport.results.claims import Claim
 from labsupport.results.rows import Row
 
 README, ARCHITECTURE, PICTURE = ROOT / "README.md", ROOT / "ARCHITECTURE.md", DATA / "gains.svg"
+CITATION = ROOT / "CITATION.cff"
 ALT = "Bars of the gain of each optimisation, the numbers of the table of eight results below."
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
@@ -93,6 +95,7 @@ def update() -> list[Path]:
     texts = {
         README: fill(README.read_text(encoding="utf-8"), readme_parts(reference, found)),
         ARCHITECTURE: fill(ARCHITECTURE.read_text(encoding="utf-8"), {"floors": draw_floors()}),
+        CITATION: replace_references(CITATION.read_text(encoding="utf-8")),
         PICTURE: draw_gains(found).decode(),
     }
     for path, text in texts.items():
@@ -114,6 +117,11 @@ def fill(text: str, parts: dict[str, str]) -> str:
     return GENERATED.sub(lambda match: f"{match[1]}{parts[match[2]]}\n{match[3]}", text)
 
 
+def replace_references(text: str) -> str:
+    """CITATION.cff with the key `references`, its last one, written anew."""
+    return text.partition("references:\n")[0] + sources.citation_references()
+
+
 # --- README.md --------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +132,7 @@ def readme_parts(reference: Sequence[Row], found: dict[Headline, Gain]) -> dict[
         "picture": f"![{ALT}](data/gains.svg)",
         "results": headline_table(found),
         "verdicts": verdict_counts(claims.load(), reference),
+        "articles": sources.article_list(),
     }
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from labsupport.base.errors import printable
 from labsupport.base.masking import mask
+from labsupport.base.tables import format_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any common colour blindness can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+LARGE = 10_000  # from here on an axis is labelled in full: 20 million, not 2 and 1e7 in a corner
 LONGEST = 90  # characters of a name in a plot
 STYLE = {
     "axes.spines.right": False,
@@ -42,13 +44,18 @@ def figure(width: float = 6.4, height: float = 3.6):
 
 def bars(values: Mapping[str, float], unit: str, title: str, spreads: Mapping[str, float] | None = None) -> Figure:
     """Horizontal bars, the first on top, each with its value; `spreads` are drawn as error bars of that total width."""
+    from matplotlib.ticker import MaxNLocator
+
     drawn, axes = figure(height=1.0 + 0.42 * len(values))
     names, lengths = _labels(values), list(values.values())
     errors = [spreads.get(name, 0.0) / 2 for name in values] if spreads else None
     drawn_bars = axes.barh(names, lengths, xerr=errors, color=COLOURS[0], ecolor=COLOURS[3], capsize=3)
-    axes.bar_label(drawn_bars, fmt=" {:.3g}", padding=4)
+    axes.bar_label(drawn_bars, [f" {format_number(length)}" for length in lengths], padding=4)
     axes.margins(x=0.15)
     axes.invert_yaxis()
+    if max(lengths, default=0) >= LARGE:
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # their labels are long
+        axes.xaxis.set_major_formatter(lambda value, _: format_number(value))
     axes.set(xlabel=_label(unit), title=_label(title))
     return drawn
 

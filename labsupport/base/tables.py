@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 from labsupport.base.errors import printable
 
@@ -52,6 +53,18 @@ def format_seconds(seconds: float) -> str:
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """72.6 million, 12,300, 0.000012: so many digits and no exponent; what is beyond a trillion times 1000 has one."""
+    text = f"{value:.{digits}g}"
+    rounded = abs(float(text))
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if size <= rounded < 1e15:
+            return f"{float(text) / size:.{digits}g} {name}"
+    if "e" not in text or rounded >= 1e15:
+        return text
+    return f"{float(text):,.0f}" if rounded >= 1 else format(Decimal(text), "f")
 
 
 def _markdown_cell(text: str) -> str:

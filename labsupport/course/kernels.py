@@ -37,7 +37,8 @@ def own_spec(environment: Mapping[str, str] | None = None) -> KernelSpec:
     """
     listed = get_kernel_dict()
     _, *options, _module, name, file_option, file = listed["argv"]  # python OPTIONS -m ipykernel_launcher -f FILE
-    python, *code = children.python_module(name, file_option, file, "--InteractiveShellApp.ignore_cwd=True")
+    settings = ("--InteractiveShellApp.ignore_cwd=True", "--InteractiveShellApp.extensions=labsupport.course.sessions")
+    python, *code = children.python_module(name, file_option, file, *settings)
     command = children.guarded([python, *options, *code])
     return KernelSpec(**{**listed, "argv": command}, env=children.environment(**(environment or {})))
 

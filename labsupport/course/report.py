@@ -14,10 +14,11 @@ from labsupport.base import json_lines, plots
 from labsupport.base.json_lines import OddLine
 from labsupport.base.masking import mask
 from labsupport.base.paths import atomic_write, lab_dir, using_folder
-from labsupport.base.tables import format_bytes, markdown_table
+from labsupport.base.tables import format_bytes, format_number, markdown_table
 from labsupport.course import notebook as notebook_format
-from labsupport.course import outcomes, runner
+from labsupport.course import outcomes, runner, sessions
 from labsupport.course.outcomes import NotebookResult
+from labsupport.course.sessions import Session
 from labsupport.machine.description import Machine, describe_machine
 from labsupport.results import claims, rows, verdicts
 from labsupport.results.claims import Claim
@@ -138,7 +139,7 @@ def _step_name(row: Row) -> str:
 
 
 def find_gain(ladder: Ladder) -> tuple[str, str, float] | None:
-    """The first step, the fastest, and how many times as fast it is; None where that is within the noise.
+    """The first step, the fastest, and how many times as fast it is; None where that is noise, or one is too noisy.
 
     The ratio is the pairs', and noise if its interval holds 1; in older rows it is that of the medians, and noise
     within both spreads. A lower bound that was measured beside the variants is neither.
@@ -148,6 +149,8 @@ def find_gain(ladder: Ladder) -> tuple[str, str, float] | None:
         return None
     start, fastest = next(iter(steps)), min(steps, key=lambda name: steps[name].number)
     first, best = steps[start], steps[fastest]
+    if first.is_too_noisy() or best.is_too_noisy():
+        return None
     if best.gain and best.against == start:
         ratio, low, _high = best.gain
         return (start, fastest, ratio) if low > 1 else None
@@ -159,15 +162,44 @@ def find_gain(ladder: Ladder) -> tuple[str, str, float] | None:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Results:
+    """Rows in two heaps, by where they lie and not by the machine: another of the same kind may have both.
+
+    Args:
+        own: what this learner's notebooks and benchmarks recorded.
+        reference: what came with the course.
+        unnamed: how many rows of the learner's folder no notebook and no benchmark recorded; they are left out.
+    """
+
+    own: Sequence[Row] = ()
+    reference: Sequence[Row] = ()
+    unnamed: int = 0
+    odd: Sequence[OddLine] = ()
+
+    @property
+    def slow(self) -> list[Row]:
+        """The learner's rows that are not of a fast run: those alone count in totals."""
+        return [row for row in self.own if row.fast is not True]
+
+
+def read_results() -> Results:
+    """The reference rows and the learner's; none of the latter where results go among the reference rows."""
+    reference, folder = rows.scan(rows.REFERENCE), rows.results_dir()
+    if folder == rows.REFERENCE.resolve():
+        return Results(reference=reference.rows, odd=reference.odd)
+    named, unnamed = rows.scan_by_group(folder)
+    return Results(named.rows, reference.rows, len(unnamed.rows), [*reference.odd, *named.odd, *unnamed.odd])
+
+
 def write() -> Path:
     """Gathers what is known and writes `report.html` into the learner's own folder; its path.
 
     Lines that are no rows are left out; a warning and the page name them.
     """
-    machine, reading = describe_machine(), rows.scan()
-    json_lines.name_odd(reading.odd, "result row")
-    found = [verdicts.verdict(claim, reading.rows, machine.name) for claim in claims.load()]
-    text = page(lessons(), outcomes.last_results(), reading.rows, found, machine, reading.odd)
+    results = read_results()
+    json_lines.name_odd(results.odd, "result row")
+    text = page(lessons(), outcomes.last_results(), results, describe_machine(), sessions.last_sessions())
     path = lab_dir() / "report.html"
     with using_folder(path.parent, "LAB_HOME"), atomic_write(path) as part:
         part.write_text(
@@ -179,16 +211,16 @@ def write() -> Path:
 def page(
     course: Sequence[Lesson],
     runs: Sequence[NotebookResult],
-    results: Sequence[Row],
-    found: Sequence[Verdict],
+    results: Results,
     machine: Machine,
-    odd: Sequence[OddLine] = (),
+    kernels: Sequence[Session] = (),
+    ledger: Sequence[Claim] | None = None,
 ) -> str:
-    """The report as HTML that needs nothing from outside itself."""
+    """The report as HTML that needs nothing from outside itself; the learner's own results come first."""
     import jinja2
 
-    measured = ladders(results)
-    compared = [ladder for ladder in measured if ladder.unit == "s" and len(ladder.steps) > 1]
+    ledger = claims.load() if ledger is None else ledger
+    published = [verdicts.verdict(claim, results.reference, "reference") for claim in ledger]
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=drop_control_codes
@@ -197,19 +229,72 @@ def page(
         version=__version__,
         date=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         facts=machine.facts(),
-        lessons=[(lesson, [run for run in runs if run.notebook == lesson.name]) for lesson in course],
+        lessons=[
+            (
+                lesson,
+                [run for run in runs if run.notebook == lesson.name],
+                [kernel for kernel in kernels if kernel.notebook == lesson.name],
+            )
+            for lesson in course
+        ],
         counts=Counter(run.status for run in runs),
-        gains=_gain_lines(compared),
-        without_gain=[f"{ladder.topic} ({ladder.setting})" for ladder in compared if find_gain(ladder) is None],
-        ladders=[(ladder, ladder_plot(ladder), _step_lines(ladder)) for ladder in measured],
-        trades=[(trade, trade_plot(trade)) for trade in trades(results)],
-        op_tables=[(table, _op_lines(table)) for table in op_tables(results)],
-        verdict_plot=verdict_plot(found),
-        verdict_counts=count_verdicts(found),
-        articles={article: of_article(found, article) for article in claims.ARTICLES},
+        parts=[_part("own", "Your results", results.own), _part("reference", "Reference results", results.reference)],
+        unnamed=results.unnamed,
+        noisiest=f"{rows.NOISIEST:.0%}",
+        busy=f"{rows.BUSY:.0%}",
+        verdict_plot=verdict_plot(published),
+        verdict_counts=count_verdicts(published),
+        own_verdicts=own_verdicts(ledger, results, machine.name),
+        own_counts=count_own(ledger, results, machine.name),
+        articles={article: of_article(published, article) for article in claims.ARTICLES},
         article_names=claims.ARTICLES,
-        odd=odd,
+        odd=results.odd,
     )
+
+
+def _part(key: str, title: str, results: Sequence[Row]) -> dict:
+    """One half of the page: the learner's rows, or the reference rows."""
+    measured = ladders(results)
+    compared = [ladder for ladder in measured if ladder.unit == "s" and len(ladder.steps) > 1]
+    return {
+        "key": key,
+        "title": title,
+        "gains": _gain_lines(compared),
+        "without_gain": [f"{ladder.topic} ({ladder.setting})" for ladder in compared if find_gain(ladder) is None],
+        "ladders": [(ladder, ladder_plot(ladder), _step_lines(ladder)) for ladder in measured],
+        "trades": [(trade, trade_plot(trade)) for trade in trades(results)],
+        "op_tables": [(table, _op_lines(table)) for table in op_tables(results)],
+    }
+
+
+def own_verdicts(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, tuple[Verdict, str]]:
+    """Claim's id -> the verdict of the learner's own rows alone, and a remark; no entry where there are none."""
+    found = {}
+    for claim in ledger:
+        rows_of_it = [row for row in results.own if row.claim == claim.id]
+        slow = [row for row in rows_of_it if row.fast is not True]
+        if rows_of_it:
+            verdict = verdicts.verdict(claim, slow or rows_of_it, machine)
+            found[claim.id] = (verdict, remark(verdict, slow or rows_of_it))
+    return found
+
+
+def remark(verdict: Verdict, given: Sequence[Row]) -> str:
+    """What a reader must know of the rows behind a verdict: noise, a busy machine, a fast run."""
+    marks = []
+    if verdict.status == verdicts.OPEN and any(row.is_too_noisy() for row in given):
+        marks.append(verdicts.TOO_NOISY)
+    if any(row.is_busy() for row in ([verdict.row] if verdict.row else given)):
+        marks.append("measured on a busy machine")
+    if all(row.fast is True for row in given):
+        marks.append("a fast run: not counted")
+    return "; ".join(marks)
+
+
+def count_own(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, int]:
+    """Status -> how many claims have it by the learner's rows that are not of a fast run."""
+    tested = {row.claim for row in results.slow}
+    return count_verdicts(verdicts.verdict(claim, results.slow, machine) for claim in ledger if claim.id in tested)
 
 
 def drop_control_codes(value: object) -> object:
@@ -222,7 +307,7 @@ def ladder_plot(ladder: Ladder) -> str:
     values = {name: row.number for name, row in ladder.steps.items()}
     spreads = {name: row.spread or 0.0 for name, row in ladder.steps.items()}
     what = "median seconds (line: interquartile range)" if ladder.unit == "s" else f"{ladder.unit} (estimate)"
-    numbers = "; ".join(f"{name} {value:.3g} {ladder.unit}" for name, value in values.items())
+    numbers = "; ".join(f"{name} {format_number(value)} {ladder.unit}" for name, value in values.items())
     drawn = plots.bars(values, what, ladder.topic, spreads)
     return _svg(drawn, f"Bars of the {what.partition(' (')[0]} of {ladder.topic} ({ladder.setting}): {numbers}.")
 
@@ -230,7 +315,9 @@ def ladder_plot(ladder: Ladder) -> str:
 def trade_plot(trade: Ladder) -> str:
     """Rate against peak memory, a point for each variant, as an `<img>` with alt text."""
     points = {name: (row.peak_bytes or 0, row.number) for name, row in trade.steps.items()}
-    numbers = "; ".join(f"{name} {size / 1e6:.0f} MB, {rate:.3g} {trade.unit}" for name, (size, rate) in points.items())
+    numbers = "; ".join(
+        f"{name} {size / 1e6:,.0f} MB, {format_number(rate)} {trade.unit}" for name, (size, rate) in points.items()
+    )
     drawn = plots.trade(points, trade.unit, trade.topic)
     return _svg(drawn, f"{trade.topic} against peak memory ({trade.setting}): {numbers}.")
 
@@ -243,34 +330,52 @@ def _gain_lines(compared: Iterable[Ladder]) -> list[tuple[str, ...]]:
             start, fastest, ratio = gain
             first, best = ladder.steps[start], ladder.steps[fastest]
             runs = " (one run)" if 1 in (first.runs, best.runs) else ""
-            ends = (f"{name}: {row.value:.3g} s" for name, row in ((start, first), (fastest, best)))
+            ends = (f"{name}: {format_number(row.number)} s" for name, row in ((start, first), (fastest, best)))
             lines.append((ladder.topic, *ends, f"{ratio:.2f}x{runs}", ladder.setting))
     return lines
 
 
 def _step_lines(ladder: Ladder) -> list[tuple[str, ...]]:
-    """Table lines: variant, seconds, spread, how much faster than the first, peak memory, date."""
+    """Table lines: variant, seconds, spread, how much faster than the first, peak memory, date, and a mark."""
     first = next(iter(ladder.steps.values())).number
     return [
         (
             name,
-            f"{row.value:.4g} s" if ladder.unit == "s" else f"{row.value:,.0f} {ladder.unit}",
-            "" if row.spread is None else f"{row.spread:.2g} {ladder.unit}",
+            f"{format_number(row.number, 4)} {ladder.unit}"
+            if ladder.unit == "s"
+            else f"{row.value:,.0f} {ladder.unit}",
+            "" if row.spread is None else f"{format_number(row.spread, 2)} {ladder.unit}",
             f"{first / row.number:.2f}x",
             "" if row.peak_bytes is None else format_bytes(row.peak_bytes),
             row.date[:10],
+            mark(row),
         )
         for name, row in ladder.steps.items()
     ]
+
+
+def mark(row: Row) -> str:
+    """A few letters beside a row that needs care; empty beside others."""
+    marks = (("too noisy", row.is_too_noisy()), ("busy", row.is_busy()), ("fast", row.fast is True))
+    return ", ".join(text for text, is_so in marks if is_so)
 
 
 def _op_lines(table: Ladder) -> list[tuple[str, ...]]:
     """Table lines: op, its time or cycles, its part of all, its note."""
     whole = sum(row.number for row in table.steps.values())
     return [
-        (name, f"{row.value:,.4g} {row.unit}", f"{100 * row.number / whole:.1f} %" if whole else "", row.note or "")
+        (
+            name,
+            f"{format_number(row.number, 4)} {row.unit}",
+            f"{100 * row.number / whole:.1f} %" if whole else "",
+            row.note or "",
+        )
         for name, row in table.steps.items()
     ]
+
+
+def share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""
 
 
 def verdict_plot(found: Sequence[Verdict]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labsupport.base.errors import ClaimError
 from labsupport.base.paths import DATA, read_toml
+from labsupport.base.tables import format_number
 
 LEDGER = DATA / "claims.toml"
 ARTICLES = {"A": "MindSpore Whisper", "B": "TPU-MLIR Whisper", "C": "Whisper memory", "D": "Bark"}
@@ -61,9 +62,8 @@ class Claim:
     since: str = ""
 
     def _repr_markdown_(self) -> str:
-        figure = (
-            "" if self.check in ("holds", "gain", "growth", "rises") else f" Figure: **{self.figure:g} {self.unit}**."
-        )
+        effect = self.check in ("holds", "gain", "growth", "rises")
+        figure = "" if effect else f" Figure: **{format_number(self.figure, 6)} {self.unit}**."
         needs = f" Needs: {', '.join(self.needs)}." if self.needs else ""
         setting = f" Setting: {self.setting}." if self.setting else ""
         return f"> **Claim {self.id}** ({ARTICLES[self.article]}): {self.text}\n>\n>{figure}{setting}{needs}"

@@ -353,15 +353,29 @@ def read_file(path: Path) -> list[Row]:
 
 def scan(*folders: Path) -> Reading:
     """As `read_rows`, with what was left out in place of a warning."""
+    files, odd = [], []
+    for folder in folders or (REFERENCE, results_dir()):
+        found, no_files = json_lines.find_files(Path(folder))
+        files += found
+        odd += no_files
+    reading = scan_files(files)
+    return Reading(reading.rows, [*odd, *reading.odd])
+
+
+def scan_by_group(folder: Path) -> tuple[Reading, Reading]:
+    """Rows under a folder that a notebook or a benchmark recorded, and those of the group OTHER."""
+    files, odd = json_lines.find_files(folder)
+    named = scan_files(path for path in files if path.stem != OTHER)
+    return Reading(named.rows, [*odd, *named.odd]), scan_files(path for path in files if path.stem == OTHER)
+
+
+def scan_files(files: Iterable[Path]) -> Reading:
     rows: list[Row] = []
     odd: list[OddLine] = []
-    for folder in folders or (REFERENCE, results_dir()):
-        files, no_files = json_lines.find_files(Path(folder))
-        odd += no_files
-        for path in files:
-            found, lines = json_lines.read(path, parse_row)
-            rows += found
-            odd += lines
+    for path in files:
+        found, lines = json_lines.read(path, parse_row)
+        rows += found
+        odd += lines
     return Reading(sorted(rows, key=lambda row: row.date), odd)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from labsupport.base.errors import ClaimError
+from labsupport.base.tables import format_number
 from labsupport.machine.description import describe_machine
 from labsupport.results import rows
 from labsupport.results.claims import Claim, claim
@@ -223,7 +224,7 @@ def describe_place(row: Row) -> str:
 
 def describe_figure(claim: Claim) -> str:
     """What the article says, with its setting."""
-    figure = "true" if claim.check == "holds" else f"{claim.figure:.4g} {claim.unit}"
+    figure = "true" if claim.check == "holds" else f"{format_number(claim.figure, 4)} {claim.unit}"
     figure = "an effect, without a size" if claim.check in ("gain", "rises") else figure
     return f"{figure} ({claim.setting})" if claim.setting else figure
 
@@ -232,7 +233,8 @@ def describe_result(claim: Claim, row: Row) -> str:
     """What the row says, with its interval, model and machine."""
     verb = "Predicted, not measured" if row.predicted else "By definition" if claim.kind == "definition" else "Here"
     low, high = row.interval or (0, 0)
-    value = f"{row.number:.4g}" + (f" ({low:.4g} to {high:.4g})" if low < high else "")
+    ends = f" ({format_number(low, 4)} to {format_number(high, 4)})" if low < high else ""
+    value = f"{format_number(row.number, 4)}{ends}"
     value = str(bool(row.value)).lower() if claim.check == "holds" else f"{value} {claim.unit}"
     return f"{verb}: {value}, {describe_place(row)}"
 

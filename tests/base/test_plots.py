@@ -55,3 +55,12 @@ def test_a_picture_needs_alt_text_and_it_is_escaped():
     with pytest.raises(ValueError, match="alt text"):
         plots.image_tag(b"", " ", "image/png")
     assert 'alt="&quot;a&quot; &lt; b"' in plots.image_tag(b"", '"a" < b', "image/png")
+
+
+def test_large_numbers_in_a_plot_have_no_exponent():
+    drawn = plots.bars({"whole": 72_593_920, "half": 36_296_960}, "parameters", "Whisper base")
+    drawn.draw_without_rendering()
+    axes = drawn.axes[0]
+    assert [text.get_text() for text in axes.texts] == [" 72.6 million", " 36.3 million"]
+    assert axes.xaxis.get_offset_text().get_text() == ""
+    assert "50 million" in [tick.get_text() for tick in axes.get_xticklabels()]

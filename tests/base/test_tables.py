@@ -7,6 +7,7 @@ import pytest
 from labsupport.base.tables import (
     drop_empty_columns,
     format_bytes,
+    format_number,
     format_seconds,
     html_table,
     markdown_table,
@@ -62,3 +63,25 @@ def test_seconds(seconds, text):
 @pytest.mark.parametrize(("count", "text"), [(3.2e9, "3.2 GB"), (41e6, "41.0 MB"), (-2e9, "-2.0 GB"), (0, "0.0 MB")])
 def test_bytes(count, text):
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (72_593_920, 3, "72.6 million"),
+        (72_593_920, 4, "72.59 million"),
+        (1_543_490_560, 4, "1.543 billion"),
+        (999_999_999, 3, "1 billion"),
+        (39e6, 6, "39 million"),
+        (-2_500_000, 3, "-2.5 million"),
+        (3e12, 3, "3 trillion"),
+        (12_345, 3, "12,300"),
+        (6000, 6, "6000"),
+        (1.118, 4, "1.118"),
+        (0, 3, "0"),
+        (0.0000123, 3, "0.0000123"),
+        (1e30, 3, "1e+30"),
+    ],
+)
+def test_a_number_is_written_for_people(value, digits, text):
+    assert format_number(value, digits) == text

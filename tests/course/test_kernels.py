@@ -17,7 +17,8 @@ def test_a_kernel_is_this_interpreter_without_its_folder_and_with_the_given_vari
     spec = kernels.own_spec({"LAB_GROUP": "a"})
     assert sys.executable in spec.argv
     assert "--InteractiveShellApp.ignore_cwd=True" in spec.argv
-    assert spec.argv[-3:-1] == ["-f", "{connection_file}"]
+    assert "--InteractiveShellApp.extensions=labsupport.course.sessions" in spec.argv
+    assert spec.argv[-4:-2] == ["-f", "{connection_file}"]
     assert (spec.env["LAB_GROUP"], spec.env["PYTHONPATH"], spec.env["PYTHONSAFEPATH"]) == ("a", "/named", "1")
 
 

@@ -8,7 +8,8 @@ from labsupport.base.json_lines import OddLine
 from labsupport.base.paths import lab_dir
 from labsupport.course import outcomes, report
 from labsupport.course.outcomes import Failure, NotebookResult
-from labsupport.course.report import Lesson, find_gain, ladders, page
+from labsupport.course.report import Lesson, Results, find_gain, ladders
+from labsupport.course.sessions import Session
 from labsupport.machine.description import Machine
 from labsupport.results import claims, verdicts
 from labsupport.results.claims import Claim
@@ -57,6 +58,12 @@ RESULTS = [
 def verdict(article, number, status):
     claim = Claim(f"{article}{number}", article, f"Claim <{number}>", "", 1.7, "times", "ratio", "01", ())
     return Verdict(claim, status, "because")
+
+
+def page(course, runs, results, found=(), machine=MACHINE, odd=(), **others):
+    """The page of a learner who has these rows, with a ledger of these verdicts' claims."""
+    given = results if isinstance(results, Results) else Results(own=results, odd=odd)
+    return report.page(course, runs, given, machine, ledger=[each.claim for each in found], **others)
 
 
 CLAIMS = [claim for claim in claims.load() if claim.id in ("A1", "A9")]
@@ -112,7 +119,7 @@ def test_every_picture_has_alt_text_with_its_numbers(text):
     alts = [attributes["alt"] for tag, attributes in Outline(text).tags if tag == "img"]
     assert len(alts) == 5
     assert "no cache 2 s; cache 0.5 s" in alts[0]
-    assert "same direction 1" in alts[-1]
+    assert "open 3" in alts[-1]
 
 
 def test_the_page_can_be_read_on_a_phone(text):
@@ -216,7 +223,7 @@ def test_no_row_breaks_the_page_its_plots_or_the_verdicts(case):
     ledger = [verdicts.verdict(claim, [*RESULTS, strange], "toy-2c") for claim in CLAIMS]
     text = page(COURSE, RUNS, [*RESULTS, strange], ledger, MACHINE)
     assert Outline(text).open == []
-    assert "<td>decoding</td><td>no cache: 2 s</td>" in text
+    assert "<td>decoding<br><small>tiny.en, jfk, torch, toy-2c</small></td><td>no cache: 2 s</td>" in text
     assert not re.search(r"\binf\b|\bnan\b|\x1b|\x00|<script", text)
     assert "no cache 2 s; cache 0.5 s" in text
 
@@ -235,7 +242,7 @@ def test_the_report_is_written_whatever_the_stored_rows_and_names_hold(monkeypat
     monkeypatch.setattr("labsupport.course.report.describe_machine", lambda: MACHINE)
     monkeypatch.setattr(report.rows, "REFERENCE", tmp_path)
     monkeypatch.setenv("MY_TOKEN", "correct-horse")
-    file = lab_dir() / "results" / "m" / "g.jsonl"
+    file = report.rows.results_dir() / "m" / "g.jsonl"
     file.parent.mkdir(parents=True)
     file.write_bytes(b'{"what": "torn\n\xff\n')
     outcomes.store(
@@ -284,7 +291,7 @@ def test_the_report_is_written_from_what_is_stored_here(monkeypatch):
 
 
 def test_the_gains_compare_the_first_step_with_the_fastest(text):
-    cells = re.findall(r"<td>decoding</td><td>(.*?)</td><td>(.*?)</td><td[^>]*>(.*?)</td>", text)
+    cells = re.findall(r"<td>decoding<br>[^\n]*?</td><td>(.*?)</td><td>(.*?)</td><td[^>]*>(.*?)</td>", text)
     assert cells == [("no cache: 2 s", "cache: 0.5 s", "4.00x")]
 
 
@@ -318,3 +325,78 @@ def test_the_gain_of_the_pairs_beats_that_of_the_medians_and_is_none_if_its_inte
     for low, expected in ((1.2, ("old", "new", 1.5)), (0.95, None)):
         given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, low, 5.21), against="old")]
         assert report.find_gain(report.ladders(given)[0]) == expected
+
+
+# --- the learner's own, and what came with the course -----------------------------------------------------------------
+
+
+def test_own_results_come_first_and_apart_though_both_machines_have_one_name():
+    theirs = [row("decoding: no cache", 8.0, 1), row("decoding: cache", 1.0, 2)]
+    text = page(COURSE, RUNS, Results(own=RESULTS, reference=theirs))
+    own, reference = text.split('<h2 id="reference">')
+    assert "4.00x" in own
+    assert "8.00x" not in own
+    assert "8.00x" in reference
+    assert "4.00x" not in reference
+
+
+def test_rows_that_no_notebook_recorded_and_those_of_tests_are_not_the_learner_s(monkeypatch, tmp_path):
+    monkeypatch.setattr(report.rows, "REFERENCE", tmp_path / "reference")
+    monkeypatch.setattr(report.rows, "is_check", lambda: False)
+    report.rows.record("step: a", 1.0, "s", group="01_a")
+    report.rows.record("step: b", 2.0, "s")
+    monkeypatch.setattr(report.rows, "is_check", lambda: True)
+    report.rows.record("step: c", 3.0, "s", group="01_a")
+    monkeypatch.setattr(report.rows, "is_check", lambda: False)
+    results = report.read_results()
+    assert [each.what for each in results.own] == ["step: a"]
+    assert results.unnamed == 1
+    assert "1 row in <code>other.jsonl</code>" in page(COURSE, [], results)
+
+
+def test_results_that_go_among_the_reference_rows_are_no_learner_s(monkeypatch, tmp_path):
+    monkeypatch.setattr(report.rows, "REFERENCE", tmp_path)
+    monkeypatch.setenv("LAB_RESULTS", str(tmp_path))
+    written = report.rows.record("step: a", 1.0, "s", group="01_a")
+    assert (report.read_results().own, report.read_results().reference) == ((), [written])
+
+
+A1 = next(claim for claim in CLAIMS if claim.id == "A1")
+
+
+def test_a_fast_run_is_shown_and_changes_no_total():
+    fast = row("claimed", 95.0, 1, claim="A1", fast=True)
+    reference = [row("claimed", 500.0, 1, claim="A1")]
+    results = Results(own=[fast], reference=reference)
+    text = report.page(COURSE, [], results, MACHINE, ledger=[A1])
+    before = report.page(COURSE, [], Results(reference=reference), MACHINE, ledger=[A1])
+    totals = re.compile(r"<p>(Your own, without fast runs|The ledger, by the reference results): .*?</p>")
+    assert [match[0] for match in totals.finditer(text)] == [match[0] for match in totals.finditer(before)]
+    assert "a fast run: not counted" in text
+    assert sum(report.count_own([A1], results, "toy-2c").values()) == 0
+    slow = replace(fast, fast=False)
+    assert sum(report.count_own([A1], Results(own=[fast, slow]), "toy-2c").values()) == 1
+
+
+def test_noise_and_a_busy_machine_are_marked_and_noise_gives_no_verdict_and_no_gain():
+    noisy = row("claimed", 95.0, 1, claim="A1", spread=60.0)
+    busy = row("claimed", 95.0, 2, claim="A1", load_during=0.8)
+    found = report.own_verdicts([A1], Results(own=[noisy]), "toy-2c")["A1"]
+    assert (found[0].status, found[1]) == ("open", "too noisy to judge, run again")
+    assert report.own_verdicts([A1], Results(own=[busy]), "toy-2c")["A1"][1] == "measured on a busy machine"
+    steps = [row("step: old", 5.0, spread=0.1), row("step: new", 1.0, 1, spread=0.6, load_before=0.5)]
+    assert find_gain(ladders(steps)[0]) is None
+    assert "<td>too noisy, busy</td>" in page(COURSE, [], steps)
+
+
+def test_work_in_jupyterlab_counts_and_a_check_is_called_one():
+    kernels = [
+        Session("01_a", "JupyterLab", 9, 9, "2026-11-27T10:00:00+00:00", "torch"),
+        Session("02_b", "JupyterLab", 4, 9, "2026-11-26T10:00:00+00:00", "torch"),
+        Session("03_c", "pytest --nbval", 9, 9, "2026-11-25T10:00:00+00:00", "torch"),
+    ]
+    text = page(COURSE, [], [], kernels=kernels)
+    assert '<span class="badge passed">run in JupyterLab on 2026-11-27</span>' in text
+    assert '<span class="badge none">4 of 9 code cells run in JupyterLab on 2026-11-26</span>' in text
+    assert '<span class="badge none">checked by pytest --nbval on 2026-11-25</span>' in text
+    assert "not run yet" not in text

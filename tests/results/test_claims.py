@@ -51,7 +51,7 @@ def test_a_rule_that_judges_noise_has_a_kind_that_has_it():
 def test_a_claim_shows_its_text_figure_and_setting():
     claim = claims.claim("C1")
     shown = claim._repr_markdown_()
-    for part in ("C1", claim.text, "7.5e+08 parameters", claim.setting):
+    for part in ("C1", claim.text, "750 million parameters", claim.setting):
         assert part in shown
 
 

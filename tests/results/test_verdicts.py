@@ -292,7 +292,7 @@ def test_recorded_result_gives_its_verdict_and_a_row(results):
     assert rows.read_rows(results) == [verdict.row]
     assert verdict.row.claim == "C2"
     assert verdicts.verdict(claims.claim("C2"), rows.read_rows(results)) == verdict
-    assert "7.4e+07" in verdict._repr_markdown_()
+    assert "74 million" in verdict._repr_markdown_()
     assert "Counted." in verdict._repr_markdown_()
 
 

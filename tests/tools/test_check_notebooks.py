@@ -9,6 +9,7 @@ from labsupport.base import plots
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS
 from labsupport.course import notebook as notebook_format
+from labsupport.results.sources import HEAD, head_paragraph
 
 PARAMETERS = 'backend = ""\nmodel = "tiny.en"\nclip = "jfk"\nfast = True'
 NOTEBOOK_PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -32,7 +33,8 @@ def shown(**data):
 def notebook():
     """A notebook with nothing wrong."""
     lab = {"promise": "You will add.", "minutes": 1, "needs": [], "backends": ["torch"], "articles": ["A"]}
-    title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# Adding\n\n**You will** add."}
+    head = f"# Adding\n\n**You will** add.\n\n{head_paragraph(['A'])}"
+    title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": head}
     cells = [title, code(1, PARAMETERS, tags=["parameters"]), code(2, "print(1 + 1)", stream("2\n"))]
     metadata = {"kernelspec": notebook_format.KERNELSPEC, "language_info": {"name": "python"}, "lab": lab}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
@@ -61,6 +63,13 @@ def test_rewriting_repairs_what_tools_leave_behind_and_says_so(notebook):
     assert found == ["not canonical: rewrite it with --fix"]
 
 
+@pytest.mark.parametrize("paragraph", ["", f"\n\n{HEAD}article A, somewhere."])
+def test_a_head_without_its_sources_or_with_others_is_written_anew(notebook, paragraph):
+    good = notebook_format.dump(notebook)
+    notebook["cells"][0]["source"] = f"# Adding\n\n**You will** add.{paragraph}"
+    assert check(notebook_format.dump(notebook)) == (good, ["not canonical: rewrite it with --fix"])
+
+
 def test_missing_and_repeated_ids_are_replaced_by_stable_ones(notebook):
     del notebook["cells"][0]["id"]
     notebook["cells"][2]["id"] = notebook["cells"][1]["id"]
@@ -81,6 +90,8 @@ FAULTS = {
     "needs": lambda nb: nb["metadata"]["lab"].update(needs=["a telescope"]),
     "names no backend": lambda nb: nb["metadata"]["lab"].update(backends=[]),
     "articles": lambda nb: nb["metadata"]["lab"].update(articles=["E"]),
+    "'no-such-source'": lambda nb: nb["metadata"]["lab"].update(sources=["no-such-source"]),
+    "sources must be a list": lambda nb: nb["metadata"]["lab"].update(sources="gptq"),
     "exactly one code cell": lambda nb: nb["cells"][1].update(metadata={}),
     "lacks ['clip']": lambda nb: nb["cells"][1].update(source=PARAMETERS.replace("clip", "klip")),
     "fast = True": lambda nb: nb["cells"][1].update(source=PARAMETERS.replace("True", "False")),

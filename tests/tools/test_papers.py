@@ -141,7 +141,7 @@ def test_verdicts_are_counted_from_rows():
 
 def test_the_papers_are_up_to_date(monkeypatch, tmp_path):
     before = {}
-    for name in ("README", "ARCHITECTURE", "PICTURE"):
+    for name in ("README", "ARCHITECTURE", "CITATION", "PICTURE"):
         path = getattr(papers, name)
         before[name] = path.read_text(encoding="utf-8")
         (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
