@@ -14,7 +14,7 @@ from labsupport.base.errors import MeasureError
 FORMS = {"constant": 0.0, "square root": 0.5, "linear": 1.0, "quadratic": 2.0}  # name -> power of the size
 FEWEST = 4  # sizes: three points lie near a line, a root and a parabola alike
 SMALLEST_ERROR = 0.01  # relative: an allocator's rounding; a fit better than this is no better a fit
-FLAT = 0.05  # relative error up to which values that show no growth are called constant, and not only noisy
+FITS = 0.05  # relative error up to which a form explains the values: beyond it they are noise, or of no form here
 DECISIVE = 4.0  # difference of AIC from which a model has "considerably less support"
 
 
@@ -25,7 +25,8 @@ class Growth:
     Args:
         sizes: (size, value) pairs, in the order of the sizes.
         power: slope of log(value) over log(size), and its 95 % interval `low` to `high`; a constant part pulls it down.
-        forms: those of FORMS, each with a constant part, that explain the values; one alone where they decide.
+        forms: those of FORMS, each with a constant part, that no other decisively beats.
+        error: relative error of the best of them.
     """
 
     sizes: tuple[tuple[float, float], ...]
@@ -33,11 +34,12 @@ class Growth:
     low: float
     high: float
     forms: tuple[str, ...]
+    error: float
 
     @property
     def form(self) -> str | None:
-        """The one form that explains the values; None where more than one does."""
-        return self.forms[0] if len(self.forms) == 1 else None
+        """The one form that explains the values; None where more than one does, or none."""
+        return self.forms[0] if len(self.forms) == 1 and self.error <= FITS else None
 
     @property
     def rises(self) -> bool:
@@ -59,7 +61,8 @@ def find_growth(sizes: Sequence[Sequence[float]]) -> Growth:
         raise MeasureError(f"A growth is judged from {FEWEST} sizes or more, not {len(pairs)}.", where=pairs)
     if any(not 0 < number < math.inf for pair in pairs for number in pair):
         raise MeasureError("A growth is judged from sizes and values above zero.", where=pairs)
-    return Growth(pairs, *fit_power(pairs), choose_forms(pairs))
+    forms = choose_forms(pairs)
+    return Growth(pairs, *fit_power(pairs), forms, min(fit_form(pairs, FORMS[name]) for name in forms))
 
 
 def choose_forms(pairs: Sequence[tuple[float, float]]) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ def choose_forms(pairs: Sequence[tuple[float, float]]) -> tuple[str, ...]:
     terms = {name: 1 if name == "constant" else 2 for name in FORMS}
     scores = {name: 2 * len(pairs) * math.log(errors[name]) + 2 * terms[name] for name in FORMS}  # AIC
     left = tuple(name for name in FORMS if scores[name] - min(scores.values()) < DECISIVE)
-    return ("constant",) if "constant" in left and errors["constant"] <= FLAT else left
+    return ("constant",) if "constant" in left and errors["constant"] <= FITS else left
 
 
 def fit_form(pairs: Sequence[tuple[float, float]], power: float) -> float:

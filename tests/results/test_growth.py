@@ -55,6 +55,13 @@ def test_noise_leaves_more_than_one_form():
     assert not growth.rises
 
 
+def test_no_form_explains_values_that_jump():
+    """The quadratic one is the best here, and far from good."""
+    growth = find_growth([(4, 136.8), (9, 126.1), (16, 183.3), (25, 261.9)])
+    assert growth.error > 0.05
+    assert growth.form is None
+
+
 def test_what_falls_does_not_rise():
     assert not find_growth([(n, 100 / n) for n in (1, 2, 4, 8)]).rises
 
