@@ -1,0 +1,90 @@
+"""The running model in which an exercise's answer takes the place of a part: Whisper tiny.en on real speech.
+
+Its tokens are the judge: with the learner's part they must be those without it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from labsupport import whisper
+from labsupport.course.exercises import Wrong
+from labsupport.speech import audio, features
+from labsupport.whisper.search import decode
+from labsupport.whisper.token_filters import make_prompt
+from labsupport.whisper.transcribe import Transcriber
+
+MODEL, CLIP = "tiny.en", "jfk"
+
+
+@functools.cache
+def log_mel() -> np.ndarray:
+    """The clip's first window, (1, 80, 3000) float32."""
+    return features.window(features.log_mel(audio.read(audio.clip(CLIP).path)), 0)[None]
+
+
+@functools.cache
+def load_plain() -> Transcriber:
+    """The model as it is, loaded once in a process."""
+    return whisper.load(MODEL)
+
+
+@functools.cache
+def expected_tokens(beams: int = 1) -> tuple[int, ...]:
+    """What the model as it is writes for the clip."""
+    return tuple(find_tokens(load_plain(), beams))
+
+
+def find_tokens(transcriber: Transcriber, beams: int = 1) -> list[int]:
+    """The tokens of the clip, without timestamps."""
+    model, rules = transcriber.model, replace(transcriber.rules, timestamps=False)
+    prompt = make_prompt(transcriber.tokenizer, None, timestamps=False)
+    return decode(model, model.encode(log_mel()), prompt, rules, beams)[0].tokens
+
+
+def check_tokens(found: list[int], beams: int = 1) -> str:
+    """What a right answer is told; `Wrong` unless the tokens are those of the model as it is."""
+    right = list(expected_tokens(beams))
+    if found != right:
+        text = load_plain().tokenizer.decode(found)
+        place = next(
+            (i for i, (a, b) in enumerate(zip(found, right, strict=False)) if a != b), min(len(found), len(right))
+        )
+        raise Wrong(f"token {place + 1} of {len(right)} is another one; the text begins {text[:80]!r}.")
+    return f"All {len(right)} tokens of {CLIP} are equal."
+
+
+def run_with(beams: int = 1, part: Callable | None = None, **components: Callable) -> str:
+    """Loads the model with the components in place of its own, see `torch_model.Components`, and checks its tokens.
+
+    Args:
+        part: what `on_numpy` gave, in whatever component; it must have been called.
+
+    Raises:
+        Wrong: other tokens come out, or the part was not called, which would prove nothing.
+    """
+    found = find_tokens(whisper.load(MODEL, **components), beams)
+    if part is not None and not part.calls:
+        raise Wrong("your function was never called.")
+    return check_tokens(found, beams)
+
+
+def on_numpy(answer: Callable) -> Callable:
+    """A part that gives the learner's function NumPy arrays, and the model an array of its own again.
+
+    Its attribute `calls` counts the calls.
+    """
+    from labsupport.arrays import xp
+
+    def part(*arguments, **named):
+        part.calls += 1
+        tensors = [each for each in arguments if hasattr(each, "shape")]
+        plain = [xp.to_numpy(each) if hasattr(each, "shape") else each for each in arguments]
+        return xp.asarray(np.asarray(answer(*plain, **named)), like=tensors[0])
+
+    part.calls = 0
+    return part
