@@ -122,9 +122,8 @@ def check(exercise_id: str, answer: Callable, *, seed: int | None = None, soluti
 
 def _offer(exercise_id: str, wrong: int) -> str:
     offer = f'     exercises.hint("{exercise_id}") gives a hint'
-    return (
-        f'{offer}; exercises.solution("{exercise_id}") shows one.' if wrong >= ATTEMPTS_BEFORE_SOLUTION else f"{offer}."
-    )
+    solution = f'; exercises.solution("{exercise_id}") shows a solution'
+    return f"{offer}{solution if wrong >= ATTEMPTS_BEFORE_SOLUTION else ''}."
 
 
 def hint(exercise_id: str, *, solutions: Path = SOLUTIONS) -> None:
