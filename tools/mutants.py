@@ -85,8 +85,14 @@ MUTANTS = (
            "tests/optim/test_quantization.py"),
     Mutant("verdict: noise counts as a gain", "results/verdicts.py",
            "if row.number - (row.spread or 0.0) <= 1:", "if row.number <= 1:", "tests/results/test_verdicts.py"),
-    Mutant("check: an exercise's answer of another shape is right", "course/exercises.py",
-           "if tuple(expected.shape) != tuple(got.shape):", "if False:", "tests/course/test_exercises.py"),
+    Mutant("check: an exercise's answer of another shape is right", "course/comparison.py",
+           "if right.shape != value.shape:", "if False:", "tests/course/test_comparison.py"),
+    Mutant("check: an answer may change its argument", "course/calls.py",
+           "if difference(before, left, **EXACT):", "if False:", "tests/course/test_calls.py"),
+    Mutant("check: an answer may depend on the calls before", "course/calls.py",
+           "if difference(before.value, after.value) is not None:", "if False:", "tests/course/test_calls.py"),
+    Mutant("check: the model's tokens do not count", "course/trials.py",
+           "if found != right:", "if False:", "tests/course/test_trials.py"),
 )  # fmt: skip
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from labsupport.course.comparison import as_source, difference, is_plain
 
-EXACT = {"rtol": 0.0, "atol": 0.0, "exact_dtype": True}
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0, "exact_dtype": True}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def find_dependence(function: Callable, cases: Sequence[tuple], first: Sequence[
 
 def as_call(name: str, case: tuple, otherwise: str) -> str:
     """The call as a line that can be pasted; with `otherwise` for arguments that are too large to be written out."""
-    arguments = [as_source(argument) for argument in case]
-    if any(argument is None for argument in arguments) or sum(map(len, arguments)) > 800:
+    sources = [as_source(argument) for argument in case]
+    written = [source for source in sources if source is not None]
+    if len(written) < len(case) or sum(map(len, written)) > 800:
         return f"{name}(*{otherwise})"
-    return f"{name}({', '.join(arguments)})"
+    return f"{name}({', '.join(written)})"

@@ -178,35 +178,41 @@ def as_source(value: Any) -> str | None:
 
     Arrays up to 24 values are written out with their dtype.
     """
-    if is_array(value) and not isinstance(value, np.generic):
-        return _array_source(value)
+    try:
+        return _source(value)
+    except TypeError:
+        return None
+
+
+def _source(value: Any) -> str:
     if isinstance(value, np.generic):
-        return f"np.{value.dtype.name}({value.item()!r})"
+        return f"np.{value.dtype.name}({_source(value.item())})"
+    if is_array(value):
+        return _array_source(value)
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     if type(value) in (list, tuple):
-        inside = [as_source(each) for each in value]
-        if any(text is None for text in inside):
-            return None
-        text = ", ".join(inside)
+        text = ", ".join(map(_source, value))
         return f"[{text}]" if type(value) is list else f"({text}{',' if len(value) == 1 else ''})"
     if type(value) is dict:
-        inside = [(as_source(key), as_source(each)) for key, each in value.items()]
-        return None if any(None in pair for pair in inside) else f"{{{', '.join(f'{k}: {v}' for k, v in inside)}}}"
-    return repr(value) if isinstance(value, (bool, int, float, complex, str, bytes, slice, type(None))) else None
+        return f"{{{', '.join(f'{_source(key)}: {_source(each)}' for key, each in value.items())}}}"
+    if isinstance(value, (bool, int, float, complex, str, bytes, slice, type(None))):
+        return repr(value)
+    raise TypeError(f"{type(value).__name__} has no literal")
 
 
-def _array_source(array: Any) -> str | None:
+def _array_source(array: Any) -> str:
     if library(array) not in MAKERS or math.prod(array.shape) > SHOWN:
-        return None
-    name, values = dtype_name(array), as_source(as_numpy(array).tolist())
-    dtype = (
-        "bool" if name == "bool" and library(array) == "numpy" else f"{MAKERS[library(array)].partition('.')[0]}.{name}"
-    )
-    return f"{MAKERS[library(array)]}({values}, dtype={dtype})"
+        raise TypeError("an unknown or a large array")
+    maker, name = MAKERS[library(array)], dtype_name(array)
+    module = maker.partition(".")[0]
+    dtype = "bool" if (module, name) == ("np", "bool") else f"{module}.{name}"
+    if 0 in array.shape and len(array.shape) > 1:  # nested lists would lose the shape
+        return f"{module}.{'ops.' if module == 'mindspore' else ''}zeros({tuple(array.shape)}, dtype={dtype})"
+    return f"{maker}({_source(as_numpy(array).tolist())}, dtype={dtype})"
 
 
-def is_plain(value: object) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether it is an array, a number, a text, or a list, tuple or dictionary of such, and can be compared."""
     if type(value) in (list, tuple):
         return all(map(is_plain, value))

@@ -78,8 +78,9 @@ class Exercise:
 
     def cases(self, seed: int) -> list[tuple]:
         """The edges, then the random cases; each number of a seed always gives the same case."""
-        drawn = range(self.draws if self.draw else 0)
-        return [*self.edges, *(self.draw(np.random.default_rng([seed, number])) for number in drawn)]
+        if self.draw is None:
+            return list(self.edges)
+        return [*self.edges, *(self.draw(np.random.default_rng([seed, number])) for number in range(self.draws))]
 
     @property
     def tolerances(self) -> dict:
@@ -203,8 +204,8 @@ def _find_fault(exercise: Exercise, answer: Callable, cases: list, got: list[Cal
             faults.append(f"{_as_call(exercise, arguments, seed, number)} {text}")
     if faults:
         return f"{min(faults, key=len)}\n     {_how_to_repeat(exercise, seed)}"
-    if (number := find_dependence(answer, cases, got)) is not None:
-        line = _as_call(exercise, cases[number], seed, number)
+    if (at := find_dependence(answer, cases, got)) is not None:
+        line = _as_call(exercise, cases[at], seed, at)
         return f"{line} gives another value when it is called again: it depends on the calls before."
     return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -58,11 +59,11 @@ def check_tokens(found: list[int], beams: int = 1) -> str:
     return f"All {len(right)} tokens of {CLIP} are equal."
 
 
-def run_with(beams: int = 1, part: Callable | None = None, **components: Callable) -> str:
+def run_with(beams: int = 1, part: NumpyPart | None = None, **components: Any) -> str:
     """Loads the model with the components in place of its own, see `torch_model.Components`, and checks its tokens.
 
     Args:
-        part: what `on_numpy` gave, in whatever component; it must have been called.
+        part: the learner's function, in whatever component; it must have been called.
 
     Raises:
         Wrong: other tokens come out, or the part was not called, which would prove nothing.
@@ -73,18 +74,19 @@ def run_with(beams: int = 1, part: Callable | None = None, **components: Callabl
     return check_tokens(found, beams)
 
 
-def on_numpy(answer: Callable) -> Callable:
+class NumpyPart:
     """A part that gives the learner's function NumPy arrays, and the model an array of its own again.
 
-    Its attribute `calls` counts the calls.
+    calls: how often the model called it.
     """
-    from labsupport.arrays import xp
 
-    def part(*arguments, **named):
-        part.calls += 1
+    def __init__(self, answer: Callable):
+        self.answer, self.calls = answer, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        from labsupport.arrays import xp
+
+        self.calls += 1
         tensors = [each for each in arguments if hasattr(each, "shape")]
         plain = [xp.to_numpy(each) if hasattr(each, "shape") else each for each in arguments]
-        return xp.asarray(np.asarray(answer(*plain, **named)), like=tensors[0])
-
-    part.calls = 0
-    return part
+        return xp.asarray(np.asarray(self.answer(*plain, **named)), like=tensors[0])

@@ -50,7 +50,7 @@ def run_with_shift(answer):
     from labsupport.course import trials
     from labsupport.optim.kv_cache import PaddedCache
 
-    part = trials.on_numpy(answer)
+    part = trials.NumpyPart(answer)
 
     class LearnersCache(PaddedCache):
         @staticmethod
@@ -103,7 +103,7 @@ def run_with_visible(answer):
     from labsupport.course import trials
     from labsupport.optim.kv_cache import PaddedCache
 
-    part = trials.on_numpy(answer)
+    part = trials.NumpyPart(answer)
 
     class LearnersCache(PaddedCache):
         @staticmethod
