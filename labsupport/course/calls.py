@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labsupport.course.comparison import as_source, difference, is_plain
+from labsupport.course.comparison import as_source, comparable, difference
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0, "exact_dtype": True}
 
@@ -37,9 +37,8 @@ def find_fault(expected: Call, got: Call, case: tuple, names: Sequence[str], **t
     """How a call differs from the expected one: by its value, or by what it did to its arguments."""
     if text := difference(expected.value, got.value, **tolerances):
         return text
-    for name, before, right, left in zip(names, case, expected.arguments, got.arguments, strict=False):
-        if not is_plain(before):
-            continue
+    for name, *states in zip(names, case, expected.arguments, got.arguments, strict=False):
+        before, right, left = map(comparable, states)
         if difference(before, right, **EXACT) is None:
             if difference(before, left, **EXACT):
                 return f"gives the right value, but changes its argument `{name}`: work on a copy"

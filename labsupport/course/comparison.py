@@ -212,13 +212,14 @@ def _array_source(array: Any) -> str:
     return f"{maker}({_source(as_numpy(array).tolist())}, dtype={dtype})"
 
 
-def is_plain(value: Any) -> bool:
-    """Whether it is an array, a number, a text, or a list, tuple or dictionary of such, and can be compared."""
+def comparable(value: Any) -> Any:
+    """The value with its type's name in place of whatever is no array, number, text, list, tuple or dictionary."""
     if type(value) in (list, tuple):
-        return all(map(is_plain, value))
+        return [comparable(each) for each in value]
     if type(value) is dict:
-        return all(map(is_plain, value.values()))
-    return is_array(value) or isinstance(value, (bool, numbers.Number, str, bytes, type(None)))
+        return {key: comparable(each) for key, each in value.items()}
+    plain = is_array(value) or isinstance(value, (bool, numbers.Number, str, bytes, type(None)))
+    return value if plain else type(value).__name__
 
 
 def is_array(value: object) -> bool:

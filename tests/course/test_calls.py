@@ -46,6 +46,10 @@ def test_where_the_solution_changes_its_argument_the_answer_must_do_so():
     assert "must change its argument `x`" in fault(sort_list, lambda x: x.clear(), ([2, 1],))
 
 
+def test_a_list_of_whatever_that_got_shorter_is_a_changed_argument():
+    assert "changes its argument `x`" in fault(len, lambda x: len(x) + 0 * hash(x.pop()), ([object(), object()],))
+
+
 def test_arguments_that_cannot_be_compared_are_left_alone():
     assert fault(lambda x: 1, lambda x: 1, (object(),)) is None
 
