@@ -71,8 +71,8 @@ def test_the_cases_refuse_every_mistake_at_every_seed_and_know_its_hint(exercise
 
 
 @each_in_the_model
-def test_the_model_accepts_every_right_variant(exercise, seed):
-    for function in (exercise.solution, *exercise.variants):
+def test_the_model_accepts_the_solution_and_a_variant_drawn_at_random(exercise, seed):
+    for function in (exercise.solution, random.Random(seed).choice(exercise.variants)):
         assessment = assess(exercise, function, seed)
         assert assessment.status == "right", (function, assessment.message)
 
