@@ -11,7 +11,7 @@ from labsupport.course.exercises import Exercise, Mistake, Wrong
 
 def codes_and_scale(row, bits):
     scale = np.abs(row).max() / (2 ** (bits - 1) - 1) or 1.0
-    return np.round(np.asarray(row) / scale).astype(int), scale
+    return np.round(np.asarray(row) / scale).astype(int).tolist(), scale
 
 
 def codes_and_scale_in_a_loop(row, bits):
