@@ -15,10 +15,13 @@ from labsupport.course.exercises import Exercise, Mistake, Wrong
 @functools.cache
 def load_bark():
     """The lesson's Bark, and what each of its stages gives for a text: (generator, semantic, coarse, fine)."""
+    import transformers
+
     from labsupport.bark import models
     from labsupport.bark.generator import BarkGenerator
     from labsupport.bark.tokens import encode_text
 
+    transformers.logging.set_verbosity_error()  # it misses an attention mask, for which Bark has a padding token
     generator = BarkGenerator(models.load("bark-lesson"))
     tokens, mask = encode_text(["a short sentence"], "bark-lesson")
     semantic = generator.semantic(tokens, mask, 6)
