@@ -140,13 +140,16 @@ def run(
 def test(
     context: typer.Context,
     quick: Annotated[bool, typer.Option("--quick", help="what needs no packaged model and no notebook")] = False,  # noqa: PT028
+    soak: Annotated[bool, typer.Option("--soak", help="the tests that take minutes each, alone")] = False,  # noqa: PT028
     durations: Annotated[bool, typer.Option("--durations", help="print where the time went")] = False,  # noqa: PT028
 ) -> None:
-    """Check the code, run all tests on both frameworks, and every notebook. Further arguments go to pytest."""
+    """Check the code, run the tests on both frameworks, and every notebook. Further arguments go to pytest."""
     from labsupport.course import testing
 
+    if quick and soak:
+        raise typer.BadParameter("--quick and --soak exclude each other.")
     with stoppable():
-        passed = testing.run(context.args, quick, durations, print_line)
+        passed = testing.run(context.args, "quick" if quick else "soak" if soak else "all", durations, print_line)
     end(passed)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -38,8 +40,42 @@ def pytest_ignore_collect(collection_path) -> bool | None:
 LONGEST = ("test_mindspore_model.py", "test_kv_cache_mindspore.py", "test_notebooks.py")
 
 
-def pytest_collection_modifyitems(items) -> None:
+SOAK = "it takes minutes; `./lab test --soak` runs it"
+KILLS = (3, pytest.param(20, marks=pytest.mark.soak))  # how often a kill test ends what it tests: always, and in soak
+
+
+def pytest_collection_modifyitems(config, items) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    if "soak" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason=SOAK))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Counts what was left out for its length; not what another reason skipped."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    if count := sum(SOAK in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"Left out: {count} soak tests, of minutes each; `./lab test --soak` runs them.")
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Random numbers; the seed is LAB_FUZZ_SEED, else drawn, and shown where the test fails."""
+    seed = int(os.environ.get("LAB_FUZZ_SEED") or random.randrange(10**6))
+    print(f"LAB_FUZZ_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(params=KILLS, ids="{} kills".format)
+def kill_times(request, chance) -> Callable[[float], list[float]]:
+    """How long work may take, in seconds -> when to end it: a random time in each equal part, in random order."""
+
+    def draw(seconds: float) -> list[float]:
+        parts = chance.sample(range(request.param), request.param)
+        return [seconds * (part + chance.random()) / request.param for part in parts]
+
+    return draw
 
 
 @pytest.fixture(autouse=True)

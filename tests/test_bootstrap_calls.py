@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,14 +81,11 @@ def test_a_second_call_waits_for_the_first(lab, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_set_up_that_is_killed_at_random_points_never_breaks_the_environment(lab, tmp_path):
+def test_a_set_up_that_is_killed_at_random_points_never_breaks_the_environment(lab, tmp_path, kill_times):
     assert start_driver(lab, tmp_path, 0).wait(timeout=60) == 0
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    for _ in range(20):
+    for seconds in kill_times(2.5):
         again = start_driver(lab, tmp_path, 0.3)
-        time.sleep(chance.uniform(0, 2.5))
+        time.sleep(seconds)
         os.killpg(again.pid, signal.SIGKILL)
         again.communicate()
         lab.restore_old()  # as the next call begins
@@ -96,6 +94,59 @@ def test_a_set_up_that_is_killed_at_random_points_never_breaks_the_environment(l
     last = start_driver(lab, tmp_path, 0)
     assert last.wait(timeout=60) == 0, last.communicate()[1]
     assert {path.name for path in tmp_path.glob(".venv*")} == {".venv", ".venv.lock"}
+
+
+def install_with_pip(python: Path, wheel: Path) -> list:
+    return [python, "-I", "-m", "pip", "install", "--no-index", "--no-deps", wheel]
+
+
+def install_with_uv(python: Path, wheel: Path) -> list:
+    """By the uv of the tests' own environment, which `lab` brings."""
+    options = ["--offline", "--no-config", "--no-deps", "--python", python]
+    return [sys.executable, "-I", "-m", "uv", "pip", "install", *options, wheel]
+
+
+def write_wheel(folder: Path) -> Path:
+    """A package in place of labsupport: its command says which environment runs it."""
+    wheel, info = folder / "labsupport-1.0-py3-none-any.whl", "labsupport-1.0.dist-info"
+    files = {
+        "labsupport.py": "import sys\ndef main(): print(sys.prefix)\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: labsupport\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nlabsupport = labsupport:main\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(name, content)
+    return wheel
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.parametrize("install", [install_with_pip, install_with_uv])
+def test_the_scripts_of_a_real_environment_run_after_it_was_renamed(lab, tmp_path, monkeypatch, install):
+    """Made anew, then brought up to date in a copy; pip names the interpreter in them, uv leaves that out."""
+    if install is install_with_uv and importlib.util.find_spec("uv") is None:
+        pytest.skip("uv is not installed in this environment")
+    monkeypatch.setattr(lab, "expected_versions", lambda wish: {})
+    monkeypatch.setattr(lab, "find_python", lambda: [sys.executable])
+    monkeypatch.setattr(lab, "check_disk", lambda wish, here=None: None)
+    monkeypatch.setattr(lab, "SUITABLE", (".".join(map(str, sys.version_info[:2])),))
+    wish, wheel, scripts = wish_for(lab, "--without", "mindspore"), write_wheel(tmp_path), lab.VENV / "bin"
+    for _ in range(2):
+        lab.make_venv(wish)
+        subprocess.run(install(lab.find_interpreter(lab.NEW), wheel), check=True, capture_output=True)
+        lab.put_in_place(wish)
+        assert (lab.NEW.exists(), lab.OLD.exists()) == (False, False)
+        assert output_of(scripts / "labsupport") == str(lab.VENV)
+        assert str(lab.VENV) in output_of(scripts / "pip", "--version")
+        activated = output_of("sh", "-c", f". {scripts}/activate && command -v labsupport")
+        assert activated == str(scripts / "labsupport")
+
+
+def output_of(*command) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_a_step_ends_when_the_set_up_is_killed(lab, tmp_path):

@@ -105,14 +105,17 @@ def test_run_save_executes_in_place(monkeypatch, tmp_path):
 def test_test_gives_its_options_apart_and_the_rest_to_pytest(monkeypatch, passed, code):
     calls = []
 
-    def run(arguments, quick, durations, say):
-        calls.append((arguments, quick, durations))
+    def run(arguments, tier, durations, say):
+        calls.append((arguments, tier, durations))
         return passed
 
     monkeypatch.setattr(testing, "run", run)
     assert invoke("test", "--quick", "-x", "tests/test_cli.py", "-k", "data").exit_code == code
     assert invoke("test", "--durations").exit_code == code
-    assert calls == [(["-x", "tests/test_cli.py", "-k", "data"], True, False), ([], False, True)]
+    assert invoke("test", "--soak").exit_code == code
+    named = ["-x", "tests/test_cli.py", "-k", "data"]
+    assert calls == [(named, "quick", False), ([], "all", True), ([], "soak", False)]
+    assert invoke("test", "--quick", "--soak").exit_code == 2
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------

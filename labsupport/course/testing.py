@@ -3,6 +3,8 @@
 A process has one backend, so tests of two frameworks need two sessions of pytest. torch's session takes the notebooks
 too, executed by nbval, which compares what they show; MindSpore's executes those that are written for it, by papermill
 (tests/course/test_notebooks.py). So each notebook runs once for each framework.
+
+Tests come in three tiers: "quick" ones, "all" but those that take minutes each, and these, "soak", alone.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 from labsupport.base.errors import NotAvailable
@@ -25,6 +28,7 @@ from labsupport.course import runner
 from labsupport.machine import children, doctor, os_info
 from labsupport.machine.backend import FRAMEWORKS
 
+Tier = Literal["quick", "all", "soak"]
 GIB = 2**30
 PROCESS_BYTES = 8 * GIB  # what one process of all tests may take: MindSpore's does
 QUICK_BYTES = 3 * GIB  # of the quick ones, which load no packaged model
@@ -37,7 +41,11 @@ NBVAL = (
     f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval.cfg'}",
 )
 SIDE_BY_SIDE = ("--dist", "loadfile", "--no-loadscope-reorder")  # the cells of a notebook share a kernel
-QUICK = ("-m", "not slow and not weights")
+TIERS: dict[Tier, tuple[str, ...]] = {
+    "quick": ("-m", "not slow and not weights"),
+    "all": (),  # tests/conftest.py leaves out, and counts, what is marked soak
+    "soak": ("-m", "soak"),
+}
 NO_TESTS = 5  # pytest's exit code when its options leave nothing to run
 SLOWEST = 20  # tests in the table of durations
 CHECKS = {  # name -> the module that it needs, and Python's arguments
@@ -57,12 +65,13 @@ class Session:
     arguments: tuple[str, ...]
 
 
-def run(arguments: Sequence[str], quick: bool, durations: bool, say: Say) -> bool:
+def run(arguments: Sequence[str], tier: Tier, durations: bool, say: Say) -> bool:
     """Runs the checks beside the sessions of pytest; whether all of it passed.
 
     Args:
         arguments: more for pytest; paths among them take the place of all tests and notebooks.
-        quick: torch's tests alone, without the slow ones, those with packaged weights, and the notebooks.
+        tier: "quick": torch's tests alone, without the slow ones, those with packaged weights, and the notebooks;
+            "all": all but the soak tests; "soak": these alone, on both frameworks.
         durations: print where the time went.
         say: prints a line.
 
@@ -72,18 +81,19 @@ def run(arguments: Sequence[str], quick: bool, durations: bool, say: Say) -> boo
     if importlib.util.find_spec("nbval") is None:  # pytest alone comes with MindNLP
         hint = "`./lab test` installs it; a prepared environment needs `pip install --group test`."
         raise NotAvailable("The tests need the dependency group `test`.", hint=hint)
-    options, environment = split_work(bool(find_paths(arguments)), quick)
-    options += [*NBVAL, *(QUICK if quick else ())]
+    options, environment = split_work(bool(find_paths(arguments)), tier)
+    options += [*NBVAL, *TIERS[tier]]
     with ThreadPoolExecutor(len(CHECKS)) as pool, tempfile.TemporaryDirectory() as home:
         checks = {name: pool.submit(run_check, *check) for name, check in CHECKS.items()}
         # A test's results are nobody's results: they must not land among the learner's own.
         environment |= {"LAB_HOME": home}
         codes = []
         try:
-            for session in plan_sessions(arguments, quick, say):
+            for session in plan_sessions(arguments, tier, say):
                 report = Path(home) / f"{session.backend}.xml"
                 code = run_session(session, [*options, f"--junitxml={report}"], environment)
-                codes.append(0 if code == NO_TESTS and arguments else code)
+                may_be_none = arguments or (tier == "soak" and session.backend == "mindspore")
+                codes.append(0 if code == NO_TESTS and may_be_none else code)
                 if durations and report.exists():
                     say(duration_tables(session.backend, read_durations(report.read_text(encoding="utf-8"))))
             results = {name: check.result() for name, check in checks.items()}
@@ -115,7 +125,7 @@ def run_session(session: Session, options: Sequence[str], environment: dict[str,
 # --- what runs where --------------------------------------------------------------------------------------------------
 
 
-def split_work(named: bool, quick: bool) -> tuple[list[str], dict[str, str]]:
+def split_work(named: bool, tier: Tier) -> tuple[list[str], dict[str, str]]:
     """pytest's options and the environment that run tests side by side, with one thread each.
 
     Two threads of one computation wait for each other at the end of every operation. Where the system takes one of
@@ -123,13 +133,14 @@ def split_work(named: bool, quick: bool) -> tuple[list[str], dict[str, str]]:
     many times as long. Two processes of one thread lose only what is taken. Tests that are `named` run alone, with all
     cores.
     """
-    workers = min(os_info.usable_cores(), os_info.usable_memory() // (QUICK_BYTES if quick else PROCESS_BYTES))
+    needed = QUICK_BYTES if tier == "quick" else PROCESS_BYTES
+    workers = min(os_info.usable_cores(), os_info.usable_memory() // needed)
     if workers < 2 or named:
         return [], {}
     return ["-n", str(workers), *SIDE_BY_SIDE], {"OMP_NUM_THREADS": "1"}
 
 
-def plan_sessions(arguments: Sequence[str], quick: bool, say: Say) -> list[Session]:
+def plan_sessions(arguments: Sequence[str], tier: Tier, say: Say) -> list[Session]:
     """The sessions of pytest; says which of MindSpore's and which notebooks cannot run here, and why."""
     named = find_paths(arguments)
     options = [argument for argument in arguments if argument not in named]
@@ -137,8 +148,8 @@ def plan_sessions(arguments: Sequence[str], quick: bool, say: Say) -> list[Sessi
         paths = {backend: [path for path in named if backend in backends_of(path)] for backend in FRAMEWORKS}
     else:
         # The notebooks take longest: they come first, so that no process waits for another at the end.
-        paths = {"torch": ["tests"] if quick else [*comparable_notebooks(say), "tests"]}
-        paths["mindspore"] = [] if quick else ["tests"]
+        paths = {"torch": [*(comparable_notebooks(say) if tier == "all" else ()), "tests"]}
+        paths["mindspore"] = [] if tier == "quick" else ["tests"]
     if paths["mindspore"] and (reason := doctor.missing("mindspore")):
         say(f"MindSpore's tests did not run: {reason}")
         paths["mindspore"] = []

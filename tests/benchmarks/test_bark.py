@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
+import os
+import signal
 import statistics
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 
+import bench_in_fork
 import numpy as np
 import pytest
 from hypothesis import given
@@ -201,6 +207,53 @@ def test_a_run_that_was_killed_continues_where_it_was(plan, measured, opened):
     assert len(opened) == 1
     assert bark.run(plan, fresh=True) != again
     assert len(opened) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks, which start in a moment")
+def test_a_benchmark_killed_at_random_points_loses_no_batch_and_doubles_none(tmp_path, kill_times):
+    """What it said to be stored is there, once; the next call measures the others, and its rows stand once each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(bench_in_fork.IMPORTS)
+    path, before = bench_in_fork.PLAN.path(), b""
+    planned = {(v.name, size, first) for v, size, firsts in bench_in_fork.PLAN.blocks() for first in firsts}
+    for seconds in kill_times(1.5):
+        if before.count(b"\n") == len(planned):  # nothing is left to be ended: from the beginning
+            path.unlink()
+            before = b""
+        process, told = start_bench(context, tmp_path)
+        time.sleep(seconds)
+        process.kill()
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0)
+        content = path.read_bytes()
+        assert content.startswith(before)
+        assert content.count(b"\n") >= before.count(b"\n") + max(told.value, 0)
+        before = content[: content.rfind(b"\n") + 1]
+    process, _ = start_bench(context, tmp_path)
+    process.join(60)
+    assert process.exitcode == 0
+    batches = [bark.parse_batch(json.loads(line)) for line in path.read_bytes().splitlines()]
+    assert len(batches) == len(planned)
+    assert {batch.key for batch in batches} == planned
+    reading = rows.scan(rows.results_dir())
+    assert reading.odd == []
+    names = Counter(row.what for row in reading.rows if row.run_id == reading.rows[-1].run_id)
+    assert names == dict.fromkeys(names, 1)
+    assert len(names) == 2 * (2 + len(bark.STAGES))
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".part"]
+
+
+def start_bench(context, home):
+    """A process that has begun to measure, and the number of batches that it says are stored."""
+    told = context.Value("i", -1)
+    process = context.Process(target=bench_in_fork.bench, args=(str(home), told))
+    process.start()
+    end = time.monotonic() + 120
+    while told.value < 0 and process.exitcode is None:  # it ends without a word where all was stored
+        assert time.monotonic() < end, "it did not begin"
+        time.sleep(0.005)
+    return process, told
 
 
 @pytest.mark.slow

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
-import random
 import shutil
 import signal
 import socket
@@ -160,22 +160,31 @@ def test_conversion_killed_half_way_is_made_again(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill without warning")
-def test_a_conversion_killed_at_20_random_points_is_whole_or_made_again(tmp_path, monkeypatch):
-    """The seed is LAB_FUZZ_SEED, else 17."""
+def test_a_conversion_killed_at_random_points_is_whole_or_made_again(tmp_path, monkeypatch, chance, kill_times):
+    """Whether nothing was there before or a damaged folder; at most one unfinished folder is left."""
     monkeypatch.setenv("LAB_CACHE", str(tmp_path))
-    rng, folder = random.Random(int(os.environ.get("LAB_FUZZ_SEED", "17"))), tmp_path / "checkpoints" / "tiny.en-2"
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = tmp_path / "checkpoints" / "tiny.en-2"
+    for seconds in kill_times(2.5):
+        if chance.random() < 0.5:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.exists():
+            flip_bit(folder / "model.safetensors")
         victim = run_python(ANNOUNCED + CONVERT)
         assert victim.stdout.readline() == "begins\n"
-        time.sleep(rng.uniform(0, 2))
+        time.sleep(seconds)
         victim.kill()
-        victim.communicate()
-        if folder.exists():
-            assert cached_folder.find_damage(folder, {"model.safetensors": PINNED}) is None
+        told = victim.communicate()[0]
+        is_whole = (folder / "model.safetensors").is_file() and hash_of(folder / "model.safetensors") == PINNED
+        assert is_whole or not told
+        assert is_whole or cached_folder.find_damage(folder, {"model.safetensors": PINNED})
+        assert len(list(tmp_path.glob("checkpoints/*.part"))) <= 1
     assert find_checkpoint("tiny.en").folder == folder
-    assert cached_folder.hash_file(folder / "model.safetensors") == PINNED
-    assert not list(tmp_path.glob("checkpoints/*.part"))
+    assert hash_of(folder / "model.safetensors") == PINNED
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["tiny.en-2", "tiny.en-2.lock"]
+
+
+def hash_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.weights

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from labsupport.speech import corpus
 from labsupport.whisper import fine_tuning
 
@@ -12,6 +14,7 @@ IMPORTS = ["labsupport.whisper.fine_tuning", "transformers.trainer_seq2seq", "tr
 
 def train_on(folder: str, model: str, begun) -> None:
     """Trains on two sentences without end; sets the event `begun` when the first step is done."""
+    torch.set_num_threads(1)  # two would wait for each other longer than they compute
     save, load = fine_tuning.put_in_place, corpus.load
 
     def put_in_place(part: Path, target: Path) -> None:

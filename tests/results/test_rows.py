@@ -6,7 +6,6 @@ import json
 import math
 import multiprocessing
 import os
-import random
 import subprocess
 import sys
 import time
@@ -208,11 +207,8 @@ def test_processes_append_to_one_file_without_breaking_lines(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
-def test_a_process_killed_at_any_moment_loses_and_doubles_no_row(tmp_path):
+def test_a_process_killed_at_any_moment_loses_and_doubles_no_row(tmp_path, chance, kill_times):
     """A row is there once it was said to be; a later process goes on behind it."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")  # pytest shows it where the test fails
-    delays = random.Random(seed)
     path = tmp_path / "g.jsonl"
     program = (
         "import sys; from dataclasses import replace; from pathlib import Path; from labsupport.results import rows\n"
@@ -221,14 +217,14 @@ def test_a_process_killed_at_any_moment_loses_and_doubles_no_row(tmp_path):
         "    rows.append_row(replace(row, what=f'{sys.argv[2]} {number}'), Path(sys.argv[1]))\n"
         "    print(number, flush=True)\n"
     )
-    for turn in range(20):
+    for turn, seconds in enumerate(kill_times(0.1)):
         with subprocess.Popen([sys.executable, "-c", program, path, str(turn)], stdout=-1, cwd=ROOT) as process:
             process.stdout.readline()
-            time.sleep(delays.random() / 10)
+            time.sleep(seconds)
             process.kill()
             confirmed = 1 + len(process.stdout.read().split())
         with path.open("ab") as file:
-            file.write(b'{"what": "torn' * delays.randrange(2))
+            file.write(b'{"what": "torn' * chance.randrange(2))
         names = [row.what for row in rows.scan(tmp_path).rows]
         done = [name for name in names if name.startswith(f"{turn} ")]
         assert done == [f"{turn} {number}" for number in range(len(done))]

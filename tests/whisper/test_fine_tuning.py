@@ -7,7 +7,6 @@ import errno
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -267,18 +266,17 @@ def die_after(count: int):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks, which start in a moment")
-def test_a_training_killed_at_20_random_points_loses_no_step_and_doubles_none(tmp_path, small, monkeypatch):
-    """The seed is LAB_FUZZ_SEED, else 17."""
-    rng, last = random.Random(int(os.environ.get("LAB_FUZZ_SEED", "17"))), 0
+def test_a_training_killed_at_random_points_loses_no_step_and_doubles_none(tmp_path, small, monkeypatch, kill_times):
+    last = 0
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(train_in_fork.IMPORTS)
     checkpoint = find_checkpoint(small)
-    for _ in range(20):
+    for seconds in kill_times(0.6):
         begun = context.Event()
         process = context.Process(target=train_in_fork.train_on, args=(str(tmp_path), str(small), begun))
         process.start()
         assert begun.wait(120), "the training did not begin"
-        time.sleep(rng.uniform(0, 0.6))
+        time.sleep(seconds)
         process.kill()
         process.join()
         newest = fine_tuning.find_last(tmp_path / "steps", checkpoint)
