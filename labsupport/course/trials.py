@@ -40,11 +40,30 @@ def expected_tokens(beams: int = 1) -> tuple[int, ...]:
     return tuple(find_tokens(load_plain(), beams))
 
 
-def find_tokens(transcriber: Transcriber, beams: int = 1) -> list[int]:
-    """The tokens of the clip, without timestamps."""
+def find_tokens(transcriber: Transcriber, beams: int = 1, encoder_out=None) -> list[int]:
+    """The tokens of the clip, without timestamps; `encoder_out` where it was encoded already."""
     model, rules = transcriber.model, replace(transcriber.rules, timestamps=False)
     prompt = make_prompt(transcriber.tokenizer, None, timestamps=False)
-    return decode(model, model.encode(log_mel()), prompt, rules, beams)[0].tokens
+    encoder_out = model.encode(log_mel()) if encoder_out is None else encoder_out
+    return decode(model, encoder_out, prompt, rules, beams)[0].tokens
+
+
+def find_tokens_with_encoder(*, attention: Callable | None = None, **components: Callable) -> list[int]:
+    """The tokens with these components (conv1d, run) in the encoder alone, which runs op by op: they may use NumPy.
+
+    Args:
+        attention: of the encoder's layers; the decoder's stays.
+    """
+    from labsupport.arrays import xp
+
+    transcriber = whisper.load(MODEL)
+    encoder = transcriber.model.encoder
+    for name, component in components.items():
+        setattr(encoder, name, component)
+    for layer in encoder.layers if attention else ():
+        layer.self_attn.attention = attention
+    mel = xp.asarray(log_mel(), like=encoder.conv1.weight)
+    return find_tokens(transcriber, encoder_out=encoder(mel))
 
 
 def check_tokens(found: list[int], beams: int = 1) -> str:
