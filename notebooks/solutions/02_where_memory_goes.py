@@ -189,7 +189,11 @@ EXERCISES = [
         solution=parameters_by_part,
         variants=[parameters_by_part_with_numpy, parameters_by_part_sorted, parameters_by_part_counted],
         draw=draw_shapes,
-        edges=[({"a.b": (2, 3)}, 1), ({"a": ()}, 2)],
+        edges=[
+            ({"a.1.b": (2, 3), "a.1.c": (4,), "a.10.b": (5,)}, 2),
+            ({"a.b": (2, 3), "a.c": (4,)}, 1),
+            ({"a": ()}, 2),
+        ],
         draws=30,
         trial=run_parameters_by_part,
         mistakes=[
