@@ -318,7 +318,10 @@ def run_with_scores(answer):
     from labsupport.course import trials
     from labsupport.optim.attention import sdpa, softmax_scale
 
-    part = trials.on_numpy(lambda q, k: check_reads(answer, q, k))
+    times = count_reads(answer)
+    if times > 1:
+        raise Wrong(f"the products of five beams read {times:.1f} times as many numbers as q and k hold.")
+    part = trials.on_numpy(answer)
 
     def attention(q, k, v, mask=None, causal=False):
         if k.shape[2] != FRAMES or q.shape[2] == FRAMES:
@@ -328,17 +331,18 @@ def run_with_scores(answer):
         return weights @ v
 
     found = trials.run_with(beams=BEAMS, part=part, attention=attention)
-    return f"{found} Every product read the keys once, whatever the number of beams."
+    return f"{found} Every product read the keys once, whatever the number of beams." if times else found
 
 
-def check_reads(answer, q, k):
-    """What the answer gives; `Wrong` if its products read the keys again for each beam."""
+def count_reads(answer):
+    """How many times the numbers that q and k hold the answer's products read; 0 where they are not NumPy's."""
+    q, k = np.ones((BEAMS, 6, 1, 64), np.float32), np.ones((1, 6, FRAMES, 64), np.float32)
     Watched.read = 0
-    result = answer(q.view(Watched), k.view(Watched))
-    if Watched.read > q.size + k.size:
-        times = Watched.read / (q.size + k.size)
-        raise Wrong(f"the scores are right, but the products read {times:.1f} times as many numbers as q and k hold.")
-    return np.asarray(result)
+    try:
+        answer(q.view(Watched), k.view(Watched))
+    except TypeError:  # torch takes plain arrays alone
+        return 0.0
+    return Watched.read / (q.size + k.size)
 
 
 EXERCISES = [
