@@ -321,7 +321,7 @@ def run_with_scores(answer):
     times = count_reads(answer)
     if times > 1:
         raise Wrong(f"the products of five beams read {times:.1f} times as many numbers as q and k hold.")
-    part = trials.on_numpy(answer)
+    part = trials.NumpyPart(answer)
 
     def attention(q, k, v, mask=None, causal=False):
         if k.shape[2] != FRAMES or q.shape[2] == FRAMES:
