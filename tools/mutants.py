@@ -78,7 +78,7 @@ MUTANTS = (
     Mutant("detector: the network forgets what came before a block", "speech/segments.py",
            "self._buffer[:CONTEXT] = sound[-CONTEXT:]", "self._buffer[:CONTEXT] = 0", "tests/speech/test_segments.py"),
     Mutant("graph pass: a Tile goes though the other operand is as short", "graphs/passes/tile.py",
-           "axis < len(shape) - 2 and other[axis] == length", "axis < len(shape) - 2",
+           "shape[axis] == 1 and other[axis] == repeats[axis]", "shape[axis] == 1",
            "tests/graphs/passes/test_tile.py"),
     Mutant("quantisation: the halves of a byte change places", "optim/quantization.py",
            "nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)", "nibbles[:, 1::2] | (nibbles[:, 0::2] << 4)",
@@ -93,8 +93,14 @@ MUTANTS = (
            "return low <= claim.figure + room and high", "return high", "tests/results/test_verdicts.py"),
     Mutant("growth: a form that is clearly beaten stays", "results/growth.py",
            "DECISIVE = 4.0", "DECISIVE = 400.0", "tests/results/test_growth.py"),
-    Mutant("check: an exercise's answer of another shape is right", "course/exercises.py",
-           "if tuple(expected.shape) != tuple(got.shape):", "if False:", "tests/course/test_exercises.py"),
+    Mutant("check: an exercise's answer of another shape is right", "course/comparison.py",
+           "if right.shape != value.shape:", "if False:", "tests/course/test_comparison.py"),
+    Mutant("check: an answer may change its argument", "course/calls.py",
+           "if difference(before, left, **EXACT):", "if False:", "tests/course/test_calls.py"),
+    Mutant("check: an answer may depend on the calls before", "course/calls.py",
+           "if difference(before.value, after.value) is not None:", "if False:", "tests/course/test_calls.py"),
+    Mutant("check: the model's tokens do not count", "course/trials.py",
+           "if found != right:", "if False:", "tests/course/test_trials.py"),
 )  # fmt: skip
 
 

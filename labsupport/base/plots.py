@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 LARGE = 10_000  # from here on an axis is labelled in full: 20 million, not 2 and 1e7 in a corner
 LONGEST = 90  # characters of a name in a plot
+PALETTE = 256
 STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -115,7 +116,13 @@ def image_tag(data: bytes, alt: str, mime: str) -> str:
 
 
 def to_png(drawn: Figure) -> bytes:
-    return _rendered(drawn, "png")
+    """With a palette of `PALETTE` colours: the same to the eye, in a third to a half of the bytes."""
+    from PIL import Image  # which matplotlib brings: it writes its own PNGs with it
+
+    picture = Image.open(io.BytesIO(_rendered(drawn, "png"))).convert("RGB")
+    buffer = io.BytesIO()
+    picture.quantize(PALETTE, Image.Quantize.MAXCOVERAGE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def to_svg(drawn: Figure) -> bytes:

@@ -1,30 +1,35 @@
-"""Exercises: a learner's function compared with a reference, with a hint that fits the mistake."""
+"""Exercises: a learner's function judged by hidden random cases, and by the model that runs with it.
+
+`check` judges, `hint` helps after the first attempt, `solution` shows one after the third. Cases are drawn anew at each
+check; its seed is printed with a wrong answer, and repeats it.
+"""
 
 from __future__ import annotations
 
-import copy
-import datetime
 import dis
-import json
-import logging
-import numbers
-import re
+import inspect
 import runpy
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import filelock
 import numpy as np
 
 from labsupport.base.errors import CourseError
-from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir, using_folder
-from labsupport.base.records import read_json
+from labsupport.base.paths import NOTEBOOKS
+from labsupport.course import attempts
+from labsupport.course.calls import Call, as_call, call, call_all, find_dependence, find_fault
+from labsupport.course.comparison import as_text
 
-log = logging.getLogger(__name__)
 SOLUTIONS = NOTEBOOKS / "solutions"
 STUB_OPERATIONS = {"RESUME", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "NOP"}
+ATTEMPTS_BEFORE_SOLUTION = 3
+_recognised: dict[str, str] = {}  # the hint of the known mistake that an exercise's last answer was
+
+
+class Wrong(Exception):
+    """Raised by an exercise's trial: the model does not run as before with the learner's part; the text says how."""
 
 
 @dataclass(frozen=True)
@@ -42,55 +47,204 @@ class Exercise:
     Args:
         id: notebook number and exercise number, "1.2"; without the leading zero.
         title: what the learner writes, briefly.
-        hint: the general hint, shown with an empty or an unrecognised answer.
+        hints: three, from a direction to nearly the answer.
         solution: the reference; it has the name and the parameters of the notebook's stub.
-        variant: a second correct way, which the check must accept too.
-        cases: the argument tuples to call with. Each function gets copies of its own.
-        mistakes: at least three wrong answers, each with its hint.
-        rtol, atol: how far floating-point numbers may differ, as in `numpy.isclose`.
+        variants: at least three other correct ways, which the check must accept too.
+        mistakes: at least five wrong answers, each with the hint for it.
+        draw: one random case, the arguments of a call; None where the model alone judges.
+        edges: cases that are always tried, before the random ones.
+        draws: how many random cases.
+        trial: runs a model with the answer in place of its own part; raises `Wrong`, or gives what was found, for the
+            learner ("all 27 tokens are equal, and 3.1 MB less are alive").
+        rtol, atol: how far floating-point numbers may differ, as in `numpy.isclose`; by default what their type allows.
+        exact_dtype: whether the dtype of an array is part of the task; else its kind (bool, integer, floating-point).
+
+    A solution that changes its arguments says thereby that an answer must do the same; of all others they stay.
     """
 
     id: str
     title: str
-    hint: str
+    hints: tuple[str, str, str]
     solution: Callable
-    variant: Callable
-    cases: Sequence[tuple]
+    variants: Sequence[Callable]
     mistakes: Sequence[Mistake]
-    rtol: float = 1e-5
-    atol: float = 1e-6
+    draw: Callable[[np.random.Generator], tuple] | None = None
+    edges: Sequence[tuple] = ()
+    draws: int = 20
+    trial: Callable[[Callable], str] | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    exact_dtype: bool = False
+
+    def cases(self, seed: int) -> list[tuple]:
+        """The edges, then the random cases; each number of a seed always gives the same case."""
+        if self.draw is None:
+            return list(self.edges)
+        return [*self.edges, *(self.draw(np.random.default_rng([seed, number])) for number in range(self.draws))]
+
+    @property
+    def tolerances(self) -> dict:
+        return {"rtol": self.rtol, "atol": self.atol, "exact_dtype": self.exact_dtype}
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """How one answer compares: `status` is "not attempted", "wrong" or "right"; `message` is for the learner."""
+    """How one answer compares: `status` is "not attempted", "wrong" or "right"; `message` is for the learner.
+
+    `mistake` is the hint of the known mistake that a wrong answer is; None for any other.
+    """
 
     status: str
     message: str
+    mistake: str | None = None
 
 
-def check(exercise_id: str, answer: Callable, *, solutions: Path = SOLUTIONS) -> None:
+# --- what a notebook calls --------------------------------------------------------------------------------------------
+
+
+def check(exercise_id: str, answer: Callable, *, seed: int | None = None, solutions: Path = SOLUTIONS) -> None:
     """Prints how `answer` compares with the reference, and records a right one. A wrong one raises nothing.
+
+    Args:
+        seed: of the random cases; by default a new one each time.
 
     Raises:
         CourseError: when there is no such exercise.
     """
-    assessment = assess(find(exercise_id, solutions), answer)
-    if assessment.status == "right":
-        _record(exercise_id)
+    exercise = find(exercise_id, solutions)
+    assessment = assess(exercise, answer, secrets.randbelow(10**6) if seed is None else seed)
     print(f"{exercise_id}  {assessment.message}")
+    if assessment.status == "right":
+        attempts.record_solved(exercise_id)
+    elif assessment.status == "wrong":
+        _recognised[exercise_id] = assessment.mistake or ""
+        print(_offer(exercise_id, attempts.record_wrong(exercise_id)))
 
 
-def assess(exercise: Exercise, answer: Callable) -> Assessment:
-    """Calls `answer` with every case and compares its results with the solution's; records nothing."""
+def _offer(exercise_id: str, wrong: int) -> str:
+    offer = f'     exercises.hint("{exercise_id}") gives a hint'
+    solution = f'; exercises.solution("{exercise_id}") shows a solution'
+    return f"{offer}{solution if wrong >= ATTEMPTS_BEFORE_SOLUTION else ''}."
+
+
+def hint(exercise_id: str, *, solutions: Path = SOLUTIONS) -> None:
+    """Prints the next hint: the one for the mistake that was made, where it is a known one, then three steps.
+
+    Before the first attempt there is none.
+
+    Raises:
+        CourseError: when there is no such exercise.
+    """
+    exercise = find(exercise_id, solutions)
+    wrong, given = attempts.counts(exercise_id)
+    if not wrong:
+        print(f"{exercise_id}  Check an answer of your own first; then there are hints.")
+    elif mistake := _recognised.pop(exercise_id, ""):
+        print(f"{exercise_id}  {mistake}")
+    else:
+        step = min(given, len(exercise.hints) - 1)
+        attempts.record_hint(exercise_id)
+        print(f"{exercise_id}  Hint {step + 1} of {len(exercise.hints)}: {exercise.hints[step]}")
+
+
+def solution(exercise_id: str, *, solutions: Path = SOLUTIONS) -> None:
+    """Prints the reference's source, once the exercise is solved or three wrong answers were checked.
+
+    Raises:
+        CourseError: when there is no such exercise.
+    """
+    exercise = find(exercise_id, solutions)
+    wrong = attempts.counts(exercise_id)[0]
+    if wrong < ATTEMPTS_BEFORE_SOLUTION and exercise_id not in attempts.solved():
+        print(f"{exercise_id}  The solution is shown after {ATTEMPTS_BEFORE_SOLUTION} checked answers; {wrong} so far.")
+    else:
+        print(inspect.getsource(exercise.solution).rstrip())
+
+
+def case(exercise_id: str, seed: int, number: int, *, solutions: Path = SOLUTIONS) -> tuple:
+    """The arguments of one call of a check, as its message names it: too large to be written out.
+
+    Raises:
+        CourseError: when there is no such exercise.
+    """
+    return find(exercise_id, solutions).cases(seed)[number]
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def assess(exercise: Exercise, answer: Callable, seed: int = 0) -> Assessment:
+    """Calls `answer` with every case and compares it with the solution, then runs the trial; records nothing."""
     if not callable(answer):
-        return Assessment("wrong", f"not yet: a function is expected, this is {describe(answer)}.")
-    expected, got = outputs(exercise.solution, exercise.cases), outputs(answer, exercise.cases)
+        return Assessment("wrong", f"not yet: a function is expected, this is {as_text(answer)}.")
+    cases = exercise.cases(seed)
+    got = call_all(answer, cases)
     if _is_stub(answer, got):
-        return Assessment("not attempted", f"not attempted yet. Hint: {exercise.hint}")
-    if found := _first_difference(exercise, expected, got):
-        return Assessment("wrong", f"not yet: {found}\n     Hint: {_fitting_hint(exercise, got)}")
-    return Assessment("right", "right. Well done!")
+        return Assessment("not attempted", "not attempted yet.")
+    if fault := _find_fault(exercise, answer, cases, got, seed):
+        return Assessment("wrong", f"not yet: {fault}", _find_mistake(exercise, cases, got))
+    return _assess_in_model(exercise, answer)
+
+
+def _is_stub(answer: Callable, got: Sequence[Call]) -> bool:
+    if got and all(isinstance(each.value, NotImplementedError) for each in got):
+        return True
+    code = getattr(answer, "__code__", None)
+    steps = list(dis.get_instructions(code)) if code else []
+    loaded = {step.argval for step in steps if step.opname in ("LOAD_CONST", "RETURN_CONST")}
+    return loaded == {None} and {step.opname for step in steps} <= STUB_OPERATIONS
+
+
+def _find_fault(exercise: Exercise, answer: Callable, cases: list, got: list[Call], seed: int) -> str | None:
+    """Of all calls that went wrong, the one that is shortest to write."""
+    names = list(inspect.signature(exercise.solution).parameters)
+    faults = []
+    for number, (arguments, given) in enumerate(zip(cases, got, strict=True)):
+        if text := find_fault(call(exercise.solution, arguments), given, arguments, names, **exercise.tolerances):
+            faults.append(f"{_as_call(exercise, arguments, seed, number)} {text}")
+    if faults:
+        return f"{min(faults, key=len)}\n     {_how_to_repeat(exercise, seed)}"
+    if (at := find_dependence(answer, cases, got)) is not None:
+        line = _as_call(exercise, cases[at], seed, at)
+        return f"{line} gives another value when it is called again: it depends on the calls before."
+    return None
+
+
+def _as_call(exercise: Exercise, arguments: tuple, seed: int, number: int) -> str:
+    return as_call(exercise.solution.__name__, arguments, f'exercises.case("{exercise.id}", {seed}, {number})')
+
+
+def _how_to_repeat(exercise: Exercise, seed: int) -> str:
+    return f'exercises.check("{exercise.id}", {exercise.solution.__name__}, seed={seed}) repeats this check.'
+
+
+def _find_mistake(exercise: Exercise, cases: list, got: list[Call]) -> str | None:
+    """The hint of the known mistake that gives the same values."""
+    names = list(inspect.signature(exercise.solution).parameters)
+    for mistake in exercise.mistakes:
+        made = call_all(mistake.function, cases)
+        pairs = zip(made, got, cases, strict=True)
+        if cases and not any(
+            find_fault(right, given, case, names, **exercise.tolerances) for right, given, case in pairs
+        ):
+            return mistake.hint
+    return None
+
+
+def _assess_in_model(exercise: Exercise, answer: Callable) -> Assessment:
+    if exercise.trial is None:
+        return Assessment("right", "right.")
+    try:
+        found = exercise.trial(answer)
+    except Wrong as error:
+        return Assessment("wrong", f"not yet: in the model, {error}")
+    except Exception as error:  # noqa: BLE001 - raised by a learner's code inside the model
+        first_line = str(error).partition("\n")[0]
+        return Assessment("wrong", f"not yet: in the model, it raises {type(error).__name__}: {first_line}")
+    return Assessment("right", f"right. {found}")
+
+
+# --- the solutions' files ---------------------------------------------------------------------------------------------
 
 
 def find(exercise_id: str, solutions: Path = SOLUTIONS) -> Exercise:
@@ -112,176 +266,10 @@ def load(path: Path) -> list[Exercise]:
     return runpy.run_path(str(path), run_name=f"solutions_{path.stem}")["EXERCISES"]
 
 
-# --- calling and comparing --------------------------------------------------------------------------------------------
-
-
-def outputs(function: Callable, cases: Sequence[tuple]) -> list[object]:
-    """What `function` gives for each case; where it raises, the exception stands in place of the value."""
-    return [_output(function, copy.deepcopy(case)) for case in cases]
-
-
-def _output(function: Callable, case: tuple) -> object:
-    try:
-        return function(*case)
-    except Exception as error:  # noqa: BLE001 - whatever a learner's code raises is reported, never passed on
-        return error
-
-
-def _is_stub(answer: Callable, got: Sequence[object]) -> bool:
-    if all(isinstance(value, NotImplementedError) for value in got):
-        return True
-    code = getattr(answer, "__code__", None)
-    empty = code is not None and {step.opname for step in dis.get_instructions(code)} <= STUB_OPERATIONS
-    return empty and all(value is None for value in got)
-
-
-def _first_difference(exercise: Exercise, expected: Sequence[object], got: Sequence[object]) -> str | None:
-    for case, right, value in zip(exercise.cases, expected, got, strict=True):
-        if text := difference(right, value, exercise.rtol, exercise.atol):
-            return f"{exercise.solution.__name__}({', '.join(map(describe, case))}) {text}"
-    return None
-
-
-def _fitting_hint(exercise: Exercise, got: Sequence[object]) -> str:
-    for mistake in exercise.mistakes:
-        if not _first_difference(exercise, outputs(mistake.function, exercise.cases), got):
-            return mistake.hint
-    return exercise.hint
-
-
-def difference(expected: Any, got: Any, rtol: float = 1e-5, atol: float = 1e-6) -> str | None:
-    """A description of how `got` differs from `expected`; None when they are equal within the tolerances.
-
-    Arrays of NumPy, torch and MindSpore, numbers, texts, lists, tuples and dictionaries are compared inside.
-    """
-    if isinstance(got, Exception):
-        first_line = str(got).partition("\n")[0]
-        return None if type(got) is type(expected) else f"raises {type(got).__name__}: {first_line}"
-    if got is None and expected is not None:
-        return "gives None: is a `return` missing?"
-    if _is_array(expected):
-        return _array_difference(expected, got, rtol, atol)
-    if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
-        if len(expected) != len(got):
-            return f"gives {len(got)} items; {len(expected)} are expected"
-        return _first_inside(dict(enumerate(expected)), dict(enumerate(got)), rtol, atol)
-    if isinstance(expected, dict) and isinstance(got, dict):
-        if set(expected) != set(got):
-            return f"gives the keys {list(got)}; {list(expected)} are expected"
-        return _first_inside(expected, got, rtol, atol)
-    if _is_number(expected) and _is_number(got):
-        same = np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True)
-    else:
-        same = type(expected) is type(got) and expected == got
-    return None if same else _instead(expected, got)
-
-
-def _array_difference(expected: Any, got: Any, rtol: float, atol: float) -> str | None:
-    if not _is_array(got) or _library(got) != _library(expected):
-        return _instead(expected, got)
-    if tuple(expected.shape) != tuple(got.shape):
-        return f"has shape {tuple(got.shape)}; {tuple(expected.shape)} is expected"
-    if expected.dtype != got.dtype:
-        return f"has dtype {got.dtype}; {expected.dtype} is expected"
-    right, value = _as_numpy(expected), _as_numpy(got)
-    wrong = np.argwhere(~np.isclose(value, right, rtol=rtol, atol=atol, equal_nan=True))
-    if not len(wrong):
-        return None
-    place = tuple(int(index) for index in wrong[0])
-    first = f"{value[place]:.6g} where {right[place]:.6g} is expected"
-    return f"has {first}, first at index {list(place)}; {len(wrong)} of {value.size} values differ"
-
-
-def _first_inside(expected: dict, got: dict, rtol: float, atol: float) -> str | None:
-    for place, right in expected.items():
-        if text := difference(right, got[place], rtol, atol):
-            return f"at [{place!r}] {text}"
-    return None
-
-
-def _instead(expected: object, got: object) -> str:
-    return f"gives {describe(got)}; {describe(expected)} is expected"
-
-
-def describe(value: Any) -> str:
-    """A value in short: an array by library, dtype and shape, anything else by its shortened repr."""
-    if _is_array(value):
-        return f"{_library(value)} {str(value.dtype).rpartition('.')[2].lower()} array of shape {tuple(value.shape)}"
-    if callable(value):
-        return getattr(value, "__name__", type(value).__name__)
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Number) and not isinstance(value, bool)
-
-
-def _is_array(value: object) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, numbers.Number)
-
-
-def _library(array: object) -> str:
-    return type(array).__module__.partition(".")[0]
-
-
-def _as_numpy(array: Any):
-    """The values as a NumPy array; half precision of torch is widened, because NumPy has no bfloat16."""
-    if _library(array) == "torch":
-        array = array.detach().cpu()
-        return (array.float() if array.is_floating_point() else array).numpy()
-    return array.asnumpy() if hasattr(array, "asnumpy") else array
-
-
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-
-def solved() -> dict[str, str]:
-    """Ids of the solved exercises, each with the date on which it was first solved.
-
-    Entries of another form, which another version of the lab may have written, are left out with a warning.
-
-    Raises:
-        CourseError: when the progress file is damaged.
-    """
-    stored = _stored_progress()
-    found = {name: date for name, date in stored.items() if re.fullmatch(r"\d+\.\d+", name) and isinstance(date, str)}
-    if others := sorted(set(stored) - set(found)):
-        log.warning("%s: %d entries are of another version of the lab: %.200s", _path(), len(others), ", ".join(others))
-    return found
-
-
-def _path() -> Path:
-    return lab_dir() / "progress.json"
-
-
-def _stored_progress() -> dict:
-    """The file's entries, of whatever form; none where there is no file."""
-    try:
-        with using_folder(_path().parent, "LAB_HOME"):
-            stored = read_json(_path()) if _path().exists() else {}
-        if not isinstance(stored, dict):
-            raise ValueError("it is no JSON object")
-    except ValueError as error:
-        hint = "move the file away; progress starts anew"
-        raise CourseError(f"The record of your progress is damaged: {error}.", where=_path(), hint=hint) from error
-    return stored
-
-
 def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool]]]:
     """Per notebook name, in order: its exercises, each with whether it is solved."""
-    done = solved()
+    done = attempts.solved()
     return {
         path.stem: [(exercise, exercise.id in done) for exercise in load(path)]
         for path in sorted(solutions.glob("[0-9][0-9]_*.py"))
     }
-
-
-def _record(exercise_id: str) -> None:
-    path = _path()
-    with using_folder(path.parent, "LAB_HOME"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_suffix(".lock")):  # two notebooks may be open at once
-            entries = {exercise_id: datetime.date.today().isoformat()} | _stored_progress()
-            with atomic_write(path) as part:
-                part.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")

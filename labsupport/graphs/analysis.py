@@ -45,11 +45,15 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with its large constants as inputs: shapes do not depend on them, and copying them takes long."""
     from onnx import helper
 
-    small = [tensor for tensor in model.graph.initializer if tensor.ByteSize() <= SMALL_BYTES]
+    def is_small(tensor: onnx.TensorProto) -> bool:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)  # not ByteSize(), which writes the tensor out
+        return math.prod(tensor.dims) * dtype.itemsize <= SMALL_BYTES
+
+    small = [tensor for tensor in model.graph.initializer if is_small(tensor)]
     large = [
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         for tensor in model.graph.initializer
-        if tensor.ByteSize() > SMALL_BYTES
+        if not is_small(tensor)
     ]
     graph = helper.make_graph(
         model.graph.node, model.graph.name, [*model.graph.input, *large], model.graph.output, small

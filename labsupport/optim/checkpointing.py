@@ -7,7 +7,6 @@ Source: Chen et al. 2016, section 4 (groups of sqrt(n) layers); article C, secti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -32,7 +31,10 @@ def checkpointed(layers: Sequence, every: int = 1) -> list[Callable]:
 
 
 def predict_saved(layers: int, every: int | None, per_layer: float) -> float:
-    """The most that is saved at any time, in units of one layer's input: each group's input, and one group's layers.
+    """The most that is saved at any time, in units of one layer's input: inputs of groups, and one group's inside.
+
+    Backward goes from the last group to the first: beside a group's inside, the inputs of that group and of those
+    before it are alive. So with a shorter last group the most may be alive in the one before.
 
     Args:
         every: layers in a group; None: no checkpointing, all of every layer is saved.
@@ -40,9 +42,13 @@ def predict_saved(layers: int, every: int | None, per_layer: float) -> float:
     """
     if every is None:
         return layers * per_layer
-    return math.ceil(layers / every) + every * per_layer
+    firsts = range(0, layers, every)
+    return max(groups + min(every, layers - first) * per_layer for groups, first in enumerate(firsts, 1))
 
 
 def best_group_size(layers: int, per_layer: float) -> int:
-    """The group size that saves least: about sqrt(layers / per_layer), so sqrt(n) where a layer saves one unit."""
-    return min(range(1, layers + 1), key=lambda every: predict_saved(layers, every, per_layer))
+    """The group size that saves least: about sqrt(layers / per_layer), so sqrt(n) where a layer saves one unit.
+
+    Of sizes that save the same, one that leaves no shorter group.
+    """
+    return min(range(1, layers + 1), key=lambda every: (predict_saved(layers, every, per_layer), layers % every != 0))

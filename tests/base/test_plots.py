@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from labsupport.base import plots
 
@@ -17,6 +21,18 @@ def test_the_same_figure_gives_the_same_bytes():
     first, second = (plots.to_svg(plots.bars({"a": 1.0, "b": 2.0}, "s", "T")) for _ in range(2))
     assert first == second
     assert b"matplotlib.org" not in first
+
+
+def test_a_png_looks_as_the_figure_does():
+    figure = plots.bars({"a": 1.0, "b": 2.0}, "s", "T", {"a": 0.4})
+    plain = io.BytesIO()
+    figure.savefig(plain, format="png")
+    before, after = (
+        np.asarray(Image.open(each).convert("RGB"), int) for each in (plain, io.BytesIO(plots.to_png(figure)))
+    )
+    assert before.shape == after.shape
+    assert np.abs(before - after).max() <= 8
+    assert len(plots.to_png(figure)) < len(plain.getvalue())
 
 
 def test_bars_have_their_spread_and_the_first_is_on_top():

@@ -29,7 +29,7 @@ def test_boxes_stand_below_what_they_read_and_apart(small):
 def test_a_panel_for_each_form_and_an_alt_text_with_shapes(small):
     forms = {"first": small[0], "broadcast": passes.tile_to_broadcast(small[0])}
     drawn, alt = draw_neighbourhood(forms, STARTS, END, past=4)
-    assert [axes.get_title() for axes in drawn.axes] == ["first", "broadcast"]
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["first", "broadcast"]
     first, broadcast = re.findall(r"(?:first|broadcast): [^;]*", alt)
     assert "Tile 3x6x2x4" in first
     assert "Tile" not in broadcast

@@ -56,3 +56,14 @@ def test_no_group_size_saves_less_than_the_best(layers, per_layer):
 
 def test_the_best_group_size_is_the_root_where_a_layer_saves_one_unit():
     assert best_group_size(36, per_layer=1) == 6
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.1, 40))
+def test_the_prediction_is_the_most_that_is_alive_when_backward_is_acted_out(layers, every, per_layer):
+    sizes = [min(every, layers - first) for first in range(0, layers, every)]
+    alive = [len(sizes[: group + 1]) + sizes[group] * per_layer for group in reversed(range(len(sizes)))]
+    assert predict_saved(layers, every, per_layer) == max(alive)
+
+
+def test_a_shorter_last_group_is_gone_when_the_one_before_it_is_inside():
+    assert predict_saved(10, 4, 1) == 6

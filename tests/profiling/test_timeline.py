@@ -1,33 +1,43 @@
-"""The timeline's bars, counted in its axes."""
+"""The timeline's lanes, read off its axes."""
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
+import pytest
 from small_work import two_phases
 
 from labsupport import profiling
 from labsupport.base import plots
 from labsupport.profiling.table import Event
+from labsupport.profiling.timeline import busy_parts
 
 
-def bars_by_lane(figure):
+def lanes_of(figure):
+    """Of each lane, the milliseconds that its picture shows as busy; and the number of phases."""
     axes = figure.axes[0]
-    lanes = [label.get_text() for label in axes.get_yticklabels()]
-    counts = dict.fromkeys(lanes, 0)
-    for collection in axes.collections:
-        for path in collection.get_paths():
-            counts[lanes[math.floor(path.get_extents().y0 + 0.5)]] += 1
-    return counts
+    phase, *lanes = [label.get_text() for label in axes.get_yticklabels()]
+    steps = [patch.get_data() for patch in axes.patches]
+    return {phase: len(axes.collections)} | {
+        lane: float(((step.baseline - step.values) / 0.8 * np.diff(step.edges)).sum())
+        for lane, step in zip(lanes, steps, strict=True)
+    }
 
 
-def test_the_timeline_draws_every_op_that_computes_in_its_kinds_lane(tmp_path):
+def test_the_timeline_shows_every_op_that_computes_in_its_kinds_lane(tmp_path):
     profile = profiling.profile(two_phases, tmp_path)
-    counts = bars_by_lane(profile.timeline())
-    assert counts.pop("phase") == 2
+    shown = lanes_of(profile.timeline())
+    assert shown.pop("phase") == 2
     drawn = [event for event in profile.events if event.computes]
-    assert counts == {kind: sum(event.kind == kind for event in drawn) for kind in {event.kind for event in drawn}}
+    assert set(shown) == {event.kind for event in drawn}
+    for kind, milliseconds in shown.items():
+        # At most: a caller and the callee in it, both of one kind, may overlap.
+        assert 0 < milliseconds <= sum(event.ms for event in drawn if event.kind == kind) + 1e-6
     assert plots.to_png(profile.timeline())[:4] == b"\x89PNG"
+
+
+def test_the_busy_part_of_a_stretch():
+    events = [Event("a", "other", 1.0, 2.0, 2.0, "cpu"), Event("b", "other", 3.5, 0.25, 0.25, "cpu")]
+    assert busy_parts(events, np.array([0.0, 2.0, 3.0, 4.0, 8.0])).tolist() == [0.5, 1.0, 0.25, 0.0]
 
 
 def test_the_timeline_shows_what_is_chosen(tmp_path):
@@ -40,8 +50,8 @@ def test_the_timeline_shows_what_is_chosen(tmp_path):
     )
     phases = (Event("first", "phase", 0.0, 3.0, 3.0, "phase"), Event("second", "phase", 4.0, 3.0, 3.0, "phase"))
     profile = profiling.Profile(ops, phases, 8.0, tmp_path / "trace.json")
-    assert bars_by_lane(profile.timeline()) == {"phase": 2, "convolution": 1, "softmax": 1, "other": 1}
-    assert bars_by_lane(profile.timeline("first")) == {"phase": 1, "convolution": 1, "softmax": 1}
-    assert bars_by_lane(profile.timeline("second")) == {"phase": 1, "other": 1}
-    assert bars_by_lane(profile.timeline(kind="softmax")) == {"phase": 2, "softmax": 1}
-    assert bars_by_lane(profile.timeline(op="SORT")) == {"phase": 2, "other": 1}
+    assert lanes_of(profile.timeline()) == pytest.approx({"phase": 2, "convolution": 2.0, "softmax": 1.0, "other": 3.0})
+    assert lanes_of(profile.timeline("first")) == pytest.approx({"phase": 1, "convolution": 2.0, "softmax": 1.0})
+    assert lanes_of(profile.timeline("second")) == pytest.approx({"phase": 1, "other": 3.0})
+    assert lanes_of(profile.timeline(kind="softmax")) == pytest.approx({"phase": 2, "softmax": 1.0})
+    assert lanes_of(profile.timeline(op="SORT")) == pytest.approx({"phase": 2, "other": 3.0})

@@ -1,0 +1,159 @@
+"""The course's exercises: each accepts every right variant, refuses every wrong one, and fits its notebook's stub."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import random
+import textwrap
+
+import mutate_source
+import pytest
+
+from labsupport.base.paths import NOTEBOOKS
+from labsupport.course import exercises
+from labsupport.course import notebook as notebook_format
+from labsupport.course.calls import call
+from labsupport.course.comparison import difference
+from labsupport.course.exercises import assess
+
+FILES = sorted(exercises.SOLUTIONS.glob("[0-9][0-9]_*.py"))
+ALL = [exercise for path in FILES for exercise in exercises.load(path)]
+WITH_CASES = [exercise for exercise in ALL if exercise.draw]
+IN_THE_MODEL = [exercise for exercise in ALL if exercise.trial]
+SEED = random.randrange(10**6)
+
+each = pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
+each_with_cases = pytest.mark.parametrize("exercise", WITH_CASES, ids=lambda exercise: exercise.id)
+each_in_the_model = pytest.mark.parametrize(
+    "exercise",
+    [pytest.param(each, marks=[pytest.mark.slow, pytest.mark.weights]) for each in IN_THE_MODEL],
+    ids=lambda exercise: exercise.id,
+)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    print(f"seed {SEED}")
+    return SEED
+
+
+def without_trial(exercise):
+    """The same exercise, judged by its cases alone."""
+    return dataclasses.replace(exercise, trial=None)
+
+
+@each
+def test_there_are_three_right_variants_and_five_wrong_ones(exercise):
+    functions = [exercise.solution, *exercise.variants, *(mistake.function for mistake in exercise.mistakes)]
+    assert len(exercise.variants) >= 3
+    assert len(exercise.mistakes) >= 5
+    assert len({inspect.getsource(function) for function in functions if function.__name__ != "<lambda>"}) == len(
+        [function for function in functions if function.__name__ != "<lambda>"]
+    )
+    assert len({*exercise.hints, *(mistake.hint for mistake in exercise.mistakes)}) == 3 + len(exercise.mistakes)
+
+
+@each_with_cases
+def test_the_cases_accept_every_right_variant(exercise, seed):
+    for function, number in itertools.product([exercise.solution, *exercise.variants], range(5)):
+        assessment = assess(without_trial(exercise), function, seed + number)
+        assert assessment.status == "right", (function, assessment.message)
+
+
+@each_with_cases
+def test_the_cases_refuse_every_mistake_at_every_seed_and_know_its_hint(exercise, seed):
+    for mistake, number in itertools.product(exercise.mistakes, range(5)):
+        assessment = assess(without_trial(exercise), mistake.function, seed + number)
+        assert (assessment.status, assessment.mistake) == ("wrong", mistake.hint), assessment.message
+
+
+@each_in_the_model
+def test_the_model_accepts_the_solution_and_a_variant_drawn_at_random(exercise, seed):
+    for function in (exercise.solution, random.Random(seed).choice(exercise.variants)):
+        assessment = assess(exercise, function, seed)
+        assert assessment.status == "right", (function, assessment.message)
+
+
+@each_in_the_model
+def test_the_model_refuses_every_mistake(exercise, seed):
+    for mistake in exercise.mistakes:
+        assert assess(exercise, mistake.function, seed).status == "wrong", mistake.hint
+
+
+def test_at_least_twelve_exercises_replace_a_part_of_the_running_model():
+    assert len(IN_THE_MODEL) >= 12
+
+
+@each_with_cases
+def test_the_expected_values_differ_from_case_to_case(exercise, seed):
+    values = [call(exercise.solution, case).value for case in exercise.cases(seed)]
+    assert any(difference(values[0], value) for value in values[1:]), "a constant would be right"
+
+
+@each_with_cases
+def test_no_mutant_of_the_solution_is_accepted(exercise, seed):
+    """Those that compute the same are named in tests/data/equivalent_mutants, with the reason."""
+    path = next(path for path in FILES if int(path.stem[:2]) == int(exercise.id.split(".")[0]))
+    equivalent = equivalent_mutants(path.stem[:2])
+    accepted = {
+        text
+        for text, function in mutate_source.build(path, exercise.solution.__name__)
+        if assess(without_trial(exercise), function, seed).status == "right"
+    }
+    assert accepted <= equivalent, sorted(accepted - equivalent)
+
+
+def equivalent_mutants(number):
+    path = NOTEBOOKS.parent / "tests" / "data" / "equivalent_mutants" / f"{number}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {line.partition("  # ")[0] for line in lines if line}
+
+
+# --- the notebooks' stubs ---------------------------------------------------------------------------------------------
+
+
+def notebook_of(exercise):
+    return next(NOTEBOOKS.glob(f"{exercise.id.split('.')[0]:0>2}_*.ipynb"))
+
+
+def sources(path):
+    cells = notebook_format.code_cells(notebook_format.parse(path.read_text(encoding="utf-8")))
+    return [notebook_format.joined(cell["source"]) for cell in cells]
+
+
+def checks_in(tree):
+    """(id, function name) of every `check("1.1", function)` in the tree."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) > 1]
+    named = [call for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) == "check"]
+    return {call.args[0].value: call.args[1].id for call in named if isinstance(call.args[0], ast.Constant)}
+
+
+@each
+def test_the_notebook_s_stub_matches_the_solution_and_is_unsolved(exercise):
+    trees = [ast.parse(source) for source in sources(notebook_of(exercise)) if "check(" in source]
+    tree = next(tree for tree in trees if exercise.id in checks_in(tree))
+    name = checks_in(tree)[exercise.id]
+    shown = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    solution = ast.parse(textwrap.dedent(inspect.getsource(exercise.solution))).body[0]
+    assert (name, ast.unparse(shown.args)) == (solution.name, ast.unparse(solution.args))
+    scope = {}
+    exec(f"from __future__ import annotations\n{ast.unparse(shown)}", scope)
+    assert assess(exercise, scope[name]).status == "not attempted"
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+def test_every_check_in_a_notebook_has_its_solution_and_the_reverse(path):
+    trees = [ast.parse(source) for source in sources(path) if "check(" in source]
+    checked = set(itertools.chain.from_iterable(map(checks_in, trees)))
+    number = str(int(path.stem[:2]))
+    assert checked == {exercise.id for exercise in ALL if exercise.id.split(".")[0] == number}
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+def test_a_stored_page_prints_no_hint(path):
+    number = str(int(path.stem[:2]))
+    page = path.read_text(encoding="utf-8")
+    hints = [hint for exercise in ALL if exercise.id.split(".")[0] == number for hint in exercise.hints]
+    assert hints
+    assert not [hint for hint in hints if hint in page]
