@@ -42,11 +42,8 @@ def find_problem(notebook: dict) -> str | None:
 
 
 def is_lab_metadata(lab: object) -> bool:
-    """Whether `backends`, of which there is one at least, and `needs` are lists of names, where they are given."""
-    if not isinstance(lab, dict):
-        return False
-    backends, needs = lab.get("backends", ["torch"]), lab.get("needs", [])
-    return is_names(backends) and is_names(needs) and bool(backends)
+    """Whether `backends` and `needs` are lists of names, where they are given."""
+    return isinstance(lab, dict) and is_names(lab.get("backends", [])) and is_names(lab.get("needs", []))
 
 
 def is_names(names: object) -> bool:

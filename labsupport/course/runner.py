@@ -187,6 +187,8 @@ def backend_for(notebook: dict, chosen: str | None = None) -> tuple[str, str | N
     """
     lab = notebook["metadata"].get("lab", {})
     written_for = lab.get("backends", ["torch"])
+    if not written_for:
+        raise CourseError("The notebook names no backend.", hint='write metadata.lab.backends, for example ["torch"]')
     backend = choose_backend(chosen)
     if backend not in written_for:
         if chosen:

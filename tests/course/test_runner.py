@@ -246,7 +246,7 @@ def test_metadata_that_the_lab_cannot_read_are_named_as_the_reason(tmp_path, lab
     path.write_text(json.dumps(notebook))
     failure = runner.run(folder=tmp_path).results[0].failure
     assert failure.message.startswith(
-        ("This is no notebook: its metadata for the lab", "The notebook needs 'a unicorn'")
+        ("This is no notebook: its metadata for the lab", "The notebook needs 'a unicorn'", "The notebook names no")
     )
 
 
