@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import math
 import operator
 import re
@@ -50,7 +51,16 @@ UNITS = {
 UNIT = r"(?:" + "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True)) + r")(?![A-Za-z0-9]|(?<=x) \d)"
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 CARDINALS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
-LARGE = {"eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17}
+LARGE = {
+    "eleven": 11,
+    "twelve": 12,
+    "dozen": 12,
+    "thirteen": 13,
+    "fourteen": 14,
+    "fifteen": 15,
+    "sixteen": 16,
+    "seventeen": 17,
+}
 LARGE |= {"eighteen": 18, "nineteen": 19, "hundred": 100} | dict(zip(TENS, range(20, 100, 10), strict=True))
 PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7}
 PARTS |= {"eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000}
@@ -61,7 +71,7 @@ DIGITS = r"\d{1,3}(?:[,\u00a0\u202f ]\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?(?:e[-
 NUMBER = re.compile(rf"(?:(?<![A-Za-z0-9.])|(?<=\dx))(?:{DIGITS})(?!\d)")  # 2.4, and each number of 4x1500
 CARDINAL = "|".join(CARDINALS)
 COUNTED = re.compile(
-    rf"\b({CARDINAL})(?=(?:\s(?:to|or|and)\s(?:{CARDINAL}))?[\s-]?(?:fold|hundred|{UNIT}))"
+    rf"\b({CARDINAL})(?=(?:\s(?:to|or|and)\s(?:{CARDINAL}))?(?:-?fold\b|[\s-](?:hundred|{UNIT})))"
     rf"|\b(?:{'|'.join(LARGE)})(?:-(?:one|{CARDINAL}))?\b",
     re.I,
 )
@@ -245,6 +255,7 @@ def _fold(node: ast.AST) -> float | None:
     return None
 
 
+@functools.cache
 def claim_figures(claim: Claim) -> list[Figure]:
     """The figures of one claim: what results are compared with, and what the article prints."""
     figure = [] if claim.check == "holds" else [f"{claim.figure!r} {claim.unit}"]
