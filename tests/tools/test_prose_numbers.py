@@ -53,7 +53,7 @@ def numbers(text):
         ("queries of 5x1x8", ["5", "1", "8"]),
         ("Twice as fast, half the memory, halves it, doubled", ["Twice", "half", "halves", "doubled"]),
         ("a third of it, three quarters, one tenth", ["a third", "three quarters", "one tenth"]),
-        ("two to three times, ten times, five-fold", ["two", "three", "ten", "five"]),
+        ("two to three times, ten times, five-fold, fourfold", ["two", "three", "ten", "five", "four"]),
         ("four bytes, two per cent", ["four", "two"]),
         ("nineteen claims, a hundred runs, twenty-five", ["nineteen", "hundred", "twenty-five"]),
         ("torch 2.4 times faster; notebook 2.4 times; step 220 ms", ["2.4", "2.4", "220"]),
@@ -77,7 +77,7 @@ def test_figures_are_found(text, expected):
         "notebook 05, notebooks 03, 04 and 06, Exercise 3.2, claim A12, (D7), step 220, section 4.5",
         "# 3.1 Title\n\n## 4 Next\n\n1. first\n2. second",
         "2026-01-31, <b class='a1'>x</b>, <!-- 20 -->",
-        "one of them, a second, a third time, several times, two networks, half precision",
+        "tens of MB, one of them, a second, a third time, several times, two networks, half precision",
     ],
 )
 def test_what_is_no_figure_is_left(text):
@@ -241,6 +241,32 @@ def test_a_number_put_anywhere_into_the_prose_of_a_real_page_is_found(data):
     cells[index] = cells[index] | {"source": planted}
     found = check(notebook | {"cells": cells}, LEDGER, load_constants())
     assert any(line.startswith(f"[{index}] '{number:f}'") for line in found), planted
+
+
+# Pages whose prose is still to be mended: take a name off as soon as the page has no figure without support.
+UNMENDED = {
+    "03_attention_modes",
+    "04_find_the_bottleneck",
+    "05_conv1d_upgrade",
+    "06_static_kv_cache",
+    "07_graph_rewrites",
+    "09_quantization",
+    "11_training_memory",
+    "14_bark",
+}
+
+
+@pytest.mark.parametrize(("path", "notebook"), list(zip(PATHS, PAGES, strict=True)), ids=[path.stem for path in PATHS])
+def test_every_figure_of_a_page_has_support(path, notebook):
+    found = check(notebook, LEDGER, load_constants())
+    assert bool(found) == (path.stem in UNMENDED), "\n".join(found)
+
+
+def test_every_constant_stands_in_some_prose():
+    prose = [part.text for notebook in PAGES for part in prose_numbers.split_parts(notebook) if not part.is_code]
+    figures = [(text, figure) for text in prose for figure in find_figures(text)]
+    for constant in load_constants():
+        assert any(constant.allows(text, figure) for text, figure in figures), constant
 
 
 def test_the_command_names_what_is_uncovered_and_what_to_do(tmp_path, capsys):
