@@ -75,7 +75,8 @@ def panels(columns: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     drawn.clear()
     drawn.suptitle(_label(title))
     for axes, (unit, values) in zip(drawn.subplots(1, len(columns), sharey=True), columns.items(), strict=True):
-        axes.bar_label(axes.barh(_labels(names), [values[name] for name in names], color=COLOURS[0]), fmt=" {:.3g}")
+        drawn_bars = axes.barh(_labels(names), [values[name] for name in names], color=COLOURS[0])
+        axes.bar_label(drawn_bars, fmt=lambda length: f" {length:.3g}" if length < 1000 else f" {length:,.0f}")
         axes.margins(x=0.2)
         axes.set(xlabel=_label(unit))
         axes.spines[["right", "top"]].set_visible(False)
