@@ -76,6 +76,22 @@ def stacked_bars(parts: Mapping[str, Mapping[str, float]], unit: str, title: str
     return drawn
 
 
+def panels(columns: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Bars of several quantities beside each other: unit -> {name: value}; the names are the same, the first on top."""
+    names = list(next(iter(columns.values())))
+    drawn, _ = figure(8.4, 1.2 + 0.32 * len(names))
+    drawn.clear()
+    drawn.suptitle(_label(title))
+    for axes, (unit, values) in zip(drawn.subplots(1, len(columns), sharey=True), columns.items(), strict=True):
+        drawn_bars = axes.barh(_labels(names), [values[name] for name in names], color=COLOURS[0])
+        axes.bar_label(drawn_bars, fmt=lambda length: f" {length:.3g}" if length < 1000 else f" {length:,.0f}")
+        axes.margins(x=0.2)
+        axes.set(xlabel=_label(unit))
+        axes.spines[["right", "top"]].set_visible(False)
+    axes.invert_yaxis()
+    return drawn
+
+
 def trade(points: Mapping[str, tuple[float, float]], unit: str, title: str) -> Figure:
     """Speed against memory: name -> (bytes at most, things a second), a numbered point each; `unit` says which things.
 

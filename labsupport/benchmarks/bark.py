@@ -446,15 +446,18 @@ def record(plan: Plan, summaries: Iterable[Summary]) -> None:
             rows.record(f"Bark's {stage}, {s.batch} at a time: {s.variant}", seconds, "s", runs=s.runs, **details)
 
 
-def pareto(summaries: Iterable[Summary]) -> Figure:
-    """Throughput against peak memory, a point for each variant and batch size, with its latency."""
-    points = {f"{s.variant}, {s.batch} at a time: {s.latency:.3g} s": (s.peak_bytes, s.throughput) for s in summaries}
-    return plots.trade(points, "samples a second", "Smaller is left, faster is up")
+def draw_bars(summaries: Iterable[Summary]) -> Figure:
+    """Throughput and peak memory of each variant and batch size, the fastest on top."""
+    fastest = sorted(summaries, key=lambda summary: -summary.throughput)
+    names = {f"{s.variant}, {s.batch} at a time": s for s in fastest}
+    throughput = {name: summary.throughput for name, summary in names.items()}
+    peaks = {name: summary.peak_bytes / 1e6 for name, summary in names.items()}
+    return plots.panels({"samples a second": throughput, "peak memory (MB)": peaks}, "Bark: faster, and smaller")
 
 
 def draw(plan: Plan, summaries: Iterable[Summary]) -> Path:
     """Writes the plot as a PNG beside the plan's file and returns its path."""
     path = plan.path().with_suffix(".png")
     with using_folder(path.parent, "LAB_HOME"), atomic_write(path) as part:
-        part.write_bytes(plots.to_png(pareto(summaries)))
+        part.write_bytes(plots.to_png(draw_bars(summaries)))
     return path

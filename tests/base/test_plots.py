@@ -42,6 +42,13 @@ def test_bars_have_their_spread_and_the_first_is_on_top():
     assert axes.yaxis_inverted()
 
 
+def test_panels_share_the_names_and_each_has_its_unit():
+    drawn = plots.panels({"s": {"a": 1.0, "b": 2.0}, "MB": {"b": 4.0, "a": 3.0}}, "T")
+    assert [axes.get_xlabel() for axes in drawn.axes] == ["s", "MB"]
+    assert [[bar.get_width() for bar in axes.patches] for axes in drawn.axes] == [[1.0, 2.0], [3.0, 4.0]]
+    assert all(axes.yaxis_inverted() for axes in drawn.axes)
+
+
 def test_the_line_joins_what_no_other_beats():
     points = {"small": (1e6, 1.0), "large": (4e6, 3.0), "beaten": (4e6, 2.0), "slower": (2e6, 0.5)}
     front = plots.trade(points, "samples/s", "T").axes[0].lines[-1]
@@ -58,6 +65,7 @@ def test_any_name_can_be_drawn(name):
         plots.bars({name: 1.0, "b": 2.0}, name, name, {name: 0.1}),
         plots.stacked_bars({name: {name: 1}}, name, name),
         plots.trade({name: (1e6, 1.0)}, name, name),
+        plots.panels({name: {name: 1.0}, "s": {name: 2.0}}, name),
     ):
         assert plots.to_svg(drawn).startswith(b"<?xml")
 

@@ -344,17 +344,19 @@ def test_the_interval_is_nearly_that_of_order_statistics():
     assert low < statistics.median(values) < high
 
 
-def test_the_front_joins_what_nothing_beats(tmp_path):
+def test_the_bars_name_each_variant_from_the_fastest_down(tmp_path):
     batches = [
         make_batch("plain", seconds=2.0, peak=400 * 10**6),
         make_batch("fused", seconds=1.0, peak=300 * 10**6),
         make_batch("offload", seconds=4.0, peak=100 * 10**6),
     ]
-    figure = bark.pareto(bark.summarise(batches))
-    front = figure.axes[0].lines[-1].get_xydata().tolist()
-    assert front == [[100.0, 0.25], [300.0, 1.0]]
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert names == ["1  fused, 1 at a time: 1 s", "2  plain, 1 at a time: 2 s", "3  offload, 1 at a time: 4 s"]
+    figure = bark.draw_bars(bark.summarise(batches))
+    speed, memory = figure.axes
+    assert [bar.get_width() for bar in speed.patches] == [1.0, 0.5, 0.25]
+    assert [bar.get_width() for bar in memory.patches] == [300.0, 400.0, 100.0]
+    names = [label.get_text() for label in speed.get_yticklabels()]
+    assert names == ["fused, 1 at a time", "plain, 1 at a time", "offload, 1 at a time"]
+    assert speed.yaxis_inverted()
     assert plots.to_png(figure)[:4] == b"\x89PNG"
 
 
