@@ -291,7 +291,7 @@ def put_in_place(part: Path, target: Path) -> None:
     if os.path.lexists(target):
         target.rename(set_aside(target))
     part.rename(target)
-    sync(target.parent)
+    paths.sync(target.parent)
     remove(set_aside(target))
 
 
@@ -310,18 +310,7 @@ def seal(folder: Path) -> None:
     manifest = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk. Windows does that for folders by itself."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        paths.sync(path)
 
 
 def save_model(model: PreTrainedModel, folder: Path, source: Path) -> None:
