@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from labsupport.base.errors import CourseError
+from labsupport.base.errors import CourseError, printable
 from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir, using_folder
 from labsupport.base.records import read_json
 
@@ -247,7 +247,8 @@ def solved() -> dict[str, str]:
     stored = _stored_progress()
     found = {name: date for name, date in stored.items() if re.fullmatch(r"\d+\.\d+", name) and isinstance(date, str)}
     if others := sorted(set(stored) - set(found)):
-        log.warning("%s: %d entries are of another version of the lab: %.200s", _path(), len(others), ", ".join(others))
+        names = printable(", ".join(others))
+        log.warning("%s: %d entries are of another version of the lab: %.200s", _path(), len(others), names)
     return found
 
 

@@ -184,10 +184,11 @@ def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float
         last = find_last(folder / "steps", checkpoint)
         if last:
             refuse_others(last, asked)
+            history = read_history(last)
             log.warning("The training resumes from %s.", last.name)
         start, peak = time.perf_counter(), 0
         if last and step_of(last) >= steps:  # killed after its last step, or finished: the trainer would do one more
-            model, history = load_finished(last)
+            model = load_finished(last)
         else:
             trainer = make_trainer(folder, checkpoint, options, asked, save)
             start = time.perf_counter()
@@ -206,13 +207,26 @@ def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float
     return report
 
 
-def load_finished(last: Path) -> tuple[PreTrainedModel, list[dict]]:
-    """The model of a checkpoint after which nothing is left to train, and what the trainer noted at each step."""
-    from transformers import TrainerState, WhisperForConditionalGeneration
+def load_finished(last: Path) -> PreTrainedModel:
+    """The model of a checkpoint after which nothing is left to train."""
+    from transformers import WhisperForConditionalGeneration
 
-    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-    model = WhisperForConditionalGeneration.from_pretrained(last, use_safetensors=True, local_files_only=True)
-    return model, state.log_history
+    return WhisperForConditionalGeneration.from_pretrained(last, use_safetensors=True, local_files_only=True)
+
+
+def read_history(last: Path) -> list[dict]:
+    """What the trainer noted at each step; CheckpointError where another version of transformers did it otherwise."""
+    from transformers import TrainerState
+
+    path = last / "trainer_state.json"
+    try:
+        state = TrainerState.load_from_json(str(path))
+        if state.global_step != step_of(last) or not all(isinstance(entry, dict) for entry in state.log_history):
+            raise ValueError("its steps are not those of the folder")
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        what = f"The checkpoint's state is of another version of transformers: {error}."
+        raise CheckpointError(what, where=path, hint=ANOTHER_FOLDER) from error
+    return state.log_history
 
 
 # --- checkpoints that are whole or not there -------------------------------------------------------------------------

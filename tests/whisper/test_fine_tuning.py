@@ -287,6 +287,16 @@ def test_a_training_of_an_older_lab_goes_on_and_one_of_a_newer_with_more_fields_
 
 
 @pytest.mark.parametrize(
+    "content", ['{"global_step": 3, "colour": 1}', '{"global_step": "3"}', "[]", "3", "", '{"log_history": [3]}']
+)
+def test_a_state_that_another_transformers_wrote_is_refused(tmp_path, content):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text(content)
+    with pytest.raises(CheckpointError, match="of another version of transformers"):
+        fine_tuning.read_history(tmp_path / "checkpoint-3")
+
+
+@pytest.mark.parametrize(
     "numbers", [(0, 1, 1, 1.0), (1, 0, 1, 1.0), (1, 1, -3, 1.0), (1, 1, 1, 0.0), (1, 1, 1, math.nan)]
 )
 def test_numbers_that_train_nothing_are_refused_before_anything_is_loaded(tmp_path, small, numbers):
