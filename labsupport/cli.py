@@ -395,7 +395,7 @@ def transcribe(
         float, typer.Option(metavar="N", min=0, callback=check_finite, help="refuse what lasts longer", **READING)
     ] = 12,
     max_channels: Annotated[
-        int, typer.Option(metavar="N", min=1, help="refuse what has more channels", **READING)
+        int, typer.Option(metavar="N", min=1, max=65_535, help="refuse what has more channels", **READING)
     ] = 64,
 ) -> None:
     """Write down what is said in audio and video files.

@@ -126,6 +126,12 @@ def test_an_environment_made_by_hand_is_adopted(lab):
     assert lab.judge_venv(wish_for(lab)) == "outdated"
 
 
+def test_an_older_stamp_that_does_not_name_its_python_is_brought_up_to_date(lab):
+    plant_venv(lab, wish_for(lab))
+    lab.write_stamp({name: value for name, value in lab.read_stamp().items() if name != "python"})
+    assert lab.judge_venv(wish_for(lab)) == "outdated"
+
+
 @pytest.mark.parametrize(
     "change",
     [{"complete": False}, {"root": "/elsewhere"}, {"accelerator": "cuda"}, {"python": "3.10"}],

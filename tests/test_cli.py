@@ -57,6 +57,7 @@ def test_a_wrong_usage_gives_exit_code_2(arguments):
         ["transcribe", "--best-of", "1000000000", "a.wav"],
         ["transcribe", "--threads", "100000000", "a.wav"],
         ["transcribe", "--batch", "10000000000", "a.wav"],
+        ["transcribe", "--max-channels", "1000000000", "a.wav"],
         ["bench", "engines", "--runs", "1000000000"],
         ["bench", "bark", "--samples", "10000000000"],
         ["bench", "bark", "--rounds", "10000000000"],

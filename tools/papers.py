@@ -1,13 +1,16 @@
 """Rewrites the generated parts of README.md, ARCHITECTURE.md and CITATION.cff from notebooks, claims, sources, rows and
 import contract.
 
-.venv/bin/python tools/papers.py
+.venv/bin/python tools/papers.py           writes them
+.venv/bin/python tools/papers.py --check   writes nothing; exit code 1 where they would change
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,20 +91,36 @@ class Gain:
         return f"{self.value:.2f} times {effect} ({ends})" if self.shown else f"no difference ({ends} times {effect})"
 
 
-def update() -> list[Path]:
-    """Rewrites the generated parts of both papers, and the picture."""
+def make() -> dict[Path, str]:
+    """Both papers and the picture as they should be."""
     reference = rows.read_rows(rows.REFERENCE)
     found = {headline: find_gain(headline, reference) for headline in HEADLINES}
-    texts = {
+    return {
         README: fill(README.read_text(encoding="utf-8"), readme_parts(reference, found)),
         ARCHITECTURE: fill(ARCHITECTURE.read_text(encoding="utf-8"), {"floors": draw_floors()}),
         CITATION: replace_references(CITATION.read_text(encoding="utf-8")),
         PICTURE: draw_gains(found).decode(),
     }
-    for path, text in texts.items():
+
+
+def update(check: bool = False) -> list[Path]:
+    """Rewrites what is out of date, unless it is only to `check`, and gives its paths."""
+    texts = make()
+    outdated = [path for path in texts if not path.exists() or path.read_text(encoding="utf-8") != texts[path]]
+    for path in () if check else outdated:
         with atomic_write(path) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
-    return list(texts)
+            part.write_text(texts[path], encoding="utf-8", newline="\n")
+    return outdated
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where they would change")
+    check = parser.parse_args(arguments).check
+    outdated = update(check)
+    for path in outdated:
+        print(f"{'out of date:' if check else 'rewrote'} {path.relative_to(ROOT)}")
+    return int(check and bool(outdated))
 
 
 def fill(text: str, parts: dict[str, str]) -> str:
@@ -242,5 +261,4 @@ def read_purpose(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for written in update():
-        print(f"rewrote {written.relative_to(ROOT)}")
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from transformers import AutoModel, BarkConfig, BarkModel, EncodecConfig, Genera
 from transformers.models.bark.generation_configuration_bark import BarkGenerationConfig
 
 from labsupport.bark.attention import register
-from labsupport.base.errors import BarkError, CheckpointError, printable
+from labsupport.base.errors import BarkError, CheckpointError, LabError, printable
 from labsupport.checkpoints.hub import download
 from labsupport.checkpoints.safetensors_files import find_weights, read_header
 from labsupport.checkpoints.settings import check_size, read_json
@@ -80,9 +80,8 @@ def load(
             use_safetensors=True, local_files_only=True,
         )  # fmt: skip
     except UNREADABLE as error:
-        raise BarkError(
-            f"There is no Bark {name!r} here: {printable(error)}", where=name, hint=list_models()
-        ) from error
+        said = printable(error.what if isinstance(error, LabError) else error)  # its hint would stand there twice
+        raise BarkError(f"There is no Bark {name!r} here: {said}", where=name, hint=list_models()) from error
     kinds = ("missing_keys", "mismatched_keys", *(["unexpected_keys"] if local else []))
     if odd := [str(key) for kind in kinds for key in report[kind]]:
         what = f"{len(odd)} tensors are not those that config.json describes, {printable(min(odd))} among them."

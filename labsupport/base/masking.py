@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
-from urllib.parse import unquote
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "***"
 SHORTEST = 6  # characters of a value that is looked for by itself; a shorter one may stand in any text
 SECRET_NAME = re.compile(
-    r"TOKEN(?!IZ|S(_|$))|SECRET|PASSW|PASSPHRASE|CREDENTIAL|APIKEY|(^|_)(AUTH|COOKIE|KEY|PASS|PAT|PSW|PWD)(_|$)"
+    r"TOKEN(?!IZ|S(_|$))|SECRET|PASSW|PASSPHRASE|CREDENTIAL|APIKEY|(^|_)(AUTH|COOKIE|KEY|PASS|PAT|PSW|PWD)(_|\d|$)"
 )
 FOLDERS = ("PWD", "OLDPWD")
 # The user part of an address may hold "@"; pathlib makes one slash of two.
@@ -22,7 +23,8 @@ QUERY = re.compile(
     re.IGNORECASE,
 )
 HEADER = re.compile(
-    r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{12,}|(authorization[\"']?\s*[:=]\s*[\"']?)(?!bearer|basic)[^\s\"',]+",
+    r"(authorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|digest|token)\s+)?)[^\s\"',]+"
+    r"|(\b(?:bearer|basic)\s+)[\w.~+/=-]{12,}",
     re.IGNORECASE,
 )
 TOKEN = re.compile(
@@ -33,6 +35,7 @@ PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END|\Z)"
 LOGIN = re.compile(  # of a variable: with its scheme or without it, or after an index's name
     r"(?:[\w.-]+=(?=\w+:/))?(?P<address>[^\s/:@]+://)?(?:[^\s/:@]*:(?P<password>\S+)|(?P<user>[^\s/:@]+))@[^\s@]"
 )
+BASIC = re.compile(r"(?<=://)[^\s/@:,]*:[^\s/]+(?=@)|^[^\s/@:,]+:[^\s/]+(?=@)")  # the user and password of an address
 
 
 def mask(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -46,10 +49,29 @@ def mask(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def find_secrets(environment: Mapping[str, str]) -> set[str]:
-    """Values that the variables hold as secrets, also as JSON and addresses spell them."""
-    plain = {value for name, text in environment.items() for value in secrets_in(name.upper(), text.strip())}
-    spelled = {form for value in plain for form in (value, unquote(value), json.dumps(value)[1:-1])}
-    return {value for value in spelled if len(value) >= SHORTEST}
+    """Values that the variables hold as secrets, also as JSON, addresses and headers spell them."""
+    found = {value for name, text in environment.items() for value in secrets_in(name.upper(), text.strip())}
+    plain = {value for value in found if len(value) >= SHORTEST}
+    logins = {found[0] for text in environment.values() for found in BASIC.finditer(text) if len(found[0]) >= SHORTEST}
+    return {form for value in plain for form in spell(value)} | {
+        form for login in logins for form in spell_base64(login)
+    }
+
+
+def spell(value: str) -> set[str]:
+    """The value as it is, in JSON, in addresses and in base64; unquoted, if it is long enough to be looked for."""
+    plain = {value, unquote(value)} if len(unquote(value)) >= SHORTEST else {value}
+    coded = {
+        form for each in plain for form in (quote(each, ""), quote(each), quote_plus(each), json.dumps(each)[1:-1])
+    }
+    return plain | coded | {form for each in plain for form in spell_base64(each)}
+
+
+def spell_base64(value: str) -> set[str]:
+    """In both alphabets, without what pads it; as the header of HTTP's basic authentication has user and password."""
+    data = {each.encode(errors="surrogateescape") for each in (value, unquote(value))}
+    coded = {encode(each) for each in data for encode in (base64.b64encode, base64.urlsafe_b64encode)}
+    return {each.decode().rstrip("=") for each in coded}
 
 
 def secrets_in(name: str, text: str) -> Iterator[str]:

@@ -59,7 +59,12 @@ def convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def is_plain(value: Any, kind: type) -> bool:
-    """Whether it is of this type; an integer will do for a float, True is no number, and a number is finite."""
+    """Whether it is of this type; an integer will do for a float, True is no number, and a number is finite.
+
+    Nothing is counted beyond 64 bits: such an integer is no record's, and is more than a float can hold.
+    """
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if kind is int and isinstance(value, int) and value.bit_length() > 63:
+        return False
     return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)

@@ -32,7 +32,7 @@ from labsupport.bark.generator import SAMPLED, BarkGenerator, BarkOutput
 from labsupport.bark.static_cache import StaticBarkGenerator
 from labsupport.bark.tokens import encode_text
 from labsupport.base import json_lines, plots
-from labsupport.base.errors import BenchError
+from labsupport.base.errors import BenchError, printable
 from labsupport.base.paths import atomic_write, lab_dir, using_folder
 from labsupport.base.records import from_fields
 from labsupport.machine import children
@@ -313,7 +313,9 @@ def time_batch(generator: BarkGenerator, plan: Plan, variant: Variant, size: int
     generator.watch = clock = StageClock()
     output = generate_batch(generator, plan.tokens, plan, size, first)
     codes = zlib.crc32(output.fine.cpu().numpy().tobytes())
-    return Batch(variant.name, size, first, sum(clock.seconds.values()), clock.seconds, peak, codes, torch.__version__)
+    return Batch(
+        variant.name, size, first, sum(clock.seconds.values()), clock.seconds, peak, codes, str(torch.__version__)
+    )
 
 
 def generate_batch(generator: BarkGenerator, length: int, plan: Plan, size: int, first: int) -> BarkOutput:
@@ -367,10 +369,11 @@ def parse_batch(content: dict) -> Batch:
 def of_this_torch(batches: Iterable[Batch]) -> list[Batch]:
     """Those that this torch, or an unknown one, measured; a word about the others."""
     kinds: dict[bool, list[Batch]] = {True: [], False: []}
+    ours = ("", str(torch.__version__))  # torch's own kind of text parses what it is compared with, and may fail
     for batch in batches:
-        kinds[batch.torch in ("", torch.__version__)].append(batch)
+        kinds[batch.torch in ours].append(batch)
     if others := kinds[False]:
-        log.warning("Left out: %d batches, measured with torch %s.", len(others), others[0].torch)
+        log.warning("Left out: %d batches, measured with torch %.60s.", len(others), printable(others[0].torch))
     return kinds[True]
 
 

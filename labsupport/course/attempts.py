@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from labsupport.base.errors import CourseError
+from labsupport.base.errors import CourseError, printable
 from labsupport.base.paths import atomic_write, lab_dir, using_folder
 from labsupport.base.records import read_json
 
@@ -28,7 +28,7 @@ def solved() -> dict[str, str]:
     stored = _stored(_solved_path())
     found = {name: date for name, date in stored.items() if re.fullmatch(r"\d+\.\d+", name) and isinstance(date, str)}
     if others := sorted(set(stored) - set(found)):
-        names = ", ".join(others)
+        names = printable(", ".join(others))
         log.warning("%s: %d entries are of another version of the lab: %.200s", _solved_path(), len(others), names)
     return found
 

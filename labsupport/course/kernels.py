@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager
@@ -15,9 +16,10 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
+from papermill.iorw import LocalHandler, papermill_io
 
 from labsupport.base.errors import CourseError
-from labsupport.base.masking import mask_all
+from labsupport.base.masking import mask, mask_all
 from labsupport.machine import children
 
 OUTPUT_BYTES = 10_000_000  # that a run takes from one cell
@@ -25,6 +27,9 @@ OUTPUTS = 5_000  # and how many: each costs more than its bytes
 LEFT_OUT = f"\n[More than {OUTPUT_BYTES // 10**6} MB, or {OUTPUTS} outputs: the rest is left out.]\n"
 ERROR_LENGTH = 600  # characters of an error that comes after that
 LOG_BYTES = 1_000_000  # that are stored of what a kernel writes past Jupyter
+BLOCK = 1 << 16
+MASKED = "masked:"
+CHUNK = 4096  # characters that are masked together of what a cell prints in pieces
 ENGINE = "lab"  # papermill's name for it
 COUNTED = {"stream", "display_data", "update_display_data", "execute_result", "error"}  # messages that hold output
 
@@ -54,7 +59,7 @@ class KernelSpecs(KernelSpecManager):
 
 
 class KernelLog:
-    """The file of what a kernel and its children write past Jupyter, who may write without end: the last of it."""
+    """The file of what a kernel and its children write past Jupyter: the last of it, for it may have no end, masked."""
 
     def __init__(self, path: Path):
         path.unlink(missing_ok=True)
@@ -73,7 +78,7 @@ class KernelLog:
     def copy(self) -> None:
         with open(self.source, "rb", buffering=0) as source, open(self.path, "wb", buffering=0) as file:
             before = b""
-            while block := source.read(1 << 16):
+            for block in masked_blocks(source):
                 if file.tell() > LOG_BYTES:
                     file.seek(0)
                     file.truncate()
@@ -92,24 +97,79 @@ class KernelLog:
             return file.read().decode(errors="replace")
 
 
+def masked_blocks(source: IO[bytes]) -> Iterator[bytes]:
+    """What is read, without secrets; in whole lines, but for lines that are very long."""
+    rest = b""
+    while block := source.read(BLOCK):
+        lines, newline, rest = (rest + block).rpartition(b"\n")
+        if not newline and len(rest) > BLOCK:
+            lines, rest = rest, b""
+        yield mask_bytes(lines + newline)
+    yield mask_bytes(rest)
+
+
+def mask_bytes(data: bytes) -> bytes:
+    return mask(data.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+
+
+# --- what is stored of a notebook -------------------------------------------------------------------------------------
+
+
+class MaskedNotebook(LocalHandler):
+    """papermill's way to a file under a path that begins with MASKED: what a notebook was given is stored masked.
+
+    Outputs are masked when they come.
+    """
+
+    def write(self, buf: str, path: str) -> None:
+        notebook = json.loads(buf)
+        notebook["metadata"] = mask_all(notebook["metadata"])
+        for cell in notebook["cells"]:
+            cell["source"], cell["metadata"] = mask_all(cell["source"]), mask_all(cell["metadata"])
+        super().write(json.dumps(notebook, indent=1), path.removeprefix(MASKED))
+
+
+papermill_io.register(MASKED, MaskedNotebook())
+
+
 # --- what cells print -------------------------------------------------------------------------------------------------
 
 
 class Bounded(NotebookClient):
-    """Takes OUTPUT_BYTES of each cell; what comes after that is dropped, and the cell says so."""
+    """Takes OUTPUT_BYTES of each cell; what comes after that is dropped, and the cell says so.
+
+    last, raw: the latest text that was printed, as it is stored, and without a mask.
+    """
+
+    last: Any = None
+    raw = ""
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         if msg["msg_type"] in COUNTED and self.is_too_much(msg, cell):
             if msg["msg_type"] != "error":
                 return None
             msg["content"] |= {"evalue": str(msg["content"].get("evalue"))[:ERROR_LENGTH], "traceback": []}
-        if msg["msg_type"] in COUNTED:
-            msg["content"] = mask_all(msg["content"])  # before it is stored
         try:
+            if msg["msg_type"] == "stream":
+                return self.add_text(msg, cell, cell_index)
+            if msg["msg_type"] in COUNTED:
+                msg["content"] = mask_all(msg["content"])  # before it is stored
             return super().process_message(msg, cell, cell_index)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # nbclient takes what it needs for granted
             what = f"The kernel sent a message ({msg['msg_type']!r:.60}) that cannot be read: {error!r:.200}."
             raise CourseError(what) from error
+
+    def add_text(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        """Masks what a cell prints together with what it printed last: a secret may come in two pieces."""
+        text, name = msg["content"]["text"], msg["content"]["name"]
+        follows = cell.outputs and cell.outputs[-1] is self.last and not self.clear_before_next_output
+        if follows and self.last.name == name and not (len(self.raw) > CHUNK and self.raw.endswith("\n")):
+            self.raw += text
+            self.last.text = mask(self.raw)
+            return None
+        msg["content"] = mask_all(msg["content"])
+        self.last, self.raw = super().process_message(msg, cell, cell_index), text
+        return self.last
 
     def is_too_much(self, msg: dict[str, Any], cell: Any) -> bool:
         """Whether the cell's limits are reached; when they first are, a note is left in place of the rest."""

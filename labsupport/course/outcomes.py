@@ -97,10 +97,9 @@ def runs_dir() -> Path:
 
 
 def last_results() -> list[NotebookResult]:
-    """The last result of each notebook and backend, by name.
+    """The last result of each notebook and backend, by name. A damaged record is left out, and named in a warning.
 
     Raises:
-        CourseError: when a record is damaged.
         FolderError: when the folder cannot be looked into.
     """
     with using_folder(runs_dir(), "LAB_HOME"):
@@ -157,11 +156,7 @@ def finish(run_id: str) -> None:
 def passed_before(name: str, backend: str, run_id: str, fingerprint: str) -> NotebookResult | None:
     """The result of this notebook in this run, if it passed and nothing has changed since; None otherwise."""
     path = _result_path(name, backend)
-    try:
-        earlier = _read_result(path) if os.path.exists(path) else None
-    except CourseError as error:  # it runs again, which mends the record
-        log.warning("%s", error)
-        return None
+    earlier = _read_result(path) if os.path.exists(path) else None  # a damaged one is mended by running it again
     same = earlier and (earlier.run, earlier.fingerprint, earlier.status) == (run_id, fingerprint, "passed")
     return earlier if same else None
 
@@ -179,7 +174,12 @@ def _result_path(name: str, backend: str) -> Path:
 
 def _read_result(path: Path) -> NotebookResult | None:
     try:
-        result = from_fields(NotebookResult, _read_json(path))
+        stored = _read_json(path)
+    except CourseError as error:
+        log.warning("%s is left out: %s", path, error.what)
+        return None
+    try:
+        result = from_fields(NotebookResult, stored)
         if result.status not in STATUSES:
             raise ValueError(f"its 'status' is {result.status!r}")
     except ValueError as error:

@@ -245,7 +245,7 @@ def _failure_of(path: Path, output: Path, backend: str, task: Execution, start_c
     try:
         papermill.execute_notebook(
             path,
-            output,
+            f"{kernels.MASKED}{output}",
             engine_name=kernels.ENGINE,
             parameters=task.parameters | {"backend": backend},
             kernel_name="python3",

@@ -86,7 +86,7 @@ def end_with_parent() -> None:
 def end_descendants() -> None:
     """Ends all that this process has started and that still runs; not on Windows."""
     if os.name != "nt":
-        for process in find_descendants(os.getpid())[1:]:
+        for process in halt(os.getpid(), itself=False):
             end(os.kill, process)
 
 
@@ -136,10 +136,13 @@ def watch(parent: int, leader: int) -> None:
         return
 
 
-def halt(leader: int) -> list[int]:
-    """Stops the process and all that it started, which then start no more; what began while it was looked for, too."""
+def halt(leader: int, itself: bool = True) -> list[int]:
+    """Stops the process (unless not `itself`) and all that it started, which then start no more; what began while it
+    was looked for, too.
+    """
     halted: list[int] = []
-    while new := [process for process in find_descendants(leader) if process not in halted]:
+    spared = set() if itself else {leader}
+    while new := [process for process in find_descendants(leader) if process not in spared.union(halted)]:
         for process in new:
             end(os.kill, process, signal.SIGSTOP)
         halted += new
@@ -195,8 +198,9 @@ def list_processes() -> list[tuple[int, int]]:
     if not os.path.exists("/proc/self/stat"):
         import subprocess
 
-        lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
-        return [(int(process), int(parent)) for process, parent in map(str.split, lines.splitlines())]
+        with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True) as listing:
+            pairs = [tuple(map(int, line.split())) for line in listing.stdout or ()]
+        return [(process, parent) for process, parent in pairs if process != listing.pid]  # it is always new
     numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     return [(process, parent) for process in numbers if (parent := read_parent(process))]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 SECONDS = 60  # that uv, or an interpreter, may take to answer
 
@@ -33,8 +33,9 @@ def candidate_pythons() -> Iterator[str]:
     """Paths that may be a Python 3.10: this one, pyenv's, uv's, the system's."""
     if sys.version_info[:2] == (3, 10):
         yield sys.executable
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    yield from map(str, sorted(pyenv.glob("versions/3.10.*/bin/python3.10")))
+    pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
+    if os.path.isabs(pyenv):  # "~" stays where there is no home; a folder that may not be looked into has none
+        yield from sorted(glob.glob(f"{glob.escape(pyenv)}/versions/3.10.*/bin/python3.10"))
     if uv := find_uv():
         yield from answer([*uv, "python", "find", "3.10", "--no-config", "--no-project"])
     if on_path := shutil.which("python3.10"):

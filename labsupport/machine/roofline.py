@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import math
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,9 +12,12 @@ from pathlib import Path
 
 from labsupport.base.errors import MachineError
 from labsupport.base.paths import atomic_write, cache_dir, using_folder
+from labsupport.base.records import from_fields, read_json
 from labsupport.machine.backend import choose_backend, synchronise
 from labsupport.machine.description import Machine, describe_machine
 from labsupport.machine.os_info import asked_threads
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,17 @@ def find_roofline(refresh: bool = False, chosen: str | None = None) -> Roofline:
 
 
 def read_roofline(path: Path) -> Roofline | None:
-    """The roofline in this file; None if there is no file, or none that makes sense."""
+    """The roofline in this file; None if there is no file, or none that makes sense: a warning says so."""
     try:
-        limits = Roofline(**json.loads(path.read_text()))
-        numbers = [limits.copy_bytes_per_s, limits.read_bytes_per_s, *limits.matmul.values()]
-        return limits if all(math.isfinite(n) and n > 0 for n in numbers) else None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        limits = from_fields(Roofline, read_json(path))
+        if min(limits.copy_bytes_per_s, limits.read_bytes_per_s, *limits.matmul.values()) <= 0:
+            raise ValueError("a limit is not above zero")
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged or of another version of the lab, and is measured again: %s.", path, error)
+        return None
+    return limits
 
 
 def measure_roofline(framework: str, machine: Machine) -> Roofline:

@@ -7,7 +7,8 @@ it resumes from the newest whole checkpoint. FOLDER/report.json is its report, F
 `whisper.load`. torch and transformers.
 
 A checkpoint is written beside the others, with a manifest of its files' hashes, and renamed into FOLDER/steps when all
-of it is on the disk. What a kill leaves of one is never taken for a checkpoint.
+of it is on the disk. What a kill leaves of one is never taken for a checkpoint. Its training.json says from which
+weights and with which numbers it was trained; with others it is not resumed.
 
 Source: article C, section 4.1.
 """
@@ -15,14 +16,16 @@ Source: article C, section 4.1.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -32,8 +35,10 @@ import typer
 from labsupport.base import paths
 from labsupport.base.cached_folder import find_damage, hash_file
 from labsupport.base.errors import CheckpointError, FolderError, LabError, WhisperError
+from labsupport.base.records import from_fields, read_json
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint, find_checkpoint, open_folder
+from labsupport.checkpoints.safetensors_files import find_weights
 from labsupport.speech import corpus, features
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.token_filters import check_vocabulary, make_prompt
@@ -46,6 +51,8 @@ IGNORE_INDEX = -100  # a label that the loss leaves out
 CHECKPOINTS_KEPT = 2
 # What the trainer resumes from; without the optimiser's file it would begin that anew, and say nothing.
 NEEDED = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+TRAINING = "training.json"
+ANOTHER_FOLDER = "Take another folder, or remove this one's `steps`."
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +64,29 @@ class MemoryOptions:
     accumulate: int = 8  # batches for each optimiser step
     checkpointing: bool = False  # transformers', which computes every layer's activations again
     bf16: bool = False  # bfloat16 where it is safe, float32 elsewhere
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides the numbers of a training: weights, by their hash, and options. Checkpointing changes none."""
+
+    weights: str
+    lr: float
+    batch: int
+    accumulate: int
+    bf16: bool
+    steps: int
+
+
+def describe_training(checkpoint: Checkpoint, options: MemoryOptions, steps: int, lr: float) -> Training:
+    """Raises WhisperError where a number is not what it must be."""
+    counts = {"steps": steps, "batch": options.batch, "accumulate": options.accumulate}
+    if not (math.isfinite(lr) and lr > 0) or min(counts.values()) < 1:
+        given = ", ".join(f"{name} {value}" for name, value in {**counts, "lr": lr}.items())
+        raise WhisperError("Nothing can be trained so.", where=given, hint="Each of them must be above 0.")
+    hashes = "".join(map(hash_file, find_weights(checkpoint.folder)))
+    weights = hashlib.sha256(hashes.encode()).hexdigest()
+    return Training(weights, lr, options.batch, options.accumulate, options.bf16, steps)
 
 
 def to_example(sentence: corpus.Sentence, tokenizer: Tokenizer, config: Config) -> dict[str, np.ndarray]:
@@ -95,7 +125,7 @@ def loss_per_token(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tens
 
 
 def make_trainer(
-    folder: Path, checkpoint: Checkpoint, options: MemoryOptions, steps: int, lr: float, save: bool
+    folder: Path, checkpoint: Checkpoint, options: MemoryOptions, asked: Training, save: bool
 ) -> Seq2SeqTrainer:
     """A trainer on these weights and the training sentences, with a checkpoint in `folder` after every step."""
     import torch
@@ -106,14 +136,14 @@ def make_trainer(
     examples = [to_example(sentence, tokenizer, checkpoint.config) for sentence in corpus.load("train")]
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(unfinished(folder)),
-        max_steps=steps,
+        max_steps=asked.steps,
         per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulate,
         gradient_checkpointing=options.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         bf16=options.bf16,
         use_cpu=not torch.cuda.is_available(),  # else bfloat16 is refused on a CPU
-        learning_rate=lr,
+        learning_rate=asked.lr,
         logging_steps=1,
         save_strategy="steps" if save else "no",
         save_steps=1,
@@ -131,7 +161,7 @@ def make_trainer(
         model, arguments, train_dataset=examples, data_collator=collate, compute_loss_func=loss_per_token
     )
     trainer.remove_callback(PrinterCallback)  # the losses are in the report
-    trainer.add_callback(finish_saves(folder))
+    trainer.add_callback(finish_saves(folder, asked))
     return trainer
 
 
@@ -142,20 +172,25 @@ def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float
     what the process held before its first step.
 
     Raises:
-        CheckpointError: the model cannot be had, or the checkpoints are another's.
+        CheckpointError: the model cannot be had, or the checkpoints are of other weights or options.
         FolderError: the folder cannot be written to, or its disk is full.
-        WhisperError: another process trains there.
+        WhisperError: another process trains there, or a number is not what it must be.
     """
     from labsupport.results import memory
 
     checkpoint = find_checkpoint(name)
+    asked = describe_training(checkpoint, options, steps, lr)
     with reserve(folder):
         last = find_last(folder / "steps", checkpoint)
+        if last:
+            refuse_others(last, asked)
+            history = read_history(last)
+            log.warning("The training resumes from %s.", last.name)
         start, peak = time.perf_counter(), 0
         if last and step_of(last) >= steps:  # killed after its last step, or finished: the trainer would do one more
-            model, history = load_finished(last)
+            model = load_finished(last)
         else:
-            trainer = make_trainer(folder, checkpoint, options, steps, lr, save)
+            trainer = make_trainer(folder, checkpoint, options, asked, save)
             start = time.perf_counter()
             _, peak = memory.peak_memory(lambda: trainer.train(resume_from_checkpoint=str(last) if last else None))
             model, history = cast("PreTrainedModel", trainer.model), trainer.state.log_history
@@ -172,13 +207,26 @@ def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float
     return report
 
 
-def load_finished(last: Path) -> tuple[PreTrainedModel, list[dict]]:
-    """The model of a checkpoint after which nothing is left to train, and what the trainer noted at each step."""
-    from transformers import TrainerState, WhisperForConditionalGeneration
+def load_finished(last: Path) -> PreTrainedModel:
+    """The model of a checkpoint after which nothing is left to train."""
+    from transformers import WhisperForConditionalGeneration
 
-    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-    model = WhisperForConditionalGeneration.from_pretrained(last, use_safetensors=True, local_files_only=True)
-    return model, state.log_history
+    return WhisperForConditionalGeneration.from_pretrained(last, use_safetensors=True, local_files_only=True)
+
+
+def read_history(last: Path) -> list[dict]:
+    """What the trainer noted at each step; CheckpointError where another version of transformers did it otherwise."""
+    from transformers import TrainerState
+
+    path = last / "trainer_state.json"
+    try:
+        state = TrainerState.load_from_json(str(path))
+        if state.global_step != step_of(last) or not all(isinstance(entry, dict) for entry in state.log_history):
+            raise ValueError("its steps are not those of the folder")
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        what = f"The checkpoint's state is of another version of transformers: {error}."
+        raise CheckpointError(what, where=path, hint=ANOTHER_FOLDER) from error
+    return state.log_history
 
 
 # --- checkpoints that are whole or not there -------------------------------------------------------------------------
@@ -228,7 +276,7 @@ def list_checkpoints(steps: Path) -> list[Path]:
 
 
 def find_last(steps: Path, checkpoint: Checkpoint) -> Path | None:
-    """The newest checkpoint that is whole; it says which one, and what it leaves out.
+    """The newest checkpoint that is whole; a warning names those that are left out.
 
     CheckpointError: it is of a model of another shape.
     """
@@ -238,10 +286,38 @@ def find_last(steps: Path, checkpoint: Checkpoint) -> Path | None:
             continue
         if open_folder(path.name, path).config != checkpoint.config:
             what = f"The checkpoints in this folder are of another model than {checkpoint.label}."
-            raise CheckpointError(what, where=path, hint="Take another folder, or remove this one's `steps`.")
-        log.warning("The training resumes from %s.", path.name)
+            raise CheckpointError(what, where=path, hint=ANOTHER_FOLDER)
         return path
     return None
+
+
+def refuse_others(last: Path, asked: Training) -> None:
+    """A word where another number of steps was planned, or an older version of the lab noted nothing.
+
+    Raises:
+        CheckpointError: the checkpoint is from other weights, or was trained with other options.
+    """
+    try:
+        planned = from_fields(Training, read_json(last / TRAINING))
+    except FileNotFoundError:
+        log.warning("%s does not say from which weights and options it comes: an older lab wrote it.", last.name)
+        return
+    except ValueError as error:
+        what = f"The checkpoints are of another version of the lab: {error}."
+        raise CheckpointError(what, where=last / TRAINING, hint=ANOTHER_FOLDER) from error
+    if differing := list_differences(planned, asked):
+        what = f"The checkpoints in this folder were trained with {'; '.join(differing)}."
+        raise CheckpointError(what, where=last, hint=ANOTHER_FOLDER)
+    if planned.steps != asked.steps:
+        log.warning("Until %s the learning rate fell as for %d steps, not %d.", last.name, planned.steps, asked.steps)
+
+
+def list_differences(planned: Training, asked: Training) -> list[str]:
+    """What a training may not go on with; other steps it may."""
+    then, now = asdict(planned), asdict(asked)
+    weights = ["other weights"] if planned.weights != asked.weights else []
+    options = [name for name in ("lr", "batch", "accumulate", "bf16") if then[name] != now[name]]
+    return weights + [f"{name} {then[name]}, not {now[name]}" for name in options]
 
 
 def find_lack(checkpoint: Path) -> str | None:
@@ -250,13 +326,16 @@ def find_lack(checkpoint: Path) -> str | None:
     return f"{absent[0]} is missing" if absent else find_damage(checkpoint)
 
 
-def finish_saves(folder: Path) -> TrainerCallback:
-    """For the trainer: seals each checkpoint that it has written, puts it in its place, and removes the older ones."""
+def finish_saves(folder: Path, asked: Training) -> TrainerCallback:
+    """For the trainer: notes in each checkpoint that it has written what was asked for, seals it, puts it in its place,
+    and removes the older ones.
+    """
     from transformers import TrainerCallback
 
     class FinishSaves(TrainerCallback):
         def on_save(self, args, state, control, **_):
             name = f"checkpoint-{state.global_step}"
+            (unfinished(folder) / name / TRAINING).write_text(json.dumps(asdict(asked)), encoding="utf-8")
             put_in_place(unfinished(folder) / name, folder / "steps" / name)
             remove_others(folder / "steps", state.global_step)
 
@@ -291,7 +370,7 @@ def put_in_place(part: Path, target: Path) -> None:
     if os.path.lexists(target):
         target.rename(set_aside(target))
     part.rename(target)
-    sync(target.parent)
+    paths.sync(target.parent)
     remove(set_aside(target))
 
 
@@ -310,18 +389,7 @@ def seal(folder: Path) -> None:
     manifest = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk. Windows does that for folders by itself."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        paths.sync(path)
 
 
 def save_model(model: PreTrainedModel, folder: Path, source: Path) -> None:

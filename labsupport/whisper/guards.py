@@ -76,14 +76,18 @@ class Guards:
 NO_GUARDS = Guards((0.0,), 1, None, None, None)
 
 
+MOST_TEMPERATURES = 100
+
+
 def parse_temperatures(given: str) -> tuple[float, ...]:
-    """ "0,0.2" -> (0.0, 0.2); WhisperError where these are no numbers from 0 on."""
+    """ "0,0.2" -> (0.0, 0.2); WhisperError where these are no numbers from 0 on, or too many: each is another try."""
     try:
         temperatures = tuple(float(each) for each in given.split(","))
     except ValueError:
         temperatures = ()
-    if not temperatures or not all(0 <= each < 10 for each in temperatures):
-        raise WhisperError(f"{given!r} are no temperatures.", hint="Give numbers from 0 on, with commas: 0,0.2,0.4")
+    if not 1 <= len(temperatures) <= MOST_TEMPERATURES or not all(0 <= each < 10 for each in temperatures):
+        hint = f"Give 1 to {MOST_TEMPERATURES} numbers from 0 on, with commas: 0,0.2,0.4"
+        raise WhisperError(f"{given!r:.100} are no temperatures.", hint=hint)
     return temperatures
 
 

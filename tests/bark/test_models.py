@@ -158,6 +158,13 @@ def test_a_hubs_bark_is_fetched_at_one_commit_and_by_hash(hub, tmp_path):
         models.load("someone/other-bark")
 
 
+def test_an_unknown_bark_is_told_in_one_sentence_with_one_hint():
+    with pytest.raises(BarkError) as caught:
+        models.load("nowhere")
+    assert str(caught.value).count("next:") == 1
+    assert caught.value.what == "There is no Bark 'nowhere' here: The hub has no model 'nowhere'."
+
+
 def test_a_hubs_pickled_bark_is_refused_and_not_fetched(hub):
     with pytest.raises(BarkError, match="only pickled weights, which can run any code"):
         models.load("someone/pickled-bark")

@@ -34,6 +34,13 @@ def test_what_is_added_is_read_back(tmp_path):
     assert read(tmp_path / "absent.jsonl") == ([], [])
 
 
+def test_a_line_is_on_the_disk_when_it_is_added(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    append(path, ONE)
+    assert synced == [path.stat().st_size]
+
+
 @pytest.mark.parametrize("tail", [b"{", b'{"a": 1', b'{"a": "\xe8\xaf', b"\0" * 70_000, b"\xff"], ids=repr)
 @pytest.mark.parametrize("before", [b"", b'{"a": 1}\n', b'{"a": 1}\n' * 20_000], ids=len)
 def test_a_torn_last_line_is_cut_off_before_the_next(tmp_path, caplog, before, tail):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -64,6 +65,33 @@ VALUES = (
 def test_what_a_variable_holds_is_masked_wherever_it_stands(value):
     assert mask(f"it was {value}!", VARIABLES) == "it was ***!"
     assert value not in mask(json.dumps([value]), VARIABLES)
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        encoded("plain-token"), encoded("puser:proxy-pass"), encoded("user7:endpoint-pass").rstrip("="),
+        encoded("u:per cent"), "quo%22ted%5C1", "open%20sesame", "open+sesame", "with%2Fslash",
+    ],
+)  # fmt: skip
+def test_what_a_variable_holds_is_masked_as_addresses_and_headers_spell_it(text):
+    assert mask(f"sent {text}", VARIABLES).rstrip("=") == "sent ***"
+
+
+@pytest.mark.parametrize(
+    "name", ["JUPYTER_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "OPENAI_KEY_2", "AZURE_KEY1", "DB_PASS"]
+)
+def test_the_names_of_common_secrets_are_known(name):
+    assert mask("it was v4lue/+x", {name: "v4lue/+x"}) == "it was ***"
+
+
+@pytest.mark.parametrize("scheme", ["Basic ", "bearer ", "token ", ""])
+def test_the_header_of_an_authorization_is_masked_however_short(scheme):
+    assert mask(f"Authorization: {scheme}dTpw", {}) == f"Authorization: {scheme}***"
 
 
 def test_what_is_no_secret_stays():

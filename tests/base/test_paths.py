@@ -241,6 +241,28 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    target, synced = tmp_path / "a.txt", []
+
+    def note(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    with atomic_write(target) as part:
+        part.write_text("whole")
+    assert synced == [(target.stat().st_ino, 5, False)]
+
+
+def test_a_disk_that_refuses_at_last_leaves_the_old_file(tmp_path, monkeypatch):
+    """A quota of a network's disk, or of one that allocates late, is told of by fsync alone."""
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EDQUOT, "quota")))
+    with pytest.raises(FolderError, match="quota"), using_folder(tmp_path, "LAB_HOME"), atomic_write(target) as part:
+        part.write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
+
+
 def test_toml_is_read_and_damage_is_an_error(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text('name = "語"', encoding="utf-8")

@@ -48,7 +48,8 @@ def test_what_is_newer_is_dropped_and_what_is_lacking_has_its_default():
     "change",
     [
         {"name": None}, {"name": 3}, {"seconds": "1"}, {"seconds": True}, {"seconds": float("nan")},
-        {"seconds": 10**400}, {"count": 1.5}, {"count": False}, {"done": 1}, {"parts": []}, {"parts": {"x": "y"}},
+        {"seconds": 10**400}, {"count": 1.5}, {"count": False}, {"count": 2**63},
+        {"count": -(10**400)}, {"done": 1}, {"parts": []}, {"parts": {"x": "y"}},
         {"notes": "n"}, {"notes": [1]}, {"inner": "b"}, {"inner": []},
     ],
     ids=str,

@@ -276,6 +276,7 @@ OTHERS = {
     "NaN": {"seconds": float("nan")},
     "text": {"variant": 3},
     "no batch": {"batch": 0},
+    "more bytes than a float holds": {"peak_bytes": 10**400},
 }
 
 
@@ -306,6 +307,13 @@ def test_batches_of_another_torch_are_measured_again(plan, measured, opened, cap
     bark.run(plan)
     assert opened == ["plain", "fused+offload"] * 2
     assert "4 batches, measured with torch 1.0" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["1" * 5000, "\x1b]0;x\x07\u202e1.0"], ids=["number", "escape codes"])
+def test_an_odd_version_of_torch_is_another_and_shown_escaped(caplog, version):
+    assert bark.of_this_torch([replace(make_batch(), torch=version)]) == []
+    assert "1 batches, measured with torch " in caplog.text
+    assert all(line.isprintable() for line in caplog.text.splitlines())
 
 
 def test_a_folder_that_takes_nothing_is_named_before_hours_of_work(plan, measured, monkeypatch, tmp_path):

