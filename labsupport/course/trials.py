@@ -15,6 +15,7 @@ import numpy as np
 from labsupport import whisper
 from labsupport.course.exercises import Wrong
 from labsupport.speech import audio, features
+from labsupport.whisper.protocol import EncoderOut
 from labsupport.whisper.search import decode
 from labsupport.whisper.token_filters import make_prompt
 from labsupport.whisper.transcribe import Transcriber
@@ -40,7 +41,7 @@ def expected_tokens(beams: int = 1) -> tuple[int, ...]:
     return tuple(find_tokens(load_plain(), beams))
 
 
-def find_tokens(transcriber: Transcriber, beams: int = 1, encoder_out=None) -> list[int]:
+def find_tokens(transcriber: Transcriber, beams: int = 1, encoder_out: EncoderOut | None = None) -> list[int]:
     """The tokens of the clip, without timestamps; `encoder_out` where it was encoded already."""
     model, rules = transcriber.model, replace(transcriber.rules, timestamps=False)
     prompt = make_prompt(transcriber.tokenizer, None, timestamps=False)
@@ -57,7 +58,7 @@ def find_tokens_with_encoder(*, attention: Callable | None = None, **components:
     from labsupport.arrays import xp
 
     transcriber = whisper.load(MODEL)
-    encoder = transcriber.model.encoder
+    encoder = transcriber.model.encoder  # type: ignore[attr-defined]  # torch's and MindSpore's model, not onnx's
     for name, component in components.items():
         setattr(encoder, name, component)
     for layer in encoder.layers if attention else ():
