@@ -132,9 +132,10 @@ RULES = {
 def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) -> Verdict:
     """The claim's verdict for a reader on `machine` (this one if None).
 
-    A measurement beats a prediction, and that beats a row that names what was missing; then the reader's own machine
-    beats another; then the later row beats the earlier. The sentence names the machine, so that nobody takes a stored
-    result for their own. A row that cannot carry a verdict counts for nothing.
+    A measurement beats a prediction, and that beats a row that names what was missing; a whole run beats one in fast
+    mode, which counts only where there is no other; then the reader's own machine beats another; then the later row
+    beats the earlier. The sentence names the machine, so that nobody takes a stored result for their own. A row that
+    cannot carry a verdict counts for nothing.
     """
     machine = machine or describe_machine().name
     of_claim = [row for row in results if row.claim == claim.id]
@@ -147,7 +148,7 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
 
 def rank(row: Row, machine: str) -> tuple:
     """The larger, the rather it decides for a reader on `machine`."""
-    return row.value is not None, not row.predicted, row.machine == machine, row.date
+    return row.value is not None, not row.predicted, not row.fast, row.machine == machine, row.date
 
 
 def can_judge(claim: Claim, row: Row) -> bool:

@@ -266,6 +266,13 @@ def test_own_machine_beats_another_and_later_beats_earlier():
     assert verdicts.verdict(claim, given[::-1], "laptop").row == given[1]
 
 
+def test_a_fast_run_changes_nothing_where_there_is_a_whole_one():
+    claim = make_claim("at_most", 1)
+    whole, fast = make_row(0.7, "server", 1, spread=0.01), make_row(2.0, "laptop", 2, spread=0.01, fast=True)
+    assert verdicts.verdict(claim, [whole, fast], "laptop").row == whole
+    assert verdicts.verdict(claim, [fast], "laptop").row == fast
+
+
 def test_measurement_elsewhere_beats_a_note_that_nothing_could_be_measured_here():
     claim = make_claim("at_most", 1, needs=("cuda",))
     given = [make_row(0.5, "h200", 1, spread=0), make_row(None, "laptop", 2, missing="cuda")]
