@@ -174,12 +174,12 @@ def map_table(course: Sequence[Lesson]) -> str:
 def find_gain(headline: Headline, reference: Sequence[Row]) -> Gain:
     """What the latest session found, be it a gain or none: a lucky earlier one would be chosen by its result.
 
+    Sessions in fast mode, and rows that are too noisy, do not count.
+
     Raises:
         CourseError: no session measured it.
     """
-    of_model = [
-        row for row in reference if row.model == headline.model and (row.value or 0) > 0 and not row.find_oddity()
-    ]
+    of_model = [row for row in reference if row.model == headline.model and (row.value or 0) > 0 and counts(row)]
     if not headline.after:
         found = [row for row in of_model if row.claim == headline.claim and headline.topic in ("", row.what)]
         if found and found[-1].interval is not None:
@@ -190,6 +190,10 @@ def find_gain(headline: Headline, reference: Sequence[Row]) -> Gain:
         if headline.after and {headline.before, headline.after} <= ladder.steps.keys():
             return compare_rows(ladder.steps[headline.before], ladder.steps[headline.after])
     raise CourseError(f"No session of the reference rows gives the gain of {headline.label!r}.", where=rows.REFERENCE)
+
+
+def counts(row: Row) -> bool:
+    return not (row.fast or row.find_oddity() or row.is_too_noisy())
 
 
 def compare_rows(before: Row, after: Row) -> Gain:

@@ -160,8 +160,15 @@ class Row:
         return None
 
     def is_too_noisy(self) -> bool:
-        """Whether the spread is more than NOISIEST of the value: such a row gives no verdict."""
-        return self.value is not None and (self.spread or 0.0) > NOISIEST * abs(self.value)
+        """Whether the spread, or half the interval of a time or ratio, is more than NOISIEST of the value.
+
+        Such a row gives no verdict.
+        """
+        if self.value is None:
+            return False
+        low, high = self.interval or (self.value, self.value)
+        half = (high - low) / 2 if self.is_divided() else 0.0
+        return max(self.spread or 0.0, half) > NOISIEST * abs(self.value)
 
     def is_busy(self) -> bool:
         """Whether other processes used more than BUSY of the processors, before or during the measurement."""

@@ -87,6 +87,14 @@ def test_a_spread_beyond_the_limit_is_too_noisy(value, spread, noisy):
 
 
 @pytest.mark.parametrize(
+    ("unit", "low", "high", "noisy"),
+    [("times as fast", 1.02, 30.74, True), ("times as fast", 3.12, 5.5, False), ("power of the layers", -9, 9, False)],
+)
+def test_an_interval_of_a_ratio_beyond_the_limit_is_too_noisy(unit, low, high, noisy):
+    assert replace(GOOD, value=4.44, spread=None, unit=unit, low=low, high=high).is_too_noisy() is noisy
+
+
+@pytest.mark.parametrize(
     ("fields", "interval"),
     [
         ({"low": 1.5, "high": 2.5}, (1.5, 2.5)),

@@ -99,6 +99,15 @@ def test_a_headline_takes_no_ratio_from_two_sessions():
             find_gain(STEP, [row("step: old", 3.0), row("step: new", 1.0, **later)])
 
 
+def test_a_headline_takes_no_fast_and_no_noisy_session():
+    whole = [row("step: old", 3.0, spread=0.1), row("step: new", 1.0, spread=0.1)]
+    for fields in ({"fast": True, "spread": 0.1}, {"spread": 2.5}):
+        later = [row("step: old", 9.0, 30, **fields), row("step: new", 1.0, 30, **fields)]
+        assert find_gain(STEP, [*whole, *later]).value == 3.0
+        with pytest.raises(CourseError, match="'a step'"):
+            find_gain(STEP, later)
+
+
 def test_a_recorded_ratio_brings_its_interval():
     ratio = replace(row("the article's words", 2.0, spread=0.5, claim="A2"), unit="times")
     gain = find_gain(Headline("01_a", "a", "as fast", "base", claim="A2"), [row("the article's words", 9.0), ratio])
