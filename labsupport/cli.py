@@ -26,6 +26,7 @@ from labsupport.machine.stop_signals import StopSignals
 if TYPE_CHECKING:
     from labsupport.whisper.files import Outcome
 
+MOST_DRAWS = 1000  # texts at one temperature
 app = typer.Typer(
     help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
     no_args_is_help=True,
@@ -102,6 +103,13 @@ def check_finite(value: float) -> float:
     """An option's number; NaN, which no limit stops, and infinity are refused."""
     if not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number of this kind.")
+    return value
+
+
+def check_draws(value: int) -> int:
+    """So many texts at a temperature as can be of use; a range beside the name would not fit 80 columns."""
+    if value > MOST_DRAWS:
+        raise typer.BadParameter(f"{value} is more than {MOST_DRAWS}.")
     return value
 
 
@@ -369,7 +377,8 @@ def transcribe(
         str, typer.Option(metavar="N,N,...", help="tried in turn while the text fails", **GUARDS)
     ] = "0,0.2,0.4,0.6,0.8,1",
     best_of: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1000, help="texts drawn at a temperature above 0", **GUARDS)
+        int,
+        typer.Option(metavar="N", min=1, callback=check_draws, help="texts drawn at a temperature above 0", **GUARDS),
     ] = 5,
     compression_ratio_threshold: Annotated[float | None, threshold("above it a text repeats itself and fails")] = 2.4,
     logprob_threshold: Annotated[float | None, threshold("below it a text is unlikely and fails")] = -1.0,

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 from stand_ins import lab  # noqa: F401 (a fixture of two files)
 
@@ -19,6 +20,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests start other pr
 if shutil.which("nvidia-smi") is None:
     # Without a GPU our Triton kernel is interpreted. Triton decides so at its import, which may be any test's.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Speed is measured in benchmarks: a busy machine fails no property.
+hypothesis.settings.register_profile("lab", deadline=None)
+hypothesis.settings.load_profile("lab")
 
 # What nohup and a shell's background job ignore, the processes that tests start would ignore too.
 for _number, _handler in (

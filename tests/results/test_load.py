@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from labsupport.results import load
@@ -31,25 +32,24 @@ def test_the_share_of_others_is_what_is_left_of_the_busy_time(end, share):
 
 
 def test_a_process_beside_this_one_is_seen_and_its_own_work_is_not():
-    def share(seconds=1.0):
-        start, end = load.take_snapshot(), time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
-        return share_of_others(start, load.take_snapshot())
-
+    """Against psutil's count of both processes, whatever else the machine does meanwhile."""
     # Not a child: children's time is this process's own. A second interpreter starts it and ends.
     code = "import time; end = time.time() + 6\nwhile time.time() < end: pass"
     start = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
     start += "stdout=subprocess.DEVNULL, start_new_session=True).pid)"
-    quiet = share()
     done = subprocess.run([sys.executable, "-c", start, code], capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.strip().isdecimal()
+    beside, own = psutil.Process(int(done.stdout)), psutil.Process()
     time.sleep(0.2)
-    beside = share()
-    if quiet is None or beside is None:
+    before, snapshot, began = (beside.cpu_times().user, own.cpu_times().user), load.take_snapshot(), time.perf_counter()
+    while time.perf_counter() < began + 1.5:
+        pass
+    after, seconds = (beside.cpu_times().user, own.cpu_times().user), time.perf_counter() - began
+    share = share_of_others(snapshot, load.take_snapshot())
+    if share is None:
         pytest.skip("this system counts no CPU time of all processes")
-    processors = load.take_snapshot().processors
-    assert beside - quiet > 0.3 / processors or beside > 0.5, (quiet, beside)
+    others = share * seconds * snapshot.processors
+    assert others > 0.7 * (after[0] - before[0])
+    assert others < seconds * snapshot.processors - 0.7 * (after[1] - before[1])
 
 
 def test_children_count_as_this_process_and_one_that_ended_meanwhile_as_nothing():
