@@ -34,16 +34,20 @@ def test_the_share_of_others_is_what_is_left_of_the_busy_time(end, share):
 def test_a_process_beside_this_one_is_seen_and_its_own_work_is_not():
     """Against psutil's count of both processes, whatever else the machine does meanwhile."""
     # Not a child: children's time is this process's own. A second interpreter starts it and ends.
-    code = "import time; end = time.time() + 6\nwhile time.time() < end: pass"
+    code = "import time; end = time.time() + 120\nwhile time.time() < end: pass"
     start = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
-    start += "stdout=subprocess.DEVNULL, start_new_session=True).pid)"
+    start += "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True).pid)"
     done = subprocess.run([sys.executable, "-c", start, code], capture_output=True, text=True, check=True, timeout=30)
     beside, own = psutil.Process(int(done.stdout)), psutil.Process()
     time.sleep(0.2)
-    before, snapshot, began = (beside.cpu_times().user, own.cpu_times().user), load.take_snapshot(), time.perf_counter()
-    while time.perf_counter() < began + 1.5:
-        pass
-    after, seconds = (beside.cpu_times().user, own.cpu_times().user), time.perf_counter() - began
+    try:
+        before, snapshot = (beside.cpu_times().user, own.cpu_times().user), load.take_snapshot()
+        began = time.perf_counter()
+        while time.perf_counter() < began + 1.5:
+            pass
+        after, seconds = (beside.cpu_times().user, own.cpu_times().user), time.perf_counter() - began
+    finally:
+        beside.kill()
     share = share_of_others(snapshot, load.take_snapshot())
     if share is None:
         pytest.skip("this system counts no CPU time of all processes")
