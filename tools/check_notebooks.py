@@ -34,7 +34,7 @@ MEASURING = {
     "process_time",
     "record",
 }
-MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|mnt|usr|var)/\w|\b[A-Za-z]:\\\w|site-packages")
+MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|mnt|usr|var)/[\w.]|\b[A-Za-z]:\\\w|site-packages")
 DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
 
 

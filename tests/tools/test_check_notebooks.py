@@ -107,6 +107,7 @@ FAULTS = {
         shown(**{"application/vnd.jupyter.widget-view+json": {"model_id": "1"}})
     ),
     "names a path of one machine": lambda nb: nb["cells"][2]["outputs"].append(stream("read /home/ann/x.wav")),
+    "'/root/.pyenv": lambda nb: nb["cells"][2]["outputs"].append(stream("| yes | /root/.pyenv/bin/python3.10 |")),
     "'C:": lambda nb: nb["cells"][2]["outputs"].append(stream("C:\\Users\\ann")),
     "<img> without alt": lambda nb: nb["cells"][2]["outputs"].append(image("")),
     "use plots.show": lambda nb: nb["cells"][2]["outputs"].append(shown(**{"image/png": "AAAA"})),
