@@ -139,7 +139,7 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
     """
     machine = machine or describe_machine().name
     of_claim = [row for row in results if row.claim == claim.id]
-    if fit := [row for row in of_claim if can_judge(claim, row)]:
+    if fit := [row for row in of_claim if find_lack(claim, row) is None]:
         return judge(claim, max(fit, key=lambda row: rank(row, machine)))
     if of_claim:
         return Verdict(claim, OPEN, f"No stored result can carry a verdict: {find_lack(claim, of_claim[-1])}.")
@@ -149,10 +149,6 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
 def rank(row: Row, machine: str) -> tuple:
     """The larger, the rather it decides for a reader on `machine`."""
     return row.value is not None, not row.predicted, not row.fast, row.machine == machine, row.date
-
-
-def can_judge(claim: Claim, row: Row) -> bool:
-    return find_lack(claim, row) is None
 
 
 def find_lack(claim: Claim, row: Row) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 
 from labsupport.base.errors import CourseError
 from labsupport.course import attempts, exercises
-from labsupport.course.exercises import Exercise, Mistake, Wrong, assess, check, hint, solution
+from labsupport.course.exercises import Exercise, Mistake, assess, check, hint, solution
 
 PLANTED = """
 import numpy as np
@@ -182,7 +182,3 @@ def test_the_tolerance_and_the_dtype_are_the_exercise_s_own():
     assert assess(exercise(exact_dtype=True), lambda: np.ones(2, np.int8)).status == "right"
     loose = Exercise("1.1", "", ("", "", ""), lambda: 1.0, [], [], edges=[()], rtol=0.2)
     assert [assess(loose, lambda: 1.1).status, assess(loose, lambda: 1.3).status] == ["right", "wrong"]
-
-
-def test_wrong_is_what_a_trial_raises():
-    assert issubclass(Wrong, Exception)
