@@ -213,9 +213,17 @@ def test_all_descendants_can_be_ended():
 
 
 @posix_only
-def test_processes_are_listed_where_there_is_no_proc(monkeypatch):
+def test_processes_are_listed_where_there_is_no_proc():
     if not any((Path(folder) / "ps").exists() for folder in os.environ["PATH"].split(os.pathsep)):
         pytest.skip("needs ps")
-    monkeypatch.setattr(children.os.path, "exists", lambda path: False)
-    assert (os.getpid(), os.getppid()) in children.list_processes()
-    assert children.find_descendants(os.getpid()) == [os.getpid()]  # `ps` itself is none
+    look = """
+import os
+from labsupport.machine import children
+children.os.path.exists = lambda path: False
+assert (os.getpid(), os.getppid()) in children.list_processes()
+assert children.find_descendants(os.getpid()) == [os.getpid()]  # `ps` itself is none
+child = os.posix_spawn("/bin/sleep", ["sleep", "300"], {})
+assert children.find_descendants(os.getpid()) == [os.getpid(), child]
+os.kill(child, 9)
+"""  # in a process of its own: this one may have other children, which earlier tests started
+    subprocess.run(children.python_code(look), check=True)
