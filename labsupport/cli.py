@@ -576,7 +576,7 @@ def bench_bark(
     An interrupted run continues where it stopped.
     """
     from labsupport.base import tables
-    from labsupport.benchmarks import bark
+    from labsupport.benchmarks import bark, bark_batches
     from labsupport.course import console
 
     plan = bark.Plan(model, bark.parse_variants(variants), bark.parse_batch_sizes(batch), samples, tokens, rounds)
@@ -584,5 +584,5 @@ def bench_bark(
     with stoppable(stored), console.BatchProgress(out) as progress:
         summaries = bark.run(plan, progress.report_batch, fresh)
     bark.record(plan, summaries)
-    print_line(tables.text_table(bark.table(summaries)))
+    print_line(tables.text_table(bark_batches.table(summaries)))
     print_line(f"plot: {bark.draw(plan, summaries)}")

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
-from labsupport.benchmarks import bark
+from labsupport.benchmarks import bark, bark_batches
 
 IMPORTS = ["labsupport.benchmarks.bark", "scipy.stats", "transformers.models.bark"]
 PLAN = bark.Plan("bark-small", (bark.Variant(), bark.Variant(fused=True)), samples=40, rounds=4)
@@ -28,7 +28,7 @@ def bench(home: str, told) -> None:
     bark.record(PLAN, bark.run(PLAN, note))
 
 
-def pretend(generator, plan: bark.Plan, variant: bark.Variant, size: int, first: int, peak: int) -> bark.Batch:
+def pretend(generator, plan: bark.Plan, variant: bark.Variant, size: int, first: int, peak: int) -> bark_batches.Batch:
     time.sleep(0.01)
-    seconds = dict.fromkeys(bark.STAGES, 0.25)
-    return bark.Batch(variant.name, size, first, 1.0, seconds, peak, first, bark.torch.__version__)
+    seconds = dict.fromkeys(bark_batches.STAGES, 0.25)
+    return bark_batches.Batch(variant.name, size, first, 1.0, seconds, peak, first, bark.torch.__version__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labsupport.benchmarks.bark import STAGES
+from labsupport.benchmarks.bark_batches import STAGES
 from labsupport.via_mindnlp.bark import run_bark
 
 pytestmark = pytest.mark.slow
