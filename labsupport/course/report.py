@@ -267,28 +267,15 @@ def _part(key: str, title: str, results: Sequence[Row]) -> dict:
     }
 
 
-def own_verdicts(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, tuple[Verdict, str]]:
-    """Claim's id -> the verdict of the learner's own rows alone, and a remark; no entry where there are none."""
+def own_verdicts(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, Verdict]:
+    """Claim's id -> the verdict of the learner's own rows alone; no entry where there are none."""
     found = {}
     for claim in ledger:
         rows_of_it = [row for row in results.own if row.claim == claim.id]
         slow = [row for row in rows_of_it if row.fast is not True]
         if rows_of_it:
-            verdict = verdicts.verdict(claim, slow or rows_of_it, machine)
-            found[claim.id] = (verdict, remark(verdict, slow or rows_of_it))
+            found[claim.id] = verdicts.verdict(claim, slow or rows_of_it, machine)
     return found
-
-
-def remark(verdict: Verdict, given: Sequence[Row]) -> str:
-    """What a reader must know of the rows behind a verdict: noise, a busy machine, a fast run."""
-    marks = []
-    if verdict.status == verdicts.OPEN and any(row.is_too_noisy() for row in given):
-        marks.append(verdicts.TOO_NOISY)
-    if any(row.is_busy() for row in ([verdict.row] if verdict.row else given)):
-        marks.append("measured on a busy machine")
-    if all(row.fast is True for row in given):
-        marks.append("a fast run: not counted")
-    return "; ".join(marks)
 
 
 def count_own(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, int]:
@@ -391,8 +378,10 @@ def _svg(drawn, alt: str) -> str:
 
 
 def count_verdicts(found: Iterable[Verdict]) -> dict[str, int]:
-    """Status -> how many have it, for every status."""
-    counts = Counter(verdict.status for verdict in found)
+    """Status -> how many have it, for every status; what rests on a fast run counts as open."""
+    counts = Counter(
+        verdicts.OPEN if verdict.row and verdict.row.fast is True else verdict.status for verdict in found
+    )
     return {status: counts[status] for status in verdicts.STATUSES}
 
 

@@ -112,6 +112,8 @@ def find_problem(claim: Claim) -> str | None:
         return f"There is no kind {claim.kind!r}; the kinds are: {', '.join(KINDS)}."
     if claim.check == "equal" and claim.kind != "definition":
         return "The rule 'equal' is for definitions; a figure that depends on a machine is 'near'."
+    if claim.changed and not claim.version:
+        return "What has changed since needs the version for which it was true."
     if claim.check == "ratio" and claim.figure == claim.neutral:
         return "A ratio's figure must differ from what means no effect."
     return None
