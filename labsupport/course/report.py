@@ -316,15 +316,26 @@ def _gain_lines(compared: Iterable[Ladder]) -> list[tuple[str, ...]]:
         if gain := find_gain(ladder):
             start, fastest, ratio = gain
             first, best = ladder.steps[start], ladder.steps[fastest]
-            runs = " (one run)" if 1 in (first.runs, best.runs) else ""
+            marks = ["one run"] if 1 in (first.runs, best.runs) else []
+            marks += [text for text in (mark(best),) if text]
             ends = (f"{name}: {format_number(row.number)} s" for name, row in ((start, first), (fastest, best)))
-            lines.append((ladder.topic, *ends, f"{ratio:.2f}x{runs}", ladder.setting))
+            lines.append((ladder.topic, *ends, _gain_text(ratio, best, start, marks), ladder.setting))
     return lines
 
 
+def _gain_text(ratio: float, row: Row, start: str, marks: Sequence[str] = ()) -> str:
+    """3.14x (2.92 to 3.47; fast): a gain, the interval of its pairs where they were stored, and its marks."""
+    interval = [f"{row.gain[1]:.2f} to {row.gain[2]:.2f}"] if row.gain and row.against == start else []
+    beside = "; ".join([*interval, *marks])
+    return f"{ratio:.2f}x ({beside})" if beside else f"{ratio:.2f}x"
+
+
 def _step_lines(ladder: Ladder) -> list[tuple[str, ...]]:
-    """Table lines: variant, seconds, spread, how much faster than the first, peak memory, date, and a mark."""
-    first = next(iter(ladder.steps.values())).number
+    """Table lines: variant, seconds, spread, how much faster than the first, peak memory, date, and a mark.
+
+    How much faster is the pairs' ratio, or in older rows that of the medians.
+    """
+    start, first = next(iter(ladder.steps.items()))
     return [
         (
             name,
@@ -332,7 +343,7 @@ def _step_lines(ladder: Ladder) -> list[tuple[str, ...]]:
             if ladder.unit == "s"
             else f"{row.value:,.0f} {ladder.unit}",
             "" if row.spread is None else f"{format_number(row.spread, 2)} {ladder.unit}",
-            f"{first / row.number:.2f}x",
+            _gain_text(row.gain[0] if row.gain and row.against == start else first.number / row.number, row, start),
             "" if row.peak_bytes is None else format_bytes(row.peak_bytes),
             row.date[:10],
             mark(row),

@@ -15,14 +15,13 @@ from labsupport.machine.description import describe_machine
 from labsupport.results import rows
 from labsupport.results.claims import Claim, claim
 from labsupport.results.growth import FEWEST, FORMS, Growth, find_growth
-from labsupport.results.rows import Row
+from labsupport.results.rows import TOO_NOISY, Row
 from labsupport.results.timing import Ratio, load_fields
 
 REPRODUCED, SAME_DIRECTION, NOT_HERE = "reproduced", "same direction", "not here"
 THEN, CORRECTED = "then, not now", "corrected"
 WAITS, OPEN = "waits for hardware", "open"
 STATUSES = (REPRODUCED, SAME_DIRECTION, NOT_HERE, THEN, CORRECTED, WAITS, OPEN)
-TOO_NOISY = "too noisy to judge, run again"
 CLOSE = 2.0  # a bound is reproduced down to its half; far below it something else was measured
 
 

@@ -322,9 +322,17 @@ def test_verdicts_are_counted_per_article_from_rows():
 
 
 def test_the_gain_of_the_pairs_beats_that_of_the_medians_and_is_none_if_its_interval_holds_one():
-    for low, expected in ((1.2, ("old", "new", 1.5)), (0.95, None)):
-        given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, low, 5.21), against="old")]
+    for interval, expected in (((1.2, 2.1), ("old", "new", 1.5)), ((0.95, 2.1), None), ((1.2, 5.21), None)):
+        given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, *interval), against="old")]
         assert report.find_gain(report.ladders(given)[0]) == expected
+
+
+def test_a_gain_stands_with_the_pairs_interval_and_its_marks_and_never_beside_another_figure():
+    given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, 1.2, 2.1), against="old", fast=True)]
+    text = page(COURSE, [], given, [], MACHINE)
+    assert ">1.50x (1.20 to 2.10; fast)</td>" in text
+    assert ">1.50x (1.20 to 2.10)</td>" in text
+    assert "3.00x" not in text
 
 
 # --- the learner's own, and what came with the course -----------------------------------------------------------------
