@@ -80,8 +80,11 @@ def judge_growth(claim: Claim, row: Row) -> str:
 
 
 def judge_rises(claim: Claim, row: Row) -> str:
-    """What grows with the size, in whatever form: no constant explains the values."""
-    return REPRODUCED if find_growth(row.sizes or ()).rises else NOT_HERE
+    """What grows with the size, in whatever form: no constant explains the values, or a constant alone does."""
+    growth = find_growth(row.sizes or ())
+    if growth.rises:
+        return REPRODUCED
+    return NOT_HERE if growth.forms == ("constant",) or growth.high < 0 else OPEN  # else noise hides it
 
 
 def judge_equal(claim: Claim, row: Row) -> str:

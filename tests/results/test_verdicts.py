@@ -158,7 +158,9 @@ def test_a_growth_needs_four_sizes_that_decide():
             assert "4 sizes" in verdicts.judge(each, row).why
     noise = make_row(1.0, sizes=((1, 1.0), (2, 3.1), (3, 1.2), (4, 3.9)))
     assert verdicts.judge(claim, noise).status == "open"
-    assert verdicts.judge(rises, noise).status == "not here"
+    assert verdicts.judge(rises, noise).status == "open"
+    falls = make_row(1.0, sizes=tuple((n, 100.0 / n) for n in (1, 2, 4, 8)))
+    assert verdicts.judge(rises, falls).status == "not here"
 
 
 @pytest.mark.parametrize(("power", "status"), [(0.0, "not here"), (0.5, "reproduced"), (2.0, "reproduced")])
