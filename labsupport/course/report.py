@@ -390,9 +390,7 @@ def _svg(drawn, alt: str) -> str:
 
 def count_verdicts(found: Iterable[Verdict]) -> dict[str, int]:
     """Status -> how many have it, for every status; what rests on a fast run counts as open."""
-    counts = Counter(
-        verdicts.OPEN if verdict.row and verdict.row.fast is True else verdict.status for verdict in found
-    )
+    counts = Counter(verdicts.OPEN if verdict.row and verdict.row.fast is True else verdict.status for verdict in found)
     return {status: counts[status] for status in verdicts.STATUSES}
 
 
