@@ -35,7 +35,7 @@ class Claim:
             ("mindspore 2.5").
         neutral: the figure that means no effect: 1 for ratios, 0 for a part that is saved.
         changed: what has changed since the article, with the version, if it is true of the article's version alone.
-        since: the date when its test took its present form; results from before are no longer judged.
+        since: the date (or minute, UTC) when its test took its present form; results from before are no longer judged.
         quoted: the numbers as the article prints them, from which `figure` follows.
         tolerance: relative, for the rules that have one.
         needs: the hardware or weights without which it cannot be tested at all ("ascend", "cuda", "hub:large-v3").
