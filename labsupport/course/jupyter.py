@@ -18,10 +18,14 @@ def serve(browser: bool, port: int, allow_root: bool) -> int:
     On Windows, where no process can become another one, it waits for the end and gives the exit code.
     """
     first = runner.find_notebooks()[0]
-    options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={NOTEBOOKS}"]
+    options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={ROOT}"]
+    options += [f"--ServerApp.preferred_dir={NOTEBOOKS}"]  # the root is above it: pages link to the glossary in data
     # JupyterLab would ask the web for its news and for updates.
     options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    options += [f"--LabApp.default_url=/lab/tree/{first.name}", f"--ServerApp.open_browser={browser}"]
+    options += [
+        f"--LabApp.default_url=/lab/tree/{first.relative_to(ROOT).as_posix()}",
+        f"--ServerApp.open_browser={browser}",
+    ]
     options += [f"--ServerApp.allow_root={allow_root}"]
     options += ["--ServerApp.kernel_spec_manager_class=labsupport.course.kernels.KernelSpecs"]
     options += ["--ServerApp.answer_yes=True"]  # Ctrl-C ends it, and does not ask first

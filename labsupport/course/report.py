@@ -267,28 +267,15 @@ def _part(key: str, title: str, results: Sequence[Row]) -> dict:
     }
 
 
-def own_verdicts(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, tuple[Verdict, str]]:
-    """Claim's id -> the verdict of the learner's own rows alone, and a remark; no entry where there are none."""
+def own_verdicts(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, Verdict]:
+    """Claim's id -> the verdict of the learner's own rows alone; no entry where there are none."""
     found = {}
     for claim in ledger:
         rows_of_it = [row for row in results.own if row.claim == claim.id]
         slow = [row for row in rows_of_it if row.fast is not True]
         if rows_of_it:
-            verdict = verdicts.verdict(claim, slow or rows_of_it, machine)
-            found[claim.id] = (verdict, remark(verdict, slow or rows_of_it))
+            found[claim.id] = verdicts.verdict(claim, slow or rows_of_it, machine)
     return found
-
-
-def remark(verdict: Verdict, given: Sequence[Row]) -> str:
-    """What a reader must know of the rows behind a verdict: noise, a busy machine, a fast run."""
-    marks = []
-    if verdict.status == verdicts.OPEN and any(row.is_too_noisy() for row in given):
-        marks.append(verdicts.TOO_NOISY)
-    if any(row.is_busy() for row in ([verdict.row] if verdict.row else given)):
-        marks.append("measured on a busy machine")
-    if all(row.fast is True for row in given):
-        marks.append("a fast run: not counted")
-    return "; ".join(marks)
 
 
 def count_own(ledger: Iterable[Claim], results: Results, machine: str) -> dict[str, int]:
@@ -329,15 +316,26 @@ def _gain_lines(compared: Iterable[Ladder]) -> list[tuple[str, ...]]:
         if gain := find_gain(ladder):
             start, fastest, ratio = gain
             first, best = ladder.steps[start], ladder.steps[fastest]
-            runs = " (one run)" if 1 in (first.runs, best.runs) else ""
+            marks = ["one run"] if 1 in (first.runs, best.runs) else []
+            marks += [text for text in (mark(best),) if text]
             ends = (f"{name}: {format_number(row.number)} s" for name, row in ((start, first), (fastest, best)))
-            lines.append((ladder.topic, *ends, f"{ratio:.2f}x{runs}", ladder.setting))
+            lines.append((ladder.topic, *ends, _gain_text(ratio, best, start, marks), ladder.setting))
     return lines
 
 
+def _gain_text(ratio: float, row: Row, start: str, marks: Sequence[str] = ()) -> str:
+    """3.14x (2.92 to 3.47; fast): a gain, the interval of its pairs where they were stored, and its marks."""
+    interval = [f"{row.gain[1]:.2f} to {row.gain[2]:.2f}"] if row.gain and row.against == start else []
+    beside = "; ".join([*interval, *marks])
+    return f"{ratio:.2f}x ({beside})" if beside else f"{ratio:.2f}x"
+
+
 def _step_lines(ladder: Ladder) -> list[tuple[str, ...]]:
-    """Table lines: variant, seconds, spread, how much faster than the first, peak memory, date, and a mark."""
-    first = next(iter(ladder.steps.values())).number
+    """Table lines: variant, seconds, spread, how much faster than the first, peak memory, date, and a mark.
+
+    How much faster is the pairs' ratio, or in older rows that of the medians.
+    """
+    start, first = next(iter(ladder.steps.items()))
     return [
         (
             name,
@@ -345,7 +343,7 @@ def _step_lines(ladder: Ladder) -> list[tuple[str, ...]]:
             if ladder.unit == "s"
             else f"{row.value:,.0f} {ladder.unit}",
             "" if row.spread is None else f"{format_number(row.spread, 2)} {ladder.unit}",
-            f"{first / row.number:.2f}x",
+            _gain_text(row.gain[0] if row.gain and row.against == start else first.number / row.number, row, start),
             "" if row.peak_bytes is None else format_bytes(row.peak_bytes),
             row.date[:10],
             mark(row),
@@ -391,8 +389,8 @@ def _svg(drawn, alt: str) -> str:
 
 
 def count_verdicts(found: Iterable[Verdict]) -> dict[str, int]:
-    """Status -> how many have it, for every status."""
-    counts = Counter(verdict.status for verdict in found)
+    """Status -> how many have it, for every status; what rests on a fast run counts as open."""
+    counts = Counter(verdicts.OPEN if verdict.row and verdict.row.fast is True else verdict.status for verdict in found)
     return {status: counts[status] for status in verdicts.STATUSES}
 
 

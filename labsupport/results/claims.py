@@ -35,7 +35,7 @@ class Claim:
             ("mindspore 2.5").
         neutral: the figure that means no effect: 1 for ratios, 0 for a part that is saved.
         changed: what has changed since the article, with the version, if it is true of the article's version alone.
-        since: the date when its test took its present form; results from before are no longer judged.
+        since: the date (or minute, UTC) when its test took its present form; results from before are no longer judged.
         quoted: the numbers as the article prints them, from which `figure` follows.
         tolerance: relative, for the rules that have one.
         needs: the hardware or weights without which it cannot be tested at all ("ascend", "cuda", "hub:large-v3").
@@ -112,6 +112,8 @@ def find_problem(claim: Claim) -> str | None:
         return f"There is no kind {claim.kind!r}; the kinds are: {', '.join(KINDS)}."
     if claim.check == "equal" and claim.kind != "definition":
         return "The rule 'equal' is for definitions; a figure that depends on a machine is 'near'."
+    if claim.changed and not claim.version:
+        return "What has changed since needs the version for which it was true."
     if claim.check == "ratio" and claim.figure == claim.neutral:
         return "A ratio's figure must differ from what means no effect."
     return None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labsupport.base.errors import MeasureError
+from labsupport.base.tables import format_number
 
 FORMS = {"constant": 0.0, "square root": 0.5, "linear": 1.0, "quadratic": 2.0}  # name -> power of the size
 FEWEST = 4  # sizes: three points lie near a line, a root and a parabola alike
@@ -47,7 +48,7 @@ class Growth:
         return "constant" not in self.forms
 
     def __str__(self) -> str:
-        values = ", ".join(f"{value:.4g} at {size:g}" for size, value in self.sizes)
+        values = ", ".join(f"{format_number(value, 4)} at {size:g}" for size, value in self.sizes)
         return f"{' or '.join(self.forms)} (power {self.power:.2f}, {self.low:.2f} to {self.high:.2f}): {values}"
 
 

@@ -32,6 +32,7 @@ OPS = "ops of "  # what a row of an op table begins with
 SCHEMA = 3  # of the lines that are written; 1 had no number and no run_id, 2 no load, fast or interval
 OTHER = "other"  # the group of rows that no notebook and no benchmark recorded
 NOISIEST = 0.5  # a spread of more than this part of the value says nothing: measure again
+TOO_NOISY = "too noisy to judge, run again"
 BUSY = 0.25  # a machine is busy if others use more than this share of its processors
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?\+00:00")
 SMALLEST, LARGEST = 1e-12, 1e30  # what a clock can measure, and what anything was ever counted to
@@ -160,15 +161,15 @@ class Row:
         return None
 
     def is_too_noisy(self) -> bool:
-        """Whether the spread, or half the interval of a time or ratio, is more than NOISIEST of the value.
+        """Whether the spread, or half the interval of a time, a ratio or a gain, is more than NOISIEST of the value.
 
-        Such a row gives no verdict.
+        Such a row gives no verdict and no gain.
         """
         if self.value is None:
             return False
-        low, high = self.interval or (self.value, self.value)
-        half = (high - low) / 2 if self.is_divided() else 0.0
-        return max(self.spread or 0.0, half) > NOISIEST * abs(self.value)
+        wide = self.is_divided() and self.interval is not None and is_too_wide(self.value, *self.interval)
+        wide = wide or (self.gain is not None and is_too_wide(*self.gain))
+        return wide or (self.spread or 0.0) > NOISIEST * abs(self.value)
 
     def is_busy(self) -> bool:
         """Whether other processes used more than BUSY of the processors, before or during the measurement."""
@@ -178,6 +179,11 @@ class Row:
         """Whether ratios are made of such rows: times, rates and ratios, but not the parts of an op table."""
         ratio = self.unit in ("s", "cycles", "RTF") or self.unit.split(" ")[0] == "times" or self.unit.endswith("/s")
         return ratio and not self.what.startswith(OPS)
+
+
+def is_too_wide(value: float, low: float, high: float) -> bool:
+    """Whether half of the interval is more than NOISIEST of the value in it."""
+    return (high - low) / 2 > NOISIEST * abs(value)
 
 
 def check_text(name: str, text: object) -> None:

@@ -99,7 +99,7 @@ def head_paragraph(articles: Iterable[str], sources: Sequence[str] = ()) -> str:
     """
     cited = [pick(name, load_articles()).cite() for name in articles]
     named = ", ".join(pick(name, load_sources()).cite() for name in sources)
-    return HEAD + ". ".join([*(f"article {text}" for text in cited), *([f"Also {named}"] if named else [])]) + "."
+    return HEAD + ". ".join([*(f"Article {text}" for text in cited), *([f"Also {named}"] if named else [])]) + "."
 
 
 def pick(name: str, entries: Sequence[Entry]) -> Entry:

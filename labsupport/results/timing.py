@@ -17,7 +17,7 @@ from labsupport.base.tables import drop_empty_columns, format_bytes, format_seco
 from labsupport.machine.backend import loaded_framework, on_ascend, synchronise
 from labsupport.results.load import Load, look_before, share_of_others, take_snapshot
 from labsupport.results.memory import peak_memory
-from labsupport.results.rows import BUSY, Row, record
+from labsupport.results.rows import BUSY, TOO_NOISY, Row, is_too_wide, record
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Ratio:
         return self.low <= 1 <= self.high
 
     def __str__(self) -> str:
+        if is_too_wide(self.value, self.low, self.high):
+            return f"{TOO_NOISY} ({self.low:.2f} to {self.high:.2f} times)"
         if self.within_noise:
             return f"no difference ({self.low:.2f} to {self.high:.2f} times)"
         return f"{self.value:.2f} times ({self.low:.2f} to {self.high:.2f})"

@@ -15,14 +15,13 @@ from labsupport.machine.description import describe_machine
 from labsupport.results import rows
 from labsupport.results.claims import Claim, claim
 from labsupport.results.growth import FEWEST, FORMS, Growth, find_growth
-from labsupport.results.rows import Row
+from labsupport.results.rows import TOO_NOISY, Row
 from labsupport.results.timing import Ratio, load_fields
 
 REPRODUCED, SAME_DIRECTION, NOT_HERE = "reproduced", "same direction", "not here"
 THEN, CORRECTED = "then, not now", "corrected"
 WAITS, OPEN = "waits for hardware", "open"
 STATUSES = (REPRODUCED, SAME_DIRECTION, NOT_HERE, THEN, CORRECTED, WAITS, OPEN)
-TOO_NOISY = "too noisy to judge, run again"
 CLOSE = 2.0  # a bound is reproduced down to its half; far below it something else was measured
 
 
@@ -81,8 +80,11 @@ def judge_growth(claim: Claim, row: Row) -> str:
 
 
 def judge_rises(claim: Claim, row: Row) -> str:
-    """What grows with the size, in whatever form: no constant explains the values."""
-    return REPRODUCED if find_growth(row.sizes or ()).rises else NOT_HERE
+    """What grows with the size, in whatever form: no constant explains the values, or a constant alone does."""
+    growth = find_growth(row.sizes or ())
+    if growth.rises:
+        return REPRODUCED
+    return NOT_HERE if growth.forms == ("constant",) or growth.high < 0 else OPEN  # else noise hides it
 
 
 def judge_equal(claim: Claim, row: Row) -> str:
@@ -142,7 +144,8 @@ def verdict(claim: Claim, results: Iterable[Row], machine: str | None = None) ->
     if fit := [row for row in of_claim if find_lack(claim, row) is None]:
         return judge(claim, max(fit, key=lambda row: rank(row, machine)))
     if of_claim:
-        return Verdict(claim, OPEN, f"No stored result can carry a verdict: {find_lack(claim, of_claim[-1])}.")
+        lack, care = find_lack(claim, of_claim[-1]), describe_care(of_claim[-1])
+        return Verdict(claim, OPEN, f"No stored result can carry a verdict: {lack}.{care}")
     return Verdict(claim, OPEN, "No result is recorded yet.")
 
 
@@ -156,7 +159,7 @@ def find_lack(claim: Claim, row: Row) -> str | None:
     if odd := row.find_odd_date() or (row.find_odd_figure() if claim.check != "holds" else None):
         return odd
     if row.value is None:
-        return None
+        return None if row.missing in claim.needs else f"the claim does not wait for {row.missing}"
     if row.date < claim.since:
         return f"the test was changed on {claim.since}, and the result is older"
     if row.unit != claim.unit:
@@ -175,17 +178,17 @@ def find_lack(claim: Claim, row: Row) -> str | None:
 def judge(claim: Claim, row: Row) -> Verdict:
     """The verdict that this one row gives."""
     note = f" {row.note}" if row.note else ""
+    if lack := find_lack(claim, row):
+        return Verdict(claim, OPEN, f"This result can carry no verdict: {lack}.{describe_care(row)}{note}", row)
     if row.value is None:
         return Verdict(claim, WAITS, f"It needs {row.missing}; none on {describe_place(row)}.{note}", row)
-    if lack := find_lack(claim, row):
-        return Verdict(claim, OPEN, f"This result can carry no verdict: {lack}.{note}", row)
     differences = find_differences(claim, row)
     status = choose_status(claim, row, RULES[claim.check].judge(claim, row), differences)
     other = f" Other than the article's: {'; '.join(differences)}." if differences else ""
-    waits = f" It waits for {', '.join(claim.needs)}." if status == WAITS else ""
+    waits = f" It waits for {', '.join(claim.needs) or 'a measurement'}." if status == WAITS else ""
     changed = f" Changed since: {claim.changed}." if status == THEN else ""
     texts = f"The article: {describe_figure(claim)}. {describe_result(claim, row)}. Rule: {RULES[claim.check].text}."
-    return Verdict(claim, status, f"{texts}{other}{changed}{waits}{note}", row)
+    return Verdict(claim, status, f"{texts}{other}{changed}{waits}{describe_care(row)}{note}", row)
 
 
 def choose_status(claim: Claim, row: Row, found: str, differences: list[str]) -> str:
@@ -194,7 +197,7 @@ def choose_status(claim: Claim, row: Row, found: str, differences: list[str]) ->
         return WAITS
     if found == NOT_HERE and claim.kind == "definition":
         return CORRECTED
-    if found == NOT_HERE and claim.changed:
+    if found == NOT_HERE and claim.changed and find_other_version(claim, row):
         return THEN
     return SAME_DIRECTION if found == REPRODUCED and differences else found
 
@@ -208,11 +211,16 @@ def find_differences(claim: Claim, row: Row) -> list[str]:
     device = row.device or "cpu"
     if claim.device not in device:
         different.append(f"device {device} for {claim.device}")
+    if other := find_other_version(claim, row):
+        different.append(other)
+    return different
+
+
+def find_other_version(claim: Claim, row: Row) -> str | None:
+    """The row's version of the claim's package, where it is another than the article's."""
     package, _, version = claim.version.partition(" ")
     ours = row.versions.get(package, "none")
-    if package and not f"{ours}.".startswith(f"{version}."):
-        different.append(f"{package} {ours} for {version}")
-    return different
+    return f"{package} {ours} for {version}" if package and not f"{ours}.".startswith(f"{version}.") else None
 
 
 def describe_place(row: Row) -> str:
@@ -234,6 +242,12 @@ def describe_result(claim: Claim, row: Row) -> str:
     value = f"{format_number(row.number, 4)}{ends}"
     value = str(bool(row.value)).lower() if claim.check == "holds" else f"{value} {claim.unit}"
     return f"{verb}: {value}, {describe_place(row)}"
+
+
+def describe_care(row: Row) -> str:
+    """What a reader must know of the row beside its figure: a busy machine, a fast run."""
+    marks = ((" Measured on a busy machine.", row.is_busy()), (" A fast run: it counts in no total.", row.fast is True))
+    return "".join(text for text, is_so in marks if is_so)
 
 
 # --- recording --------------------------------------------------------------------------------------------------------

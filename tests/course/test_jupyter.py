@@ -35,9 +35,10 @@ def test_open_serves_this_machine_alone_and_asks_for_the_token():
     try:
         address = next(found for line in server.stderr if (found := re.search(r"http://\S+token=\w+", line)))[0]
         assert address.startswith("http://127.0.0.1:")
-        assert "/lab/tree/00_start_here.ipynb" in address
+        assert "/lab/tree/notebooks/00_start_here.ipynb" in address
         site, token = re.match(r"(http://[^/]+)/.*token=(\w+)", address).groups()
-        assert "00_start_here.ipynb" in read_when_up(f"{site}/api/contents?token={token}")
+        assert "00_start_here.ipynb" in read_when_up(f"{site}/api/contents/notebooks?token={token}")
+        assert "logits" in read_when_up(f"{site}/api/contents/data/glossary.md?token={token}")  # where pages link to
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{site}/api/contents", timeout=60)
     finally:

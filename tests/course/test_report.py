@@ -322,9 +322,17 @@ def test_verdicts_are_counted_per_article_from_rows():
 
 
 def test_the_gain_of_the_pairs_beats_that_of_the_medians_and_is_none_if_its_interval_holds_one():
-    for low, expected in ((1.2, ("old", "new", 1.5)), (0.95, None)):
-        given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, low, 5.21), against="old")]
+    for interval, expected in (((1.2, 2.1), ("old", "new", 1.5)), ((0.95, 2.1), None), ((1.2, 5.21), None)):
+        given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, *interval), against="old")]
         assert report.find_gain(report.ladders(given)[0]) == expected
+
+
+def test_a_gain_stands_with_the_pairs_interval_and_its_marks_and_never_beside_another_figure():
+    given = [row("x: old", 3.0, 0), row("x: new", 1.0, 1, gain=(1.5, 1.2, 2.1), against="old", fast=True)]
+    text = page(COURSE, [], given, [], MACHINE)
+    assert ">1.50x (1.20 to 2.10; fast)</td>" in text
+    assert ">1.50x (1.20 to 2.10)</td>" in text
+    assert "3.00x" not in text
 
 
 # --- the learner's own, and what came with the course -----------------------------------------------------------------
@@ -370,20 +378,27 @@ def test_a_fast_run_is_shown_and_changes_no_total():
     results = Results(own=[fast], reference=reference)
     text = report.page(COURSE, [], results, MACHINE, ledger=[A1])
     before = report.page(COURSE, [], Results(reference=reference), MACHINE, ledger=[A1])
-    totals = re.compile(r"<p>(Your own, without fast runs|The ledger, by the reference results): .*?</p>")
+    totals = re.compile(r"<p>(Your own|The ledger, by the reference results), without fast runs: .*?</p>")
     assert [match[0] for match in totals.finditer(text)] == [match[0] for match in totals.finditer(before)]
-    assert "a fast run: not counted" in text
+    assert "A fast run: it counts in no total." in text
     assert sum(report.count_own([A1], results, "toy-2c").values()) == 0
     slow = replace(fast, fast=False)
     assert sum(report.count_own([A1], Results(own=[fast, slow]), "toy-2c").values()) == 1
+
+
+def test_a_fast_reference_row_counts_as_open():
+    for fast, status in ((True, "open"), (False, "same direction")):
+        found = verdicts.verdict(A1, [row("claimed", 95.0, 1, claim="A1", fast=fast, spread=1.0)])
+        assert report.count_verdicts([found])[status] == 1
 
 
 def test_noise_and_a_busy_machine_are_marked_and_noise_gives_no_verdict_and_no_gain():
     noisy = row("claimed", 95.0, 1, claim="A1", spread=60.0)
     busy = row("claimed", 95.0, 2, claim="A1", load_during=0.8)
     found = report.own_verdicts([A1], Results(own=[noisy]), "toy-2c")["A1"]
-    assert (found[0].status, found[1]) == ("open", "too noisy to judge, run again")
-    assert report.own_verdicts([A1], Results(own=[busy]), "toy-2c")["A1"][1] == "measured on a busy machine"
+    assert found.status == "open"
+    assert "too noisy to judge, run again" in found.why
+    assert "Measured on a busy machine." in report.own_verdicts([A1], Results(own=[busy]), "toy-2c")["A1"].why
     steps = [row("step: old", 5.0, spread=0.1), row("step: new", 1.0, 1, spread=0.6, load_before=0.5)]
     assert find_gain(ladders(steps)[0]) is None
     assert "<td>too noisy, busy</td>" in page(COURSE, [], steps)

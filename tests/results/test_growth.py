@@ -100,3 +100,4 @@ def test_forms_agree_with_a_fit_by_polyfit():
 
 def test_it_says_what_it_found():
     assert str(find_growth([(n, 2 * n) for n in (1, 2, 3, 4)])).startswith("linear (power 1.00, 1.00 to 1.00): 2 at 1")
+    assert "36.77 million at 1500" in str(find_growth([(n, 36.77e6 * n / 1500) for n in (500, 1000, 1500, 2000)]))

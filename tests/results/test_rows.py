@@ -94,6 +94,12 @@ def test_an_interval_of_a_ratio_beyond_the_limit_is_too_noisy(unit, low, high, n
     assert replace(GOOD, value=4.44, spread=None, unit=unit, low=low, high=high).is_too_noisy() is noisy
 
 
+@pytest.mark.parametrize(("gain", "noisy"), [((3.75, 1.16, 8.28), True), ((3.14, 2.92, 3.47), False), (None, False)])
+def test_a_gain_whose_interval_is_beyond_the_limit_is_too_noisy(gain, noisy):
+    """The first was seen on a busy machine, and the report showed 3.75 times as its headline."""
+    assert replace(GOOD, value=3.3, spread=0.9, gain=gain).is_too_noisy() is noisy
+
+
 @pytest.mark.parametrize(
     ("fields", "interval"),
     [

@@ -70,6 +70,21 @@ def test_rtf_and_throughput_are_absent_unless_asked_for(clock):
     assert "RTF" not in str(result)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (Ratio(3.14, 2.92, 3.47), "3.14 times (2.92 to 3.47)"),
+        (Ratio(1.02, 0.97, 1.08), "no difference (0.97 to 1.08 times)"),
+        (Ratio(4.0, 2.0, 5.9), "4.00 times (2.00 to 5.90)"),
+        (Ratio(4.0, 2.0, 6.1), "too noisy to judge, run again (2.00 to 6.10 times)"),
+        (Ratio(4.08, 1.45, 8.10), "too noisy to judge, run again (1.45 to 8.10 times)"),  # once recorded without a word
+        (Ratio(1.21, 0.35, 4.17), "too noisy to judge, run again (0.35 to 4.17 times)"),
+    ],
+)
+def test_a_ratio_says_its_interval_and_whether_it_can_be_judged(ratio, text):
+    assert str(ratio) == text
+
+
 def test_variants_take_turns():
     calls = []
     compare({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, runs=3, warmup=2)

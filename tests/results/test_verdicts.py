@@ -69,7 +69,8 @@ def test_every_verdict_follows_its_row(monkeypatch):
         row = fitting_row(claim, figure, sizes=grow(min(claim.figure, 2)))
         assert verdicts.verdict(claim, [row], "laptop").status == "reproduced", claim.id
         far = {"at_most": 10 * figure, "holds": 0.0, "gain": 0.5, "ratio": 1.1 * claim.neutral - 0.1 * figure}
-        row = fitting_row(claim, far.get(claim.check, 3 * figure), sizes=grow(0))
+        details = {"sizes": grow(0), **({"versions": {}} if claim.changed else {})}
+        row = fitting_row(claim, far.get(claim.check, 3 * figure), **details)
         missed = verdicts.verdict(claim, [row], "laptop")
         expected = "corrected" if claim.kind == "definition" else "then, not now" if claim.changed else "not here"
         assert (missed.status, missed.row) == (expected, row), claim.id
@@ -157,7 +158,9 @@ def test_a_growth_needs_four_sizes_that_decide():
             assert "4 sizes" in verdicts.judge(each, row).why
     noise = make_row(1.0, sizes=((1, 1.0), (2, 3.1), (3, 1.2), (4, 3.9)))
     assert verdicts.judge(claim, noise).status == "open"
-    assert verdicts.judge(rises, noise).status == "not here"
+    assert verdicts.judge(rises, noise).status == "open"
+    falls = make_row(1.0, sizes=tuple((n, 100.0 / n) for n in (1, 2, 4, 8)))
+    assert verdicts.judge(rises, falls).status == "not here"
 
 
 @pytest.mark.parametrize(("power", "status"), [(0.0, "not here"), (0.5, "reproduced"), (2.0, "reproduced")])
@@ -174,15 +177,40 @@ def test_what_rises_may_have_any_form(power, status):
         ("counted", "", 1.0, "tiny.en", "same direction"),
         ("counted", "", 0.0, "base", "not here"),
         ("measured", "", 0.0, "tiny.en", "not here"),
+        ("counted", "gone since 2.0", 0.0, "base", "then, not now"),
         ("counted", "gone since 2.0", 0.0, "tiny.en", "then, not now"),
         ("counted", "gone since 2.0", 1.0, "base", "reproduced"),
     ],
 )
 def test_a_statement_is_judged_by_its_kind_of_truth(kind, changed, value, model, status):
-    claim = make_claim("holds", 1, kind=kind, changed=changed, model="base")
-    verdict = verdicts.judge(claim, make_row(value, model=model))
+    claim = make_claim("holds", 1, kind=kind, changed=changed, version="tool 1" if changed else "", model="base")
+    versions = {"tool": "1.5" if value else "2.0"}
+    verdict = verdicts.judge(claim, make_row(value, model=model, versions=versions))
     assert verdict.status == status
     assert ("Changed since: gone since 2.0." in verdict.why) == (status == "then, not now")
+
+
+def test_what_is_absent_in_the_article_s_own_version_has_not_changed_since():
+    claim = make_claim("holds", 1, kind="counted", changed="gone since 2.0", version="tool 1")
+    for versions, status in (({"tool": "1.9"}, "not here"), ({"tool": "2.0"}, "then, not now"), ({}, "then, not now")):
+        assert verdicts.judge(claim, make_row(0.0, versions=versions)).status == status
+
+
+def test_a_row_that_lacks_what_the_claim_does_not_need_gives_no_wait():
+    claim = make_claim("ratio", 2, needs=("cuda",))
+    assert verdicts.judge(claim, make_row(None, missing="cuda")).status == "waits for hardware"
+    odd = make_row(None, missing="a quiet afternoon")
+    assert verdicts.judge(claim, odd).status == verdicts.verdict(claim, [odd]).status == "open"
+
+
+def test_a_busy_machine_and_a_fast_run_are_told():
+    claim = make_claim("near", 1.0, tolerance=0.1)
+    for details, told in (({}, False), ({"load_before": 0.2}, False), ({"load_during": 0.3}, True)):
+        why = verdicts.judge(claim, make_row(1.0, spread=0.01, **details)).why
+        assert ("Measured on a busy machine." in why) == told, details
+    for fast in (None, False, True):
+        why = verdicts.judge(claim, make_row(1.0, spread=0.01, fast=fast)).why
+        assert ("A fast run: it counts in no total." in why) == bool(fast)
 
 
 def test_version_and_clip_belong_to_the_setting():
