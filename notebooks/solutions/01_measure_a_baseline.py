@@ -193,7 +193,10 @@ def runs_needed_by_floor(relative_spread, wanted):
 
 
 def draw_spread(rng):
-    """The number of runs before rounding is far from a whole one, where floating point would decide."""
+    """The number of runs before rounding is whole in binary fractions, which are exact, or far from a whole one."""
+    if rng.integers(3) == 0:
+        wanted = 0.5 ** rng.integers(3, 8)
+        return float(wanted * rng.integers(1, 21) / 2), float(wanted)
     runs = rng.integers(0, 400) + rng.uniform(0.05, 0.95)
     wanted = rng.uniform(0.01, 0.2)
     return float(wanted * math.sqrt(runs) / 2), float(wanted)
@@ -327,7 +330,13 @@ EXERCISES = [
         solution=runs_needed,
         variants=[runs_needed_by_counting, runs_needed_with_numpy, runs_needed_by_floor],
         draw=draw_spread,
+        draws=40,
+        edges=[(0.25, 0.125), (0.125, 0.25)],
         mistakes=[
+            Mistake(
+                lambda relative_spread, wanted: int((2 * relative_spread / wanted) ** 2) + 1,
+                "Where it comes out even, so many runs are enough.",
+            ),
             Mistake(
                 lambda relative_spread, wanted: math.ceil(2 * relative_spread / wanted),
                 "The error falls with the square root of the runs: square it.",
