@@ -7,7 +7,7 @@ import copy
 import ctypes
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -57,7 +57,7 @@ def settle(value: Any) -> Any:
         return {key: settle(each) for key, each in value.items()}
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, set, frozenset)):
         return value
-    items = map(settle, itertools.islice(value, MOST_ITEMS))
+    items = map(settle, value if isinstance(value, Sized) else itertools.islice(value, MOST_ITEMS))
     return tuple(items) if isinstance(value, tuple) else list(items)
 
 
