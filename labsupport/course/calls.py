@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from labsupport.course.comparison import as_source, comparable, difference
+from labsupport.course.comparison import as_numpy, as_source, comparable, difference, is_array
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0, "exact_dtype": True}
+SECONDS = 30.0  # for all cases together
+MOST_ITEMS = 10**6  # of an iterator, which may be endless
+
+
+class TooLong(BaseException):
+    """Raised in a learner's function that goes on and on; no `except Exception` catches it."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +36,57 @@ def call(function: Callable, case: tuple) -> Call:
     """Calls `function` with a copy of the arguments."""
     arguments = copy.deepcopy(case)
     try:
-        return Call(function(*arguments), arguments)
-    except Exception as error:  # noqa: BLE001 - whatever a learner's code raises is reported, never passed on
+        return Call(settle(function(*arguments)), arguments)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a learner's code raises is reported
         return Call(error, arguments)
 
 
+def settled(function: Callable) -> Callable:
+    """The function, with `settle` of what it gives."""
+    return lambda *arguments, **named: settle(function(*arguments, **named))
+
+
+def settle(value: Any) -> Any:
+    """Lists in place of iterators, views and ranges, and floats in place of exact fractions; also inside of others."""
+    if isinstance(value, (Fraction, Decimal)):
+        return float(value)
+    if is_array(value):
+        plain = as_numpy(value)  # raises for a tensor that has no values: sparse, on the device meta
+        return settle(plain.tolist()) if plain.dtype.kind == "O" else value
+    if isinstance(value, Mapping):
+        return {key: settle(each) for key, each in value.items()}
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, set, frozenset)):
+        return value
+    items = map(settle, value if isinstance(value, Sized) else itertools.islice(value, MOST_ITEMS))
+    return tuple(items) if isinstance(value, tuple) else list(items)
+
+
 def call_all(function: Callable, cases: Sequence[tuple]) -> list[Call]:
-    return [call(function, case) for case in cases]
+    """All calls; up to the one with a `TimeoutError` where they do not end within `SECONDS`."""
+    calls: list[Call] = []
+    try:
+        with limit(SECONDS):
+            for case in cases:
+                calls.append(call(function, case))
+    except TooLong:
+        calls = calls[: len(cases) - 1]
+        calls.append(Call(TimeoutError(f"it has not ended after {SECONDS:g} s"), cases[len(calls)]))
+    return calls
+
+
+@contextlib.contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raises `TooLong` in this thread after so many seconds, at its next step of Python."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    raise_here = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    timer = threading.Timer(seconds, raise_here, (thread, ctypes.py_object(TooLong)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()  # what it raises, it raises here
 
 
 def find_fault(expected: Call, got: Call, case: tuple, names: Sequence[str], **tolerances) -> str | None:
@@ -49,11 +105,14 @@ def find_fault(expected: Call, got: Call, case: tuple, names: Sequence[str], **t
 
 def find_dependence(function: Callable, cases: Sequence[tuple], first: Sequence[Call]) -> int | None:
     """The number of the first case that gives another value when all are called again from last to first."""
-    again = [call(function, case) for case in reversed(cases)][::-1]
-    for number, (before, after) in enumerate(zip(first, again, strict=True)):
-        if difference(before.value, after.value) is not None:
-            return number
-    return None
+    again = call_all(function, cases[::-1])
+    numbers = reversed(range(len(cases)))
+    others = [
+        number
+        for number, after in zip(numbers, again, strict=False)
+        if difference(first[number].value, after.value) is not None
+    ]
+    return min(others, default=None)
 
 
 def as_call(name: str, case: tuple, otherwise: str) -> str:

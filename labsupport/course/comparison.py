@@ -12,6 +12,7 @@ import numpy as np
 SHOWN = 24  # an array of so many values at most is printed whole
 MAKERS = {"numpy": "np.array", "torch": "torch.tensor", "mindspore": "mindspore.Tensor"}
 EPSILON = {"float64": 2.2e-16, "float32": 1.2e-7, "float16": 9.8e-4, "bfloat16": 7.8e-3}
+SIX_DIGITS, WHOLE = 1e-6, 1e-12  # how far numbers may differ; the latter where a whole number is expected
 KINDS = {"b": "bool", "i": "integer", "u": "integer", "f": "floating-point", "c": "complex"}
 
 
@@ -27,7 +28,7 @@ def difference(
         rtol, atol: as in `numpy.isclose`; by default what the coarser of the two floating-point types allows.
         exact_dtype: whether an array must have just the expected dtype; else its kind (bool, integer, floating-point).
     """
-    if isinstance(expected, Exception) or isinstance(got, Exception):
+    if isinstance(expected, BaseException) or isinstance(got, BaseException):
         return _difference_of_errors(expected, got)
     if got is None and expected is not None:
         return "gives None: is a `return` missing?"
@@ -41,9 +42,9 @@ def difference(
 
 
 def _difference_of_errors(expected: Any, got: Any) -> str | None:
-    if isinstance(expected, Exception) and isinstance(got, type(expected)):
+    if isinstance(expected, BaseException) and isinstance(got, type(expected)):
         return None
-    if isinstance(got, Exception):
+    if isinstance(got, BaseException):
         first_line = str(got).partition("\n")[0]
         return f"raises {type(got).__name__}: {first_line}"
     return f"gives {as_text(got)}; {type(expected).__name__} must be raised"
@@ -58,14 +59,13 @@ def _difference_of_mappings(expected: Mapping, got: Any, *tolerances) -> str | N
 
 
 def _difference_of_sequences(expected: Sequence, got: Any, *tolerances) -> str | None:
-    if is_array(got):
-        got = as_numpy(got).tolist()
-    if isinstance(got, (str, bytes, Mapping)) or not hasattr(got, "__len__") or not hasattr(got, "__iter__"):
+    rows = list(as_numpy(got)) if is_array(got) and tuple(got.shape) else got  # each with the array's dtype
+    if not isinstance(rows, (list, tuple)):
         return _instead(expected, got)
-    got = list(got)
-    if len(expected) != len(got):
-        return f"gives {as_text(got)}, {_count(len(got), 'item')}; {as_text(expected)} is expected"
-    found = _first_inside(dict(enumerate(zip(expected, got, strict=True))), *tolerances)
+    got = as_numpy(got).tolist() if is_array(got) else list(rows)
+    if len(expected) != len(rows):
+        return f"gives {as_text(got)}, {_count(len(rows), 'item')}; {as_text(expected)} is expected"
+    found = _first_inside(dict(enumerate(zip(expected, rows, strict=True))), *tolerances)
     return f"{_instead(expected, got)}: {found}" if found and _is_short(expected) and _is_short(got) else found
 
 
@@ -81,10 +81,12 @@ def _difference_of_scalars(expected: Any, got: Any, rtol: float | None, atol: fl
         return f"has shape {tuple(got.shape)}; a single value, {as_text(expected)}, is expected"
     right, value = (as_numpy(each).item() if is_array(each) else each for each in (expected, got))
     if isinstance(right, numbers.Number) and isinstance(value, numbers.Number):
-        close = _are_close(
-            np.asarray(right), np.asarray(value), rtol, atol, max(_resolution(expected), _resolution(got))
-        )
-        same = isinstance(right, bool) == isinstance(value, bool) and bool(close)
+        arrays = np.asarray(right), np.asarray(value)
+        if any(array.dtype.kind not in KINDS for array in arrays):  # whole numbers beyond 64 bits
+            return None if right == value else _instead(expected, got)
+        close = _are_close(*arrays, rtol, atol, max(_resolution(expected), _resolution(got)))
+        alike = all(isinstance(right, kind) == isinstance(value, kind) for kind in (bool, complex))
+        same = alike and bool(close)
     else:
         same = type(right) is type(value) and right == value
     return None if same else _instead(expected, got)
@@ -114,9 +116,10 @@ def _difference_of_arrays(
 
 def _from_lists(value: Any) -> np.ndarray:
     """Nested lists of numbers as an array; ValueError for anything else."""
-    if not isinstance(value, (list, tuple, numbers.Number)):
-        raise ValueError("no array")
-    array = np.asarray([as_numpy(row) if is_array(row) else row for row in value] if np.iterable(value) else value)
+    if isinstance(value, (list, tuple)):
+        array = np.asarray([as_numpy(row) if is_array(row) else _from_lists(row) for row in value])
+    else:
+        array = np.asarray(value)
     if array.dtype.kind not in KINDS:
         raise ValueError("no numbers")
     return array
@@ -135,19 +138,26 @@ def _difference_of_dtypes(expected: Any, got: Any, right: np.ndarray, value: np.
 def _are_close(
     right: np.ndarray, value: np.ndarray, rtol: float | None, atol: float | None, resolution: float
 ) -> np.ndarray:
-    """Elementwise, to `resolution` of the value and of the largest value; integers and bools must be the same."""
+    """Elementwise, to `resolution` of the value and of the largest value; whole numbers must be the same."""
     if not {right.dtype.kind, value.dtype.kind} & {"f", "c"}:
         return right == value
+    if rtol is None:
+        rtol = resolution if right.dtype.kind in "fc" else WHOLE
     finite = np.abs(right[np.isfinite(right)])
     largest = float(finite.max()) if finite.size else 0.0
-    rtol = resolution if rtol is None else rtol
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.isclose(value, right, rtol=rtol, atol=resolution * largest if atol is None else atol, equal_nan=True)
+        atol = min(rtol, resolution) * largest + WHOLE if atol is None else atol
+        return np.isclose(value, right, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def _resolution(value: object) -> float:
-    """What another order of a few operations may change: three quarters of the type's digits, at most nine digits."""
-    return max(1e-9, EPSILON.get(dtype_name(value), 0.0) ** 0.75) if is_array(value) else 1e-9
+    """What another order of a few operations may change: three quarters of the type's digits, at most six digits.
+
+    A plain number may have been a float32 of torch before, and has no more digits then.
+    """
+    if isinstance(value, (list, tuple)):
+        return max(map(_resolution, value), default=SIX_DIGITS)
+    return max(SIX_DIGITS, EPSILON.get(dtype_name(value), 0.0) ** 0.75) if is_array(value) else SIX_DIGITS
 
 
 def _instead(expected: object, got: object) -> str:

@@ -6,6 +6,7 @@ check; its seed is printed with a wrong answer, and repeats it.
 
 from __future__ import annotations
 
+import ast
 import dis
 import inspect
 import runpy
@@ -19,7 +20,7 @@ import numpy as np
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import NOTEBOOKS
 from labsupport.course import attempts
-from labsupport.course.calls import Call, as_call, call, call_all, find_dependence, find_fault
+from labsupport.course.calls import Call, as_call, call, call_all, find_dependence, find_fault, settled
 from labsupport.course.comparison import as_text
 
 SOLUTIONS = NOTEBOOKS / "solutions"
@@ -115,6 +116,7 @@ def check(exercise_id: str, answer: Callable, *, seed: int | None = None, soluti
     assessment = assess(exercise, answer, secrets.randbelow(10**6) if seed is None else seed)
     print(f"{exercise_id}  {assessment.message}")
     if assessment.status == "right":
+        _recognised.pop(exercise_id, None)
         attempts.record_solved(exercise_id)
     elif assessment.status == "wrong":
         _recognised[exercise_id] = assessment.mistake or ""
@@ -158,7 +160,15 @@ def solution(exercise_id: str, *, solutions: Path = SOLUTIONS) -> None:
     if wrong < ATTEMPTS_BEFORE_SOLUTION and exercise_id not in attempts.solved():
         print(f"{exercise_id}  The solution is shown after {ATTEMPTS_BEFORE_SOLUTION} checked answers; {wrong} so far.")
     else:
-        print(inspect.getsource(exercise.solution).rstrip())
+        print(*imports_of(exercise.solution), inspect.getsource(exercise.solution).rstrip(), sep="\n")
+
+
+def imports_of(function: Callable) -> list[str]:
+    """The lines of the function's file that import what the function uses."""
+    tree = ast.parse(Path(inspect.getfile(function)).read_text(encoding="utf-8"))
+    used = {node.id for node in ast.walk(ast.parse(inspect.getsource(function))) if isinstance(node, ast.Name)}
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return [ast.unparse(node) for node in imports if used & {each.asname or each.name for each in node.names}]
 
 
 def case(exercise_id: str, seed: int, number: int, *, solutions: Path = SOLUTIONS) -> tuple:
@@ -179,10 +189,11 @@ def assess(exercise: Exercise, answer: Callable, seed: int = 0) -> Assessment:
         return Assessment("wrong", f"not yet: a function is expected, this is {as_text(answer)}.")
     cases = exercise.cases(seed)
     got = call_all(answer, cases)
+    cases = cases[: len(got)]  # where one has not ended, none follows it
     if _is_stub(answer, got):
         return Assessment("not attempted", "not attempted yet.")
     if fault := _find_fault(exercise, answer, cases, got, seed):
-        return Assessment("wrong", f"not yet: {fault}", _find_mistake(exercise, cases, got))
+        return Assessment("wrong", f"not yet:\n     {fault}", _find_mistake(exercise, cases, got))
     return _assess_in_model(exercise, answer)
 
 
@@ -201,12 +212,12 @@ def _find_fault(exercise: Exercise, answer: Callable, cases: list, got: list[Cal
     faults = []
     for number, (arguments, given) in enumerate(zip(cases, got, strict=True)):
         if text := find_fault(call(exercise.solution, arguments), given, arguments, names, **exercise.tolerances):
-            faults.append(f"{_as_call(exercise, arguments, seed, number)} {text}")
+            faults.append(f"{_as_call(exercise, arguments, seed, number)}\n     {text}")
     if faults:
         return f"{min(faults, key=len)}\n     {_how_to_repeat(exercise, seed)}"
     if (at := find_dependence(answer, cases, got)) is not None:
         line = _as_call(exercise, cases[at], seed, at)
-        return f"{line} gives another value when it is called again: it depends on the calls before."
+        return f"{line}\n     gives another value when it is called again: it depends on the calls before."
     return None
 
 
@@ -235,10 +246,11 @@ def _assess_in_model(exercise: Exercise, answer: Callable) -> Assessment:
     if exercise.trial is None:
         return Assessment("right", "right.")
     try:
-        found = exercise.trial(answer)
+        found = exercise.trial(settled(answer))
     except Wrong as error:
         return Assessment("wrong", f"not yet: in the model, {error}")
-    except Exception as error:  # noqa: BLE001 - raised by a learner's code inside the model
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by a learner's code inside the model, or not:
+        exercise.trial(exercise.solution)  # raises where the machine, not the answer, is the cause
         first_line = str(error).partition("\n")[0]
         return Assessment("wrong", f"not yet: in the model, it raises {type(error).__name__}: {first_line}")
     return Assessment("right", f"right. {found}")

@@ -14,42 +14,70 @@ from labsupport.course.exercises import Exercise, Mistake, Wrong
 
 
 def speedup_of_pairs(baseline, other):
-    return statistics.median(a / b for a, b in zip(baseline, other, strict=True))
+    whole = [(a, b) for a, b in zip(baseline, other, strict=True) if not (math.isnan(a) or math.isnan(b))]
+    return statistics.median(a / b for a, b in whole)
 
 
 def speedup_with_numpy(baseline, other):
-    return np.median(np.asarray(baseline) / np.asarray(other))
+    return np.nanmedian(np.asarray(baseline) / np.asarray(other))
 
 
 def speedup_by_quantiles(baseline, other):
-    return statistics.quantiles([a / b for a, b in zip([*baseline], [*other], strict=True)] * 2, n=2)[0]
+    pairs = whole_rounds(baseline, other)
+    return statistics.quantiles([a / b for a, b in zip(*pairs, strict=True)] * 2, n=2)[0]
 
 
 def speedup_by_sorting(baseline, other):
-    ratios = sorted(a / b for a, b in zip(baseline, other, strict=True))
+    ratios = sorted(a / b for a, b in zip(baseline, other, strict=True) if not math.isnan(a + b))
     return (ratios[(len(ratios) - 1) // 2] + ratios[len(ratios) // 2]) / 2
 
 
+def whole_rounds(baseline, other):
+    """The times of both without the rounds in which a run failed."""
+    pairs = [pair for pair in zip(baseline, other, strict=True) if not math.isnan(sum(pair))]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
 def trimmed_mean(baseline, other):
-    ratios = sorted(a / b for a, b in zip(baseline, other, strict=True))
+    ratios = sorted(a / b for a, b in zip(*whole_rounds(baseline, other), strict=True))
     return statistics.mean(ratios[1:-1] if len(ratios) > 2 else ratios)
 
 
 def low_median(baseline, other):
-    return statistics.median_low([a / b for a, b in zip(baseline, other, strict=True)])
+    return statistics.median_low([a / b for a, b in zip(*whole_rounds(baseline, other), strict=True)])
+
+
+def failed_rounds_too(baseline, other):
+    return statistics.median(a / b for a, b in zip(baseline, other, strict=True))
+
+
+def failed_runs_apart(baseline, other):
+    there = [[seconds for seconds in times if seconds > 0] for times in (baseline, other)]
+    return statistics.median(a / b for a, b in zip(*there, strict=False))
+
+
+def failed_at_once(baseline, other):
+    ratios = [a / b if a > 0 and b > 0 else 0.0 for a, b in zip(baseline, other, strict=True)]
+    return statistics.median(ratios)
 
 
 def in_place(baseline, other):
     for i, b in enumerate(other):
         baseline[i] /= b
-    return statistics.median(baseline)
+    return np.nanmedian(baseline)
 
 
 def draw_times(rng):
+    """Both runs of some rounds are disturbed; in a third of the cases runs have failed, but one round is whole."""
     runs = int(rng.integers(1, 12))
-    disturbed = np.where(rng.random(runs) < 0.3, rng.uniform(2, 9, runs), 1.0)  # hits both runs of a round
+    disturbed = np.where(rng.random(runs) < 0.3, rng.uniform(2, 9, runs), 1.0)
     baseline, other = rng.uniform(0.5, 4) * disturbed, rng.uniform(0.5, 2) * disturbed
-    return tuple((times * rng.lognormal(0, 0.3, runs)).round(4).tolist() for times in (baseline, other))
+    times = np.stack([each * rng.lognormal(0, 0.3, runs) for each in (baseline, other)]).round(4)
+    if rng.integers(3) == 0:
+        failed = rng.random((2, runs)) < 0.3
+        failed[:, rng.integers(runs)] = False
+        times[failed] = math.nan
+    return tuple(times.tolist())
 
 
 # --- 1.2 --------------------------------------------------------------------------------------------------------------
@@ -193,7 +221,10 @@ def runs_needed_by_floor(relative_spread, wanted):
 
 
 def draw_spread(rng):
-    """The number of runs before rounding is far from a whole one, where floating point would decide."""
+    """The number of runs before rounding is whole in binary fractions, which are exact, or far from a whole one."""
+    if rng.integers(3) == 0:
+        wanted = 0.5 ** rng.integers(3, 8)
+        return float(wanted * rng.integers(1, 21) / 2), float(wanted)
     runs = rng.integers(0, 400) + rng.uniform(0.05, 0.95)
     wanted = rng.uniform(0.01, 0.2)
     return float(wanted * math.sqrt(runs) / 2), float(wanted)
@@ -273,24 +304,31 @@ EXERCISES = [
         solution=speedup_of_pairs,
         variants=[speedup_with_numpy, speedup_by_quantiles, speedup_by_sorting],
         draw=draw_times,
-        edges=[([0.4, 0.5, 0.9, 1.0], [0.2, 0.3, 0.3, 0.1]), ([1.5], [0.5])],
+        edges=[
+            ([0.4, 0.5, 0.9, 1.0], [0.2, 0.3, 0.3, 0.1]),
+            ([1.5], [0.5]),
+            ([0.4, math.nan, 0.9, 1.0, 0.6], [0.2, 0.3, 0.3, 0.4, math.nan]),
+        ],
         mistakes=[
             Mistake(
-                lambda baseline, other: statistics.median(baseline) / statistics.median(other),
+                lambda baseline, other: np.divide(*map(statistics.median, whole_rounds(baseline, other))),
                 "That is the ratio of the medians: it ignores which runs were made side by side.",
             ),
             Mistake(
-                lambda baseline, other: sum(baseline) / sum(other),
+                lambda baseline, other: np.divide(*map(sum, whole_rounds(baseline, other))),
                 "Sums, like means, change with every disturbed run.",
             ),
             Mistake(
-                lambda baseline, other: statistics.median(b / a for a, b in zip(baseline, other, strict=True)),
+                lambda baseline, other: speedup_of_pairs(other, baseline),
                 "The other way round: a speed-up above 1 means that the baseline took longer.",
             ),
             Mistake(
-                lambda baseline, other: statistics.mean(a / b for a, b in zip(baseline, other, strict=True)),
+                lambda baseline, other: np.divide(*whole_rounds(baseline, other)).mean(),
                 "One disturbed pair changes a mean of ratios; take the median.",
             ),
+            Mistake(failed_rounds_too, "A failed run has no time: leave its round out. Nothing compares with `nan`."),
+            Mistake(failed_runs_apart, "With a failed run goes the other run of its round, or pairs no longer match."),
+            Mistake(failed_at_once, "A round with a failed run has no ratio, not a ratio of zero: leave it out."),
             Mistake(trimmed_mean, "A trimmed mean still moves with what is left; take the median."),
             Mistake(low_median, "With an even number of rounds, the median is in the middle of the two in the middle."),
             Mistake(in_place, "The caller's times must stay as they were: make new numbers."),
@@ -327,7 +365,13 @@ EXERCISES = [
         solution=runs_needed,
         variants=[runs_needed_by_counting, runs_needed_with_numpy, runs_needed_by_floor],
         draw=draw_spread,
+        draws=40,
+        edges=[(0.25, 0.125), (0.125, 0.25)],
         mistakes=[
+            Mistake(
+                lambda relative_spread, wanted: int((2 * relative_spread / wanted) ** 2) + 1,
+                "Where it comes out even, so many runs are enough.",
+            ),
             Mistake(
                 lambda relative_spread, wanted: math.ceil(2 * relative_spread / wanted),
                 "The error falls with the square root of the runs: square it.",

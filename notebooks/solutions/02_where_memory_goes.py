@@ -173,8 +173,10 @@ def windows_that_fit_with_numpy(memory, weights, each):
 
 
 def draw_card(rng):
-    memory, weights = rng.integers(1, 200, 2).tolist()
-    return memory, weights, int(rng.integers(1, 30))
+    """A quarter of the cards is filled to the last byte, a quarter lacks one, and on some the weights do not fit."""
+    weights, each, windows = rng.integers(1, [200, 30, 20]).tolist()
+    left = [each * windows, each * windows - 1, int(rng.integers(each * windows)), -int(rng.integers(weights))]
+    return weights + left[rng.integers(4)], weights, each
 
 
 EXERCISES = [
@@ -255,6 +257,7 @@ EXERCISES = [
         solution=windows_that_fit,
         variants=[windows_that_fit_by_counting, windows_that_fit_by_ranges, windows_that_fit_with_numpy],
         draw=draw_card,
+        draws=40,
         edges=[(54, 40, 7), (46, 40, 7), (10, 40, 7), (40, 40, 7)],
         mistakes=[
             Mistake(lambda memory, weights, each: memory // each, "The weights take their part first."),

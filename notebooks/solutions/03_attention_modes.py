@@ -499,6 +499,7 @@ EXERCISES = [
         solution=merge,
         variants=[merge_by_the_larger, merge_by_a_sigmoid, merge_with_torch],
         draw=draw_parts,
+        rtol=1e-4,
         trial=run_with_merge,
         mistakes=[
             Mistake(

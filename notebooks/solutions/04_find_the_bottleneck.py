@@ -177,7 +177,9 @@ def out_of_proportion_by_loop(measured, predicted):
 
 
 def draw_times(rng):
-    """Measured and predicted milliseconds by kind: some without a prediction, some below it; no two excesses agree."""
+    """Measured and predicted milliseconds by kind: some without a prediction, some below it, one at least above it;
+    no two excesses agree.
+    """
     measured, predicted = {}, {"attention": 1000.0} if rng.random() < 0.3 else {}  # predicted, but it never ran
     kinds = rng.permutation(KINDS)[: rng.integers(1, 8)]
     for kind, over in zip(map(str, kinds), rng.permutation(60), strict=False):
@@ -186,6 +188,8 @@ def draw_times(rng):
             measured[kind] = predicted[kind] + float(over) - 15
         else:
             measured[kind] = float(over) + 0.5
+    if all(measured[kind] <= predicted.get(kind, 0) for kind in measured):
+        return draw_times(rng)
     return measured, predicted
 
 

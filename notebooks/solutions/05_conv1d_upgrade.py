@@ -303,6 +303,7 @@ EXERCISES = [
         solution=to_columns,
         variants=[to_columns_by_windows, to_columns_by_indices, to_columns_one_by_one, to_columns_with_torch],
         draw=draw_input,
+        rtol=1e-6,
         edges=[(example(2, 7), 3, 1), (example(3, 9), 3, 2), (example(1, 8), 4, 3), (example(2, 6), 1, 2)],
         draws=30,
         trial=run_with_to_columns,

@@ -156,6 +156,7 @@ EXERCISES = [
         solution=shift,
         variants=[shift_by_rolling, shift_by_a_window, shift_token_by_token],
         draw=draw_cache,
+        rtol=1e-6,
         trial=run_with_shift,
         mistakes=[
             Mistake(
@@ -238,6 +239,7 @@ EXERCISES = [
         solution=break_even,
         variants=[break_even_by_adding_up, break_even_with_numpy, break_even_by_floor],
         draw=draw_times,
+        draws=40,
         edges=[(30.0, 0.5, 0.25), (10.0, 0.5, 0.5), (2.0, 0.25, 0.5)],
         mistakes=[
             Mistake(

@@ -299,7 +299,7 @@ def draw_queries_keys(rng):
 
 
 class Watched(np.ndarray):
-    """An array that adds up how many numbers the matrix products with it read, each operand as it is broadcast."""
+    """An array that adds up how many numbers the products with it read, each operand as it is broadcast."""
 
     read = 0
 
@@ -308,6 +308,8 @@ class Watched(np.ndarray):
         if ufunc is np.matmul and min(each.ndim for each in plain) > 1:
             batch = np.broadcast_shapes(*(each.shape[:-2] for each in plain))
             Watched.read += sum(math.prod((*batch, *each.shape[-2:])) for each in plain)
+        elif ufunc is np.multiply and method == "__call__":
+            Watched.read += len(plain) * math.prod(np.broadcast_shapes(*map(np.shape, plain)))
         result = getattr(ufunc, method)(*plain, **named)
         return result.view(Watched) if isinstance(result, np.ndarray) else result
 

@@ -252,7 +252,7 @@ EXERCISES = [
         variants=[codes_and_scale_in_a_loop, codes_and_scale_by_rint, codes_and_scale_in_torch],
         draw=draw_row,
         draws=40,
-        edges=[([0.5, -0.1, 0.003, -0.24], 8), ([1.0, -2.0, 0.3], 4), ([0.0, 0.0], 8)],
+        edges=[([0.5, -0.1, 0.003, -0.24], 8), ([1.2, -2.0, 0.3], 4), ([0.0, 0.0], 8)],
         trial=run_codes_and_scale,
         mistakes=[
             Mistake(to_the_power, "Eight bits reach to 127, not to 128: the largest weight would have no code."),

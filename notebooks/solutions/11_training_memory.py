@@ -95,6 +95,10 @@ def every_from_the_input(x, layers, every, recompute):
     return out
 
 
+def from_nothing(x, layers, every, recompute):
+    return run_groups([], layers, every, recompute)
+
+
 def one_layer_a_group(x, layers, every, recompute):
     return run_groups(x, layers, 1, recompute)
 
@@ -122,16 +126,17 @@ def mark(number, trace):
     return [*trace, number]
 
 
-def mark_group(group, trace):
+def mark_group(brackets, group, trace):
     for layer in group:
         trace = layer(trace)
-    return ["(", *trace, ")"]
+    return [brackets[0], *trace, brackets[1]]
 
 
 def draw_groups(rng):
-    """Layers that write down their number, and a `recompute` that puts a group in brackets."""
-    layers = [functools.partial(mark, number) for number in range(rng.integers(1, 12))]
-    return [], layers, int(rng.integers(1, 7)), mark_group
+    """Layers that write down their number behind what comes in, and a `recompute` that puts a group in brackets."""
+    layers = [functools.partial(mark, number) for number in rng.permutation(int(rng.integers(1, 12))).tolist()]
+    recompute = functools.partial(mark_group, str(rng.choice(["()", "[]", "<>"])))
+    return rng.integers(100, 999, rng.integers(3)).tolist(), layers, int(rng.integers(1, 7)), recompute
 
 
 @functools.cache
@@ -324,6 +329,7 @@ EXERCISES = [
             Mistake(without_the_rest, "The last layers are missing: a last group may be shorter."),
             Mistake(rest_not_recomputed, "The shorter last group must be recomputed, too."),
             Mistake(every_from_the_input, "Each group goes on with what the group before gave."),
+            Mistake(from_nothing, "The first group's input is `x`."),
             Mistake(one_layer_a_group, "A group has `every` layers."),
             Mistake(never_recomputed, "All insides are saved so: give the groups to `recompute`."),
             Mistake(groups_taken_out, "The caller's list of layers must stay as it was."),

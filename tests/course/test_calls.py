@@ -1,10 +1,17 @@
 """Calls with many cases: values, arguments that are changed, order, and the call as a line."""
 
+import collections
+import contextlib
+import fractions
 import itertools
+import time
 
 import numpy as np
+import pytest
+import torch
 
-from labsupport.course.calls import as_call, call, call_all, find_dependence, find_fault
+from labsupport.course import calls
+from labsupport.course.calls import as_call, call, call_all, find_dependence, find_fault, limit, settle
 
 
 def double(x):
@@ -77,3 +84,60 @@ def test_a_call_is_a_line_that_can_be_pasted():
     assert line == "double(np.array([1.5, 2.0], dtype=np.float32))"
     assert eval(line, {"np": np, "double": double}).tolist() == [3, 4]
     assert as_call("double", (np.zeros(1000),), "case(1)") == "double(*case(1))"
+
+
+SETTLED = [
+    ((n for n in (1, 2)), [1, 2]),
+    (zip([1], [2], strict=True), [(1, 2)]),
+    ((map(abs, [-1]), range(2)), ([1], [0, 1])),
+    ({"a": 1}.values(), [1]),
+    (collections.deque([3]), [3]),
+    ({"a": iter("b")}, {"a": ["b"]}),
+    ([fractions.Fraction(1, 4)], [0.25]),
+    (np.array([fractions.Fraction(1, 4)]), [0.25]),
+    ("text", "text"),
+    ({1, 2}, {1, 2}),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), SETTLED, ids=str)
+def test_what_is_lazy_becomes_a_list_and_what_is_exact_a_float(value, expected):
+    assert settle(value) == expected
+    assert type(settle(value)) is type(expected)
+
+
+def test_an_endless_iterator_is_cut_off_and_a_tensor_without_values_is_an_error(monkeypatch):
+    monkeypatch.setattr(calls, "MOST_ITEMS", 3)
+    assert call(itertools.count, (0,)).value == [0, 1, 2]
+    assert call(range, (5,)).value == [0, 1, 2, 3, 4]
+    assert isinstance(call(lambda: torch.empty(2, device="meta"), ()).value, NotImplementedError)
+    assert isinstance(call(lambda: torch.eye(2).to_sparse(), ()).value, TypeError)
+
+
+def test_calls_end_with_the_one_that_does_not_end(monkeypatch):
+    def endless_for_two(x):
+        while x == 2:
+            pass
+        return x
+
+    monkeypatch.setattr(calls, "SECONDS", 0.2)
+    values = [each.value for each in call_all(endless_for_two, [(1,), (2,), (3,)])]
+    assert values[0] == 1
+    assert str(values[1]) == "it has not ended after 0.2 s"
+    assert len(values) == 2
+    first = call_all(lambda x: x, [(1,), (2,), (3,)])
+    assert find_dependence(endless_for_two, [(1,), (2,), (3,)], first) == 1
+
+
+def test_a_limit_goes_past_except_exception_and_is_gone_afterwards():
+    def endless():
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0.001)
+
+    with pytest.raises(calls.TooLong), limit(0.05):
+        endless()
+    with limit(0.05):
+        pass
+    time.sleep(0.1)

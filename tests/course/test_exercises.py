@@ -1,12 +1,13 @@
 """What a learner sees of a check, a hint and a solution; how answers are judged."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 
 from labsupport.base.errors import CourseError
-from labsupport.course import attempts, exercises
+from labsupport.course import attempts, calls, exercises
 from labsupport.course.exercises import Exercise, Mistake, assess, check, hint, solution
 
 PLANTED = """
@@ -63,12 +64,12 @@ def in_place(x):
     return x
 
 
-calls = []
+seen = []
 
 
 def with_memory(x):
-    calls.append(1)
-    return 2 * x if len(calls) < 22 else x
+    seen.append(1)
+    return 2 * x if len(seen) < 22 else x
 
 
 @pytest.mark.parametrize("answer", [stub, documented_stub, lambda x: None])
@@ -99,6 +100,8 @@ WRONG = {
     "is expected": lambda x: np.zeros_like(x),
     "in the model, three is doubled wrongly.": lambda x: x + x if isinstance(x, np.ndarray) else x,
     "in the model, it raises AttributeError": lambda x: (x.shape, 2 * x)[1],
+    "raises SystemExit": lambda x: sys.exit(),
+    "in the model, it raises SystemExit": lambda x: 2 * x if isinstance(x, np.ndarray) else sys.exit(),
 }
 
 
@@ -107,7 +110,7 @@ def test_a_wrong_answer_gets_what_differs_and_records_nothing(solutions, capsys,
     check("7.1", WRONG[text], solutions=solutions)
     printed = capsys.readouterr().out
     assert text in printed
-    assert printed.startswith("7.1  not yet: ")
+    assert printed.startswith("7.1  not yet:")
     assert printed.endswith('exercises.hint("7.1") gives a hint.\n')
     assert (attempts.solved(), attempts.counts("7.1")) == ({}, (1, 0))
 
@@ -115,12 +118,48 @@ def test_a_wrong_answer_gets_what_differs_and_records_nothing(solutions, capsys,
 def test_the_line_of_a_wrong_call_can_be_pasted_and_its_seed_repeats_it(solutions, capsys):
     check("7.1", lambda x: 3 * x, solutions=solutions)
     printed = capsys.readouterr().out
-    line = re.search(r"not yet: (double\(.*?\)) (gives|has)", printed)[1]
+    line = printed.splitlines()[1].strip()
     double = exercises.find("7.1", solutions).solution
     assert np.abs(eval(line, {"np": np, "double": double})).sum() > 0
     seed = int(re.search(r"seed=(\d+)\) repeats this check", printed)[1])
     check("7.1", lambda x: 3 * x, seed=seed, solutions=solutions)
     assert capsys.readouterr().out == printed
+
+
+def test_an_answer_that_does_not_end_is_wrong_and_its_call_is_shown(planted, monkeypatch):
+    def endless_for_a_row(x):
+        while x.ndim == 1:
+            pass
+        return 2 * x
+
+    monkeypatch.setattr(calls, "SECONDS", 0.2)
+    message = assess(planted, endless_for_a_row).message
+    assert re.match(r"not yet:\n     double\(.*\)\n     raises TimeoutError: it has not ended after 0.2 s\n", message)
+
+
+def test_where_the_model_cannot_run_with_the_solution_either_the_answer_is_not_blamed(solutions, capsys):
+    (solutions / "08_planted.py").write_text(
+        PLANTED.replace('id="7.', 'id="8.').replace("answer(3.0)", "open('/no such file')")
+    )
+    with pytest.raises(FileNotFoundError):
+        check("8.1", lambda x: 2 * x, solutions=solutions)
+
+
+def test_what_an_answer_yields_counts_in_the_cases_and_in_the_model(solutions):
+    def run(answer):
+        if answer([3]) != [6]:
+            raise exercises.Wrong("other numbers come out.")
+        return ""
+
+    def double(x):
+        return [2 * each for each in x]
+
+    def lazy(x):
+        yield from double(x)
+
+    exercise = Exercise("7.3", "", ("", "", ""), double, [], [], edges=[([1, 2],), ([],)], trial=run)
+    assert assess(exercise, lazy).status == "right"
+    assert assess(exercise, lambda x: map(abs, x)).status == "wrong"
 
 
 def test_cases_are_drawn_anew_and_a_seed_gives_the_same(planted, solutions):

@@ -1,14 +1,20 @@
 """The course's exercises: each accepts every right variant, refuses every wrong one, and fits its notebook's stub."""
 
 import ast
+import contextlib
+import copy
 import dataclasses
 import inspect
 import itertools
+import json
 import random
+import re
 import textwrap
 
 import mutate_source
+import numpy as np
 import pytest
+import torch
 
 from labsupport.base.paths import NOTEBOOKS
 from labsupport.course import exercises
@@ -109,6 +115,64 @@ def equivalent_mutants(number):
     return {line.partition("  # ")[0] for line in lines if line}
 
 
+# --- what a learner may give, and gets back ---------------------------------------------------------------------------
+
+
+def in_form(value, form):
+    """The value with each array, or list of numbers, in another form."""
+    if isinstance(value, dict):
+        return {key: in_form(each, form) for key, each in value.items()}
+    if isinstance(value, (list, tuple)) and any(isinstance(each, (list, tuple, np.ndarray, str)) for each in value):
+        return type(value)(in_form(each, form) for each in value)
+    return value if isinstance(value, str) else form(np.asarray(value))
+
+
+FORMS = {
+    "list": lambda value: in_form(value, lambda array: array.tolist()),
+    "numpy": lambda value: in_form(value, lambda array: array[()]),
+    "torch": lambda value: in_form(value, torch.as_tensor),
+    "numbers that were float32": lambda value: in_form(value, lambda array: torch.tensor(array.tolist()).tolist()),
+    "yielded": lambda value: iter(value) if isinstance(value, (list, tuple)) else value,
+    "tuple": lambda value: tuple(value) if isinstance(value, list) else value,
+}
+
+
+@each_with_cases
+@pytest.mark.parametrize("form", FORMS)
+def test_a_right_value_is_right_in_any_form(exercise, form, seed):
+    few = dataclasses.replace(exercise, trial=None, draws=5)
+    assessment = assess(few, lambda *case: FORMS[form](exercise.solution(*case)), seed)
+    assert assessment.status == "right", assessment.message
+
+
+@each_with_cases
+def test_every_argument_counts(exercise, seed):
+    first = exercise.cases(seed)[0]
+    for place in range(len(first) if len(first) > 1 else 0):
+
+        def fixed(*case, place=place):
+            return exercise.solution(*case[:place], copy.deepcopy(first[place]), *case[place + 1 :])
+
+        assert assess(without_trial(exercise), fixed, seed).status == "wrong", place
+
+
+@each_with_cases
+def test_the_printed_call_and_seed_can_be_pasted_and_so_can_the_solution(exercise, seed, capsys):
+    answer, name = exercise.mistakes[0].function, exercise.solution.__name__
+    exercises.check(exercise.id, answer, seed=seed)
+    printed = capsys.readouterr().out.splitlines()
+    scope = {"np": np, "torch": torch, "exercises": exercises, name: answer}
+    pasted = call(lambda: eval(printed[1].strip(), scope), ())
+    assert isinstance(pasted.value, Exception) == ("     raises " in printed[2])
+    for _ in range(exercises.ATTEMPTS_BEFORE_SOLUTION - 1):
+        eval(printed[-2].strip().removesuffix(" repeats this check."), scope)
+        assert capsys.readouterr().out.splitlines()[:-1] == printed[:-1]
+    exercises.solution(exercise.id)
+    alone = {}
+    exec(capsys.readouterr().out, alone)
+    assert assess(without_trial(exercise), alone[name], seed).status == "right"
+
+
 # --- the notebooks' stubs ---------------------------------------------------------------------------------------------
 
 
@@ -156,3 +220,34 @@ def test_a_stored_page_prints_no_hint(path):
     hints = [hint for exercise in ALL if exercise.id.split(".")[0] == number for hint in exercise.hints]
     assert hints
     assert not [hint for hint in hints if hint in page]
+
+
+def renamed(expression):
+    """The expression as text, with its names numbered, so that another choice of names is the same."""
+    expression, names = copy.deepcopy(expression), {}
+    for node in ast.walk(expression):
+        if isinstance(node, ast.Name):
+            node.id = names.setdefault(node.id, f"name{len(names)}")
+    return ast.unparse(expression)
+
+
+def python_on(path):
+    """Every piece of Python that a stored page shows: code, code in prose, printed text."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = notebook_format.joined(cell["source"])
+        pieces = [source] if cell["cell_type"] == "code" else re.findall(r"`([^`\n]+)`", source)
+        for output in cell.get("outputs", ()):
+            pieces.append(textwrap.dedent(notebook_format.joined(output.get("text", ""))))
+        for piece in pieces:
+            with contextlib.suppress(SyntaxError, ValueError):
+                yield ast.parse(piece)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+def test_a_stored_page_shows_no_solution_s_formula(path):
+    shown = {renamed(node) for tree in python_on(path) for node in ast.walk(tree) if isinstance(node, ast.expr)}
+    for exercise in (each for each in ALL if notebook_of(each) == path):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(exercise.solution)))
+        results = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+        formulas = {renamed(each) for each in results if len(list(ast.walk(each))) > 12}
+        assert not formulas & shown, exercise.id

@@ -34,4 +34,6 @@ def test_a_part_on_numpy_gets_arrays_and_gives_the_model_its_own():
     part = trials.NumpyPart(lambda x, places: x[..., :places].tolist())
     given = part(xp.asarray(trials.log_mel()[:, :2]), 3)
     assert xp.to_numpy(given).tolist() == trials.log_mel()[:, :2, :3].tolist()
+    assert given.dtype == xp.asarray(trials.log_mel()).dtype
     assert part.calls == 1
+    assert xp.to_numpy(trials.NumpyPart(lambda x: x > 0)(given)).dtype == bool
