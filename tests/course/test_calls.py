@@ -86,22 +86,22 @@ def test_a_call_is_a_line_that_can_be_pasted():
     assert as_call("double", (np.zeros(1000),), "case(1)") == "double(*case(1))"
 
 
-SETTLED = [
-    ((n for n in (1, 2)), [1, 2]),
-    (zip([1], [2], strict=True), [(1, 2)]),
-    ((map(abs, [-1]), range(2)), ([1], [0, 1])),
-    ({"a": 1}.values(), [1]),
-    (collections.deque([3]), [3]),
-    ({"a": iter("b")}, {"a": ["b"]}),
-    ([fractions.Fraction(1, 4)], [0.25]),
-    (np.array([fractions.Fraction(1, 4)]), [0.25]),
-    ("text", "text"),
-    ({1, 2}, {1, 2}),
-    (None, None),
-]
+SETTLED = {
+    "generator": ((n for n in (1, 2)), [1, 2]),
+    "zip": (zip([1], [2], strict=True), [(1, 2)]),
+    "map and range": ((map(abs, [-1]), range(2)), ([1], [0, 1])),
+    "view": ({"a": 1}.values(), [1]),
+    "deque": (collections.deque([3]), [3]),
+    "iterator inside": ({"a": iter("b")}, {"a": ["b"]}),
+    "fraction": ([fractions.Fraction(1, 4)], [0.25]),
+    "array of fractions": (np.array([fractions.Fraction(1, 4)]), [0.25]),
+    "text": ("text", "text"),
+    "set": ({1, 2}, {1, 2}),
+    "nothing": (None, None),
+}
 
 
-@pytest.mark.parametrize(("value", "expected"), SETTLED, ids=str)
+@pytest.mark.parametrize(("value", "expected"), SETTLED.values(), ids=SETTLED)
 def test_what_is_lazy_becomes_a_list_and_what_is_exact_a_float(value, expected):
     assert settle(value) == expected
     assert type(settle(value)) is type(expected)
