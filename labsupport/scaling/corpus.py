@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -179,7 +180,8 @@ def work_off(
             stack.enter_context(ray_session(workers, address))
         rows = stream_rows(items, settings, workers, worker)
         while True:
-            with stop.interruptible():  # what is written is written whole
+            # What is written is written whole. What Ray says of a worker that died is none of the command's output.
+            with stop.interruptible(), contextlib.redirect_stdout(sys.stderr):
                 number, row = next(rows, (None, {}))
             if number is None:
                 break

@@ -83,7 +83,7 @@ def test_a_pipe_in_a_folder_which_would_be_read_for_ever_is_left_out(tmp_path):
     [
         ("m.csv", b"path,text\na.wav,one\na.wav,two\n", "twice, with two texts"),
         ("m.csv", b"file\na.wav\n", "names no file"),
-        ("m.csv", b"path\n\"\"\n", "names no file"),
+        ("m.csv", b'path\n""\n', "names no file"),
         ("m.csv", b"", "No sound file"),
         ("m.csv", b"path\n\xff\xfe.wav\n", "cannot be read"),
         ("m.csv", b'path\n"a.wav\n', "cannot be read"),
