@@ -40,7 +40,9 @@ def draw_cost(machines: Sequence[Machine], hours: float, utilisation: float, cur
 def describe_cost(machines: Sequence[Machine], hours: float, utilisation: float, currency: str = "") -> str:
     """HTML: the plot with alt text, and below it the bill of each kind of machine, the cheapest first."""
     bills = compare_bills(machines, hours, utilisation)
-    lines = [("machine", "machines", "used (%)", "price a day", "price per audio hour", "always busy")]
+    lines: list[tuple[str, ...]] = [
+        ("machine", "machines", "used (%)", "price a day", "price per audio hour", "always busy")
+    ]
     for machine in sorted(machines, key=lambda machine: list(bills).index(machine.name)):
         bill, least = bills[machine.name], price_when_busy(machine)
         numbers = (100 * bill.used, bill.a_day, bill.an_hour, least)
