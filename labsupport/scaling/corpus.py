@@ -7,9 +7,9 @@ it or a worker loses and doubles no row: what had no row yet is transcribed agai
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -180,8 +180,8 @@ def work_off(
             stack.enter_context(ray_session(workers, address))
         rows = stream_rows(items, settings, workers, worker)
         while True:
-            # What is written is written whole. What Ray says of a worker that died is none of the command's output.
-            with stop.interruptible(), contextlib.redirect_stdout(sys.stderr):
+            # What is written is written whole. Of a worker that died Ray prints a page: rows say it shorter.
+            with stop.interruptible(), contextlib.redirect_stdout(io.StringIO()):
                 number, row = next(rows, (None, {}))
             if number is None:
                 break

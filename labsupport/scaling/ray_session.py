@@ -27,7 +27,8 @@ from labsupport.profiling.redirect import redirect_output
 PREFIX = "lab-ray-"
 LONGEST_TEMP = 40  # characters; Ray's sockets lie below, and a socket's path may have 107 (Linux) or 103 (macOS)
 OBJECT_STORE = 200 << 20  # bytes; items and rows are small, sound never passes through
-SECONDS = 10  # that its processes get to end
+TRIES = 3  # to start
+SECONDS = 5  # that its processes get to end
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: the one way to loopback addresses alone
@@ -66,23 +67,41 @@ def local_session(workers: int) -> Iterator[None]:
 
     remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=choose_temp()))
-    before = set(psutil.Process().children(recursive=True))
-    started: set[psutil.Process] = set()
+    before = find_processes()
     try:
-        with standing_in(folder), redirect_output(folder / "start.log"):
-            ray.init(
-                num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,
-                object_store_memory=OBJECT_STORE, _temp_dir=str(folder), configure_logging=False,
-            )  # fmt: skip
-        started = set(psutil.Process().children(recursive=True)) - before
-        for process in set(psutil.Process().children()) & started:
+        start_local(workers, folder, before)
+        for process in set(psutil.Process().children()) - before:
             children.end_with_this(process.pid)
         yield
     finally:
-        started |= set(psutil.Process().children(recursive=True)) - before
+        started = find_processes() - before
         ray.shutdown()
         end_processes(started)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_local(workers: int, folder: Path, before: set[psutil.Process]) -> None:
+    """Starts Ray's processes; again, where they did not come up within the 30 s that Ray itself allows them.
+
+    Args:
+        before: processes that are none of Ray's.
+    """
+    import ray
+
+    for attempt in range(TRIES):
+        with standing_in(folder), redirect_output(folder / "start.log"):
+            try:
+                ray.init(
+                    num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,
+                    object_store_memory=OBJECT_STORE, _temp_dir=str(folder), configure_logging=False,
+                )  # fmt: skip
+                return
+            except Exception as error:  # Ray raises a bare one
+                ray.shutdown()
+                end_processes(find_processes() - before, patience=0)
+                if attempt + 1 == TRIES:
+                    hint = "Is the machine too busy, or short of memory? Ray needs about 1 GB beside the models."
+                    raise ScalingError(f"Ray did not start: {error}", hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -174,8 +193,13 @@ def remove_abandoned() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def end_processes(started: set[psutil.Process]) -> None:
+def find_processes() -> set[psutil.Process]:
+    """All that this process has started, at any depth."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def end_processes(started: set[psutil.Process], patience: float = SECONDS) -> None:
     """Waits for the end of the session's processes, and ends those that stay."""
-    _, alive = psutil.wait_procs(started, timeout=SECONDS)
+    _, alive = psutil.wait_procs(started, timeout=patience)
     for process in alive:
         children.end(os.kill, process.pid)

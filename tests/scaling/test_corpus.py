@@ -16,6 +16,7 @@ from pathlib import Path
 import corpus_workers
 import pandas as pd
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from corpus_workers import SETTINGS, CountingWorker, QuickWorker, Silent, write_sounds
 
@@ -44,7 +45,7 @@ def run(source, output, settings=SETTINGS, worker=QuickWorker, **options):
 
 
 def rows_of(output):
-    return {row["path"]: row for row in pd.read_parquet(output).to_dict("records")}
+    return {row["path"]: row for row in pq.read_table(output).to_pylist()}
 
 
 def paths_of(output):
@@ -179,7 +180,7 @@ def test_another_reference_is_judged_without_transcribing_again(two_workers, tmp
     assert run(table, output, worker=None).done == 2
     rows = rows_of(output)
     assert rows["00.wav"]["wer"] == 1
-    assert rows["01.wav"]["wer"] is None or pd.isna(rows["01.wav"]["wer"])
+    assert rows["01.wav"]["wer"] is None
     assert "no words" in rows["01.wav"]["notes"][0]
     assert set(paths_of(output).values()) == {1}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 from labsupport.base.paths import AUDIO
-from labsupport.scaling.data_parallel import transcribe_apart
+from labsupport.scaling.data_parallel import time_shares, transcribe_apart
+from labsupport.scaling.process_group import run_together
 from labsupport.scaling.worker import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.weights]
@@ -39,3 +41,9 @@ def test_two_processes_give_what_one_gives(files):
 def test_fewer_files_than_processes_are_each_transcribed_once(files):
     rows = transcribe_apart(files[1:2], SETTINGS, 2)
     assert [row["error_kind"] for row in rows] == ["AudioError"]
+
+
+def test_the_shares_take_turns_with_all_files(files):
+    pairs = run_together(f"{time_shares.__module__}:time_shares", 2, [files[1]] * 4, asdict(SETTINGS), 3)
+    assert [len(each) for each in pairs] == [3, 3]
+    assert all(seconds > 0 for each in pairs for pair in each for seconds in pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -91,6 +92,37 @@ def test_a_cluster_that_does_not_answer_is_an_error_and_no_wait(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ScalingError, match="nobody is there"), ray_session(1, "203.0.113.1:6379"):
         pass
+
+
+def fail_to_start(monkeypatch, times):
+    """`ray.init` that starts a process and fails, so many times; the processes."""
+    ray, started = pytest.importorskip("ray"), []
+
+    def init(**options):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]))
+        if len(started) <= times:
+            raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    return started
+
+
+@pytest.mark.slow
+def test_a_start_that_failed_is_tried_again_and_leaves_nothing(monkeypatch):
+    started = fail_to_start(monkeypatch, times=1)
+    with ray_session(1):
+        assert [process.poll() is None for process in started] == [False, True]
+    assert [process.wait(30) is None for process in started] == [False, False]
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_each_time_is_an_error_of_the_lab(monkeypatch):
+    started = fail_to_start(monkeypatch, times=9)
+    with pytest.raises(ScalingError, match="timed out during startup"), ray_session(1):
+        pass
+    assert len(started) == sessions.TRIES
+    assert all(process.wait(30) is not None for process in started)
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------
