@@ -16,8 +16,8 @@ TABLES = (".csv", ".jsonl", ".parquet")
 PATH_COLUMN = "path"
 REFERENCE_COLUMNS = ("reference", "text")  # the first one that a table has
 NO_SOUND = re.compile(
-    r"\.(cfg|csv|gz|html?|ini|ipynb|jpe?g|jsonl?|lock|log|lrc|md|parquet|part|pdf|png|py|rst|sh|srt|sub|tar|textgrid|toml"
-    r"|tsv|txt|vtt|xml|ya?ml|zip)",
+    r"\.(cfg|csv|gz|html?|ini|ipynb|jpe?g|jsonl?|lock|log|lrc|md|parquet|part|pdf|png|py|rst|sh|srt|sub|tar|textgrid"
+    r"|toml|tsv|txt|vtt|xml|ya?ml|zip)",
     re.IGNORECASE,
 )
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -29,9 +29,9 @@ LONGEST_TEMP = 40  # characters; Ray's sockets lie below, and a socket's path ma
 OBJECT_STORE = 200 << 20  # bytes; items and rows are small, sound never passes through
 TRIES = 3  # to start
 SECONDS = 5  # that its processes get to end
+LOCAL_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on any system: the one way to loopback addresses alone
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: the one way to loopback addresses alone
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers see the GPUs that this process sees
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -50,7 +50,7 @@ def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
     """
     if not is_installed("ray"):
         raise NotAvailable("Ray is not installed.", hint="Run ./lab again: it installs what is missing.")
-    with variables():
+    with variables(VARIABLES if address else VARIABLES | LOCAL_ONLY):
         import ray
 
         quieten()
@@ -92,8 +92,9 @@ def start_local(workers: int, folder: Path, before: set[psutil.Process]) -> None
         with standing_in(folder), redirect_output(folder / "start.log"):
             try:
                 ray.init(
-                    num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,
-                    object_store_memory=OBJECT_STORE, _temp_dir=str(folder), configure_logging=False,
+                    "local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
+                    logging_level=logging.CRITICAL, object_store_memory=OBJECT_STORE, _temp_dir=str(folder),
+                    configure_logging=False,
                 )  # fmt: skip
                 return
             except Exception as error:  # Ray raises a bare one
@@ -129,9 +130,9 @@ def guest_session(address: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def variables() -> Iterator[None]:
+def variables(added: Mapping[str, str]) -> Iterator[None]:
     """The environment that Ray's processes inherit, inside the block alone: this checkout comes first."""
-    inherited = children.environment(**VARIABLES)
+    inherited = children.environment(**added)
     inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited["PYTHONPATH"]]))
     changed = {name: value for name, value in inherited.items() if os.environ.get(name) != value}
     before = {name: os.environ.get(name) for name in changed}

@@ -98,7 +98,8 @@ def fail_to_start(monkeypatch, times):
     """`ray.init` that starts a process and fails, so many times; the processes."""
     ray, started = pytest.importorskip("ray"), []
 
-    def init(**options):
+    def init(address, **options):
+        assert address == "local"  # whatever RAY_ADDRESS says
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]))
         if len(started) <= times:
             raise Exception("The current node timed out during startup.")  # as Ray raises it
@@ -132,7 +133,7 @@ def test_the_environment_comes_back(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}relative")
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     before = dict(os.environ)
-    with variables():
+    with variables(sessions.VARIABLES):
         assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(ROOT), str(tmp_path)]
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert dict(os.environ) == before
