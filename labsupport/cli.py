@@ -468,6 +468,9 @@ def corpus(
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="where the parquet parts go")],
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="processes, each with a model")] = 1,
+    gpus: Annotated[
+        float, typer.Option(metavar="N", min=0, callback=check_finite, help="reserved for a worker, such as 0.5")
+    ] = 0,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; without it, this machine")] = None,
     redo: Annotated[bool, typer.Option("--redo", help="replace what was done with other options")] = False,
     model: Annotated[str, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = "tiny.en",
@@ -499,7 +502,7 @@ def corpus(
 
     A call that is ended goes on where it stopped. The texts are those of `lab transcribe` with the same options.
     """
-    from labsupport.scaling.corpus import transcribe_corpus
+    from labsupport.scaling.corpus import Pool, transcribe_corpus
     from labsupport.scaling.progress import CorpusProgress, summarise
     from labsupport.scaling.worker import Settings
     from labsupport.whisper.language import find_code
@@ -511,7 +514,7 @@ def corpus(
         allow_damaged=allow_damaged, max_hours=max_hours,
     )  # fmt: skip
     with StopSignals() as stop, CorpusProgress(errors) as progress:
-        summary = transcribe_corpus(source, output, settings, progress, stop, workers, address, redo)
+        summary = transcribe_corpus(source, output, settings, progress, stop, Pool(workers, gpus, address), redo)
     print_line(summarise(summary))
     raise typer.Exit(stop.exit_code if summary.interrupted else int(summary.failed > 0))
 

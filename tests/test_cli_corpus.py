@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from labsupport import cli
 from labsupport.base.errors import ScalingError
 from labsupport.scaling import corpus
-from labsupport.scaling.corpus import Summary
+from labsupport.scaling.corpus import Pool, Summary
 from labsupport.scaling.worker import Settings
 
 
@@ -23,10 +23,8 @@ def asked(monkeypatch):
     """What the command asks for; `asked["gives"]` is the summary that it gets."""
     seen = {"gives": Summary(3, done=3)}
 
-    def transcribe_corpus(source, output, settings, reporter, stop, workers, address, redo):
-        seen.update(
-            source=source, output=output, settings=settings, workers=workers, address=address, redo=redo, stop=stop
-        )
+    def transcribe_corpus(source, output, settings, reporter, stop, pool, redo):
+        seen.update(source=source, output=output, settings=settings, pool=pool, redo=redo, stop=stop)
         reporter.progress(seen["gives"], written=True)
         return seen["gives"]
 
@@ -37,23 +35,24 @@ def asked(monkeypatch):
 def test_without_options_the_settings_are_the_defaults(asked):
     done = invoke("in", "-o", "out")
     assert (done.exit_code, done.stdout) == (0, "3 of 3 files have a row; 0.0 minutes of sound in 0.0.\n")
-    assert (asked["source"], asked["output"], asked["workers"], asked["address"]) == ("in", "out", 1, None)
+    assert (asked["source"], asked["output"], asked["pool"]) == ("in", "out", Pool())
     assert asked["settings"] == Settings("tiny.en", threads=os.cpu_count() or 1)
     assert not asked["redo"]
 
 
 def test_every_option_reaches_the_settings(asked):
     done = invoke(
-        "in", "--output", "out", "--workers", 3, "--address", "head:6379", "--redo", "--model", "base", "--engine",
-        "onnx", "--threads", 2, "--language", "German", "--task", "translate", "--beams", 1, "--batch", 4, "--no-vad",
-        "--word-timestamps", "--initial-prompt", "p", "--hotwords", "h", "--allow-damaged", "--max-hours", 2,
+        "in", "--output", "out", "--workers", 3, "--gpus", 0.5, "--address", "head:6379", "--redo", "--model", "base",
+        "--engine", "onnx", "--threads", 2, "--language", "German", "--task", "translate", "--beams", 1, "--batch", 4,
+        "--no-vad", "--word-timestamps", "--initial-prompt", "p", "--hotwords", "h", "--allow-damaged",
+        "--max-hours", 2,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert asked["settings"] == Settings(
         "base", engine="onnx", threads=2, language="de", task="translate", beams=1, batch=4, vad=False,
         word_timestamps=True, initial_prompt="p", hotwords="h", allow_damaged=True, max_hours=2,
     )  # fmt: skip
-    assert (asked["workers"], asked["address"], asked["redo"]) == (3, "head:6379", True)
+    assert (asked["pool"], asked["redo"]) == (Pool(3, 0.5, "head:6379"), True)
 
 
 @pytest.mark.parametrize(("summary", "code"), [(Summary(2, done=2), 0), (Summary(2, done=1, before=1, failed=1), 1)])

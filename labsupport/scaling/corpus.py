@@ -56,6 +56,20 @@ class Summary:
         return self.files - self.before - self.done
 
 
+@dataclass(frozen=True)
+class Pool:
+    """The workers.
+
+    workers: processes, each with the model in memory.
+    gpus: that Ray reserves for each, such as 0.5; with 0 nothing is reserved, and all of them see what is there.
+    address: of a cluster, whose machines see the same files and have the same packages; None starts Ray here.
+    """
+
+    workers: int = 1
+    gpus: float = 0
+    address: str | None = None
+
+
 class Reporter(Protocol):
     """Is told what a user may want to see."""
 
@@ -98,8 +112,7 @@ def transcribe_corpus(
     settings: Settings,
     reporter: Reporter,
     stop: StopSignals | None = None,
-    workers: int = 1,
-    address: str | None = None,
+    pool: Pool = Pool(),
     redo: bool = False,
     worker: type = Worker,
 ) -> Summary:
@@ -108,8 +121,7 @@ def transcribe_corpus(
     Args:
         source: see `find_corpus`.
         output: a folder; its parts are read as one table, for example with `pandas.read_parquet(output)`.
-        workers: processes, each with the model in memory.
-        address: of a cluster, whose machines see the same files and have the same packages; None starts Ray here.
+        pool: how many workers, and where.
         redo: do again what was done with other options; without it, that is an error.
         worker: the class of the actors.
 
@@ -129,7 +141,7 @@ def transcribe_corpus(
         recorder = Recorder(store, summary, reporter)
         judge_anew(plan, store, recorder)
         try:
-            work_off(plan.waiting, settings, recorder, stop, workers, address, worker)
+            work_off(plan.waiting, settings, recorder, stop, pool, worker)
         except KeyboardInterrupt:
             summary.interrupted = True
         finally:
@@ -168,17 +180,17 @@ def judge_anew(plan: Plan, store: Store, recorder: Recorder) -> None:
 
 
 def work_off(
-    items: Sequence[Item], settings: Settings, recorder: Recorder, stop: StopSignals, workers: int,
-    address: str | None, worker: type,
-) -> None:  # fmt: skip
+    items: Sequence[Item], settings: Settings, recorder: Recorder, stop: StopSignals, pool: Pool, worker: type
+) -> None:
     """A row for each of the items, unless a signal comes."""
     if not items:
         return
     waiting = dict(enumerate(items))
     with contextlib.ExitStack() as stack:
         with stop.interruptible():
-            stack.enter_context(ray_session(workers, address))
-        rows = stream_rows(items, settings, workers, worker)
+            stack.enter_context(ray_session(pool.workers, pool.address))
+        check_gpus(pool)
+        rows = stream_rows(items, settings, pool, worker)
         while True:
             # What is written is written whole. Of a worker that died Ray prints a page: rows say it shorter.
             with stop.interruptible(), contextlib.redirect_stdout(io.StringIO()):
@@ -193,20 +205,30 @@ def work_off(
         recorder.add(finish(describe_death(settings), item))
 
 
+def check_gpus(pool: Pool) -> None:
+    """Raises ScalingError where a worker asks for more than there is: Ray would wait for it without end."""
+    import ray
+
+    found = ray.cluster_resources().get("GPU", 0)
+    if pool.gpus > found:
+        raise ScalingError(f"A worker asks for {pool.gpus:g} GPUs, and Ray finds {found:g}.", hint="Lower --gpus.")
+
+
 def stream_rows(
-    items: Sequence[Item], settings: Settings, workers: int, worker: type
+    items: Sequence[Item], settings: Settings, pool: Pool, worker: type
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of the item, its row), as they come; nothing for an item over which its worker died each time."""
     import ray.data
 
     inputs = [{"number": number, "file": os.fsencode(item.file)} for number, item in enumerate(items)]
     data = ray.data.from_items(inputs, override_num_blocks=min(len(inputs), BLOCKS))
-    pool = ray.data.ActorPoolStrategy(size=min(workers, len(inputs)), max_tasks_in_flight_per_actor=2)
+    actors = ray.data.ActorPoolStrategy(size=min(pool.workers, len(inputs)), max_tasks_in_flight_per_actor=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the last two, which have no other name yet
         rows = data.map(
-            worker, compute=pool, fn_constructor_args=(settings,), num_cpus=1, max_restarts=-1, max_task_retries=RETRIES
-        )
+            worker, compute=actors, fn_constructor_args=(settings,), num_cpus=1, num_gpus=pool.gpus or None,
+            max_restarts=-1, max_task_retries=RETRIES,
+        )  # fmt: skip
     for each in rows.iter_rows():
         yield each["number"], json.loads(each["row"])
 

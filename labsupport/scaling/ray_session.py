@@ -113,7 +113,7 @@ def guest_session(address: str) -> Iterator[None]:
 
     try:
         # the cluster's machines have the packages, but this checkout's code runs
-        runtime = {"py_modules": [labsupport], "env_vars": {"PYTHONSAFEPATH": "1"}}
+        runtime = {"py_modules": [labsupport], "env_vars": {**VARIABLES, "PYTHONSAFEPATH": "1"}}
         with (
             tempfile.TemporaryDirectory() as empty,
             standing_in(Path(empty)),

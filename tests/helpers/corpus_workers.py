@@ -77,7 +77,7 @@ def main(source: str, output: str) -> None:
 
     corpus.ROWS = 1
     with StopSignals() as stop:
-        summary = corpus.transcribe_corpus(source, output, SETTINGS, Silent(), stop, workers=2, worker=QuickWorker)
+        summary = corpus.transcribe_corpus(source, output, SETTINGS, Silent(), stop, corpus.Pool(2), worker=QuickWorker)
     sys.exit(stop.exit_code if summary.interrupted else 0)
 
 

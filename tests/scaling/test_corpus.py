@@ -22,7 +22,7 @@ from corpus_workers import SETTINGS, CountingWorker, QuickWorker, Silent, write_
 
 from labsupport.base.errors import CheckpointError, ScalingError, WhisperError
 from labsupport.base.paths import AUDIO, ROOT
-from labsupport.scaling.corpus import DIED, transcribe_corpus
+from labsupport.scaling.corpus import DIED, Pool, transcribe_corpus
 from labsupport.scaling.worker import Settings
 from labsupport.speech.audio import clip
 
@@ -41,7 +41,7 @@ def by_value():
 
 
 def run(source, output, settings=SETTINGS, worker=QuickWorker, **options):
-    return transcribe_corpus(source, output, settings, Silent(), workers=2, worker=worker, **options)
+    return transcribe_corpus(source, output, settings, Silent(), pool=Pool(2), worker=worker, **options)
 
 
 def rows_of(output):
@@ -140,6 +140,12 @@ def test_a_killed_command_ends_all_of_ray_and_the_next_one_goes_on(two_workers, 
     assert (summary.before, summary.done) == (len(written), FORTY - len(written))
     assert paths_of(output) == dict.fromkeys([f"{n:02}.wav" for n in range(FORTY)], 1)
     assert not list(output.glob(".*.part"))
+
+
+def test_gpus_that_nobody_has_are_an_error_and_no_wait(two_workers, tmp_path):
+    source = write_sounds(tmp_path / "in", 1)
+    with pytest.raises(ScalingError, match="asks for 1e\\+06 GPUs"):
+        transcribe_corpus(source, tmp_path / "out", SETTINGS, Silent(), pool=Pool(1, gpus=10**6), worker=QuickWorker)
 
 
 # --- what is not done again ------------------------------------------------------------------------------------------
