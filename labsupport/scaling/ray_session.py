@@ -121,7 +121,7 @@ def guest_session(address: str) -> Iterator[None]:
         ):
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=runtime)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        hint = "Is it running (ray status), and are Ray's and Python's versions the same?"
+        hint = "Is it running (ray status), with the same token (RAY_AUTH_TOKEN) and versions of Ray and Python?"
         raise ScalingError(f"The cluster cannot be used: {error}", where=address, hint=hint) from error
     try:
         yield

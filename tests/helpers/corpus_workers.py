@@ -71,13 +71,13 @@ def write_sounds(folder, count, **contents):
     return folder
 
 
-def main(source: str, output: str) -> None:
+def main(source: str, output: str, address: str | None = None) -> None:
     """A corpus of quick workers, each row in a part of its own; ends as the command does."""
     from labsupport.machine.stop_signals import StopSignals
 
-    corpus.ROWS = 1
+    corpus.ROWS, pool = 1, corpus.Pool(2, address=address)
     with StopSignals() as stop:
-        summary = corpus.transcribe_corpus(source, output, SETTINGS, Silent(), stop, corpus.Pool(2), worker=QuickWorker)
+        summary = corpus.transcribe_corpus(source, output, SETTINGS, Silent(), stop, pool, worker=QuickWorker)
     sys.exit(stop.exit_code if summary.interrupted else 0)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -146,6 +150,41 @@ def test_gpus_that_nobody_has_are_an_error_and_no_wait(two_workers, tmp_path):
     source = write_sounds(tmp_path / "in", 1)
     with pytest.raises(ScalingError, match="asks for 1e\\+06 GPUs"):
         transcribe_corpus(source, tmp_path / "out", SETTINGS, Silent(), pool=Pool(1, gpus=10**6), worker=QuickWorker)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """The address of a cluster of this machine alone, with a token of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"MODE": "token", "TOKEN": uuid.uuid4().hex}.items():
+        monkeypatch.setenv(f"RAY_AUTH_{name}", value)
+    log, folder = tmp_path / "cluster.log", tempfile.mkdtemp(prefix="cluster-", dir="/tmp")
+    with log.open("w") as file:
+        head = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false",
+             f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}", "--disable-usage-stats",
+             "--object-store-memory=200000000"], stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    end = time.monotonic() + 120
+    while "will now block" not in log.read_text():
+        assert head.poll() is None, log.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    yield re.search(r"--address='([^']+)'", log.read_text())[1]
+    for process in [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(os.name == "nt", reason="Ray makes no clusters of Windows")
+def test_a_cluster_does_it_with_this_checkout_s_code(cluster, tmp_path):
+    source = write_sounds(tmp_path / "in", 6, killer="once")
+    subprocess.run([sys.executable, corpus_workers.__file__, source, tmp_path / "out", cluster], check=True)
+    assert paths_of(tmp_path / "out") == dict.fromkeys([f"{n:02}.wav" for n in range(6)] + ["killer.wav"], 1)
 
 
 # --- what is not done again ------------------------------------------------------------------------------------------
