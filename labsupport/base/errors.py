@@ -96,6 +96,10 @@ class SophonError(LabError):
     """TPU-MLIR failed, or gave something that cannot be read."""
 
 
+class ScalingError(LabError):
+    """A corpus, its manifest or its output, a cluster, or a plan for machines is not what it must be."""
+
+
 class BenchError(LabError):
     """A benchmark cannot be run as asked, or what it stored is damaged."""
 
