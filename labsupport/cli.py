@@ -341,6 +341,9 @@ def transcribe(
     word_timestamps: Annotated[
         bool, typer.Option("--word-timestamps", help="json, vtt: the time of each word", **OUTPUT)
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="write a journal; after a kill, the same call goes on", **OUTPUT)
+    ] = False,
     language: Annotated[
         str | None, typer.Option(help="such as en or English; detected if not given", **DECODING)
     ] = None,
@@ -441,7 +444,7 @@ def transcribe(
         outcome = transcribe_files(
             files, load,
             Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels), track, allow_damaged),
-            Output.parse(form, output_dir, timestamps), watcher, stop,
+            Output.parse(form, output_dir, timestamps), watcher, stop, resume,
             language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
             word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords, guards=guards,
         )  # fmt: skip
