@@ -537,6 +537,8 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
      "torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."),
     ("quantization", "base", 7, "jfk",
      "Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."),
+    ("long_audio", "tiny.en", 3, "narration",
+     "Three ways through long audio: errors, invented words, time, memory, and a batch sweep."),
 )  # fmt: skip
 
 
