@@ -10,6 +10,7 @@ than its own.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -80,15 +81,14 @@ def run(model: str, runs: int, clip: str) -> None:
     transcriber = whisper.load(model)
     for sound in make_sounds(clip):
         recording = Recording("long_audio", transcriber.label, sound.name)
+        work = {name: functools.partial(way, transcriber, sound.samples) for name, way in WAYS.items()}
         for name, found in score_ways(transcriber, sound).items():
             record_score(recording, name, found)
-            _, peak = peak_memory(lambda way=WAYS[name], sound=sound: way(transcriber, sound.samples))
-            recording.value(f"peak above the model: {name}", peak / 1e6, "MB")
-        work = {name: lambda way=way, sound=sound: way(transcriber, sound.samples) for name, way in WAYS.items()}
+            recording.value(f"peak above the model: {name}", peak_memory(work[name])[1] / 1e6, "MB")
         recording.comparison("a whole transcription", compare(work, runs=runs))
     sound = next(make_sounds(clip))
     for name, way in IN_BATCHES.items():
-        sweep = {f"batch {n}": lambda n=n, way=way: way(transcriber, sound.samples, n) for n in BATCHES}
+        sweep = {f"batch {n}": functools.partial(way, transcriber, sound.samples, n) for n in BATCHES}
         Recording("long_audio", transcriber.label, clip).comparison(f"{name} in batches", compare(sweep, runs=runs))
 
 

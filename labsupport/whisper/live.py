@@ -52,20 +52,20 @@ class Agreement:
         agreed = len(list(takewhile(lambda pair: spelled(pair[0]) == spelled(pair[1]), pairs)))
         return self.accept(new, agreed)
 
-    def accept(self, words: list[Word], count: int) -> list[Word]:
+    def accept(self, timings: list[Word], count: int) -> list[Word]:
         """Makes the first `count` of these words stable."""
-        self.stable += words[:count]
-        self.pending = words[count:]
-        return words[:count]
+        self.stable += timings[:count]
+        self.pending = timings[count:]
+        return timings[:count]
 
-    def drop_repeated(self, words: list[Word]) -> list[Word]:
+    def drop_repeated(self, timings: list[Word]) -> list[Word]:
         """Without the stable text's last words, where the hypothesis begins with them again."""
-        if not words or words[0].start > self.end + 1.0:
-            return words
-        for count in range(min(REPEATED, len(words), len(self.stable)), 0, -1):
-            if [spelled(word) for word in self.stable[-count:]] == [spelled(word) for word in words[:count]]:
-                return words[count:]
-        return words
+        if not timings or timings[0].start > self.end + 1.0:
+            return timings
+        for count in range(min(REPEATED, len(timings), len(self.stable)), 0, -1):
+            if [spelled(word) for word in self.stable[-count:]] == [spelled(word) for word in timings[:count]]:
+                return timings[count:]
+        return timings
 
 
 def spelled(word: Word) -> str:
@@ -135,8 +135,8 @@ class LiveTranscriber:
         found = self.transcriber.transcribe(
             self.sound, self.language, vad=True, word_timestamps=True, initial_prompt=before[-CONTEXT:] or None
         )
-        words = [word for segment in found.segments for word in segment.word_timings]
-        return [replace(word, start=start + word.start, end=start + word.end) for word in words]
+        timings = [word for segment in found.segments for word in segment.word_timings]
+        return [replace(word, start=start + word.start, end=start + word.end) for word in timings]
 
     def give_up(self, pending: list[Word]) -> list[Word]:
         """The window is full, and nothing agrees: the text is taken as it is, but for its last seconds."""
@@ -172,9 +172,9 @@ class LiveTranscriber:
         self.sound, self.offset = self.sound[samples:].copy(), self.offset + samples
 
 
-def join(words: Sequence[Word]) -> str:
+def join(timings: Sequence[Word]) -> str:
     """Their text as one line; the words bring their spaces."""
-    return "".join(word.text for word in words).strip()
+    return "".join(word.text for word in timings).strip()
 
 
 def transcribe_live(live: LiveTranscriber, pieces: Iterable[np.ndarray]) -> Iterator[Update]:
