@@ -48,11 +48,12 @@ WAYS: dict[str, Way] = {"overlap": by_overlap, "seek": by_seek, "speech": by_spe
 IN_BATCHES = {"overlap": by_overlap, "speech": by_speech}
 
 
-def make_sounds(clip: str, sentences: int = 12) -> Iterator[Condition]:
+def make_sounds(clip: str, sentences: int = 12, quiet: float = 60) -> Iterator[Condition]:
     """What is transcribed, each with the text that is said in it.
 
     Args:
         sentences: of the corpus' held-out ones, between whose pauses is the noise of a quiet room.
+        quiet: seconds of the sounds in which nobody speaks.
     """
     known, samples = audio.clip(clip), audio.read(audio.clip(clip).path)
     rng = np.random.default_rng(0)
@@ -63,9 +64,9 @@ def make_sounds(clip: str, sentences: int = 12) -> Iterator[Condition]:
     yield Condition("pauses", np.concatenate(parts), join_texts(chosen), "en")
     behind = noises.speech_shaped(len(samples), rng, samples)
     yield Condition("noise 10 dB below", noises.add_noise(samples, behind, 10), known.text, "en")
-    seconds = 60 * SAMPLE_RATE
-    yield Condition("silence", np.zeros(seconds, np.float32), "", "en")
-    yield Condition("noise alone", noises.at_level(noises.speech_shaped(seconds, rng, samples), -30), "", "en")
+    count = round(quiet * SAMPLE_RATE)
+    yield Condition("silence", np.zeros(count, np.float32), "", "en")
+    yield Condition("noise alone", noises.at_level(noises.speech_shaped(count, rng, samples), -30), "", "en")
 
 
 def room_noise(seconds: float, rng: np.random.Generator) -> np.ndarray:
