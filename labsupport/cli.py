@@ -341,6 +341,9 @@ def transcribe(
     word_timestamps: Annotated[
         bool, typer.Option("--word-timestamps", help="json, vtt: the time of each word", **OUTPUT)
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="write a journal; after a kill, the same call goes on", **OUTPUT)
+    ] = False,
     language: Annotated[
         str | None, typer.Option(help="such as en or English; detected if not given", **DECODING)
     ] = None,
@@ -441,12 +444,38 @@ def transcribe(
         outcome = transcribe_files(
             files, load,
             Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels), track, allow_damaged),
-            Output.parse(form, output_dir, timestamps), watcher, stop,
+            Output.parse(form, output_dir, timestamps), watcher, stop, resume,
             language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
             word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords, guards=guards,
         )  # fmt: skip
         watcher.summarise(files, outcome)
     raise typer.Exit(exit_code(outcome, stop))
+
+
+@app.command()
+def live(
+    file: Annotated[str | None, typer.Argument(help="any audio or video, played; without one: the microphone")] = None,
+    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
+    language: Annotated[str | None, typer.Option(help="such as en or English; detected if not given")] = None,
+    step: Annotated[
+        float, typer.Option(min=0.2, max=10, help="seconds of new sound before the text is made again")
+    ] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.1, max=100, help="of a file: how many times as fast it is played")
+    ] = 1.0,
+) -> None:
+    """Write down what is said while it is said. Printed text is stable; Ctrl-C ends it."""
+    from labsupport import whisper
+    from labsupport.machine.backend import let_threads_sleep
+    from labsupport.speech import audio, live_sound
+    from labsupport.whisper.language import find_code
+    from labsupport.whisper.live_screen import show_live
+
+    let_threads_sleep()
+    pieces = live_sound.record(step) if file is None else live_sound.play(audio.read_blocks(file), step, speed)
+    with StopSignals() as stop:
+        loaded = whisper.load_default(model, report=print_hint)
+        show_live(loaded, pieces, speed if file else 1.0, language and find_code(language), out, errors, stop)
 
 
 def exit_code(outcome: Outcome, stop: StopSignals) -> int:
@@ -569,6 +598,8 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
      "torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."),
     ("quantization", "base", 7, "jfk",
      "Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."),
+    ("long_audio", "tiny.en", 3, "narration",
+     "Three ways through long audio: errors, invented words, time, memory, and a batch sweep."),
 )  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def test_test_gives_its_options_apart_and_the_rest_to_pytest(monkeypatch, passed
 
 # --- bench ------------------------------------------------------------------------------------------------------------
 
-TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "bark_attention")
+TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "long_audio", "bark_attention")
 BENCHMARKS = (*TIMED, "bark", "invented_text")
 
 

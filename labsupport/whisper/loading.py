@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from labsupport.base.errors import MachineError, WhisperError
 from labsupport.checkpoints.resolve import DEFAULT_MODEL, Checkpoint, find_checkpoint
@@ -112,7 +113,13 @@ def make_transcriber(checkpoint: Checkpoint, model: WhisperModel, tokenizer: Tok
     check_vocabulary(tokenizer, checkpoint)
     rules = TokenRules.from_folder(checkpoint.folder, tokenizer, config=checkpoint.config)
     heads = read_alignment_heads(checkpoint.folder, checkpoint.config)
-    return Transcriber(model, tokenizer, rules, checkpoint.label, heads)
+    return Transcriber(model, tokenizer, rules, checkpoint.label, heads, describe_folder(checkpoint.folder))
+
+
+def describe_folder(folder: Path) -> str:
+    """Its files' names, sizes and times of change: other weights in the same folder give another text."""
+    found = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return ", ".join(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
 
 
 def load_model(checkpoint: Checkpoint, device: str | None = None, **components) -> WhisperModel:
