@@ -60,16 +60,15 @@ def verbose(
     """encode: a text's tokens."""
     segments = list(number_segments(collected, encode))
     timed = [word for segment in collected.segments for word in describe_timings(segment)]
-    answer = VerboseAnswer(
+    return VerboseAnswer(
         task="translate" if task == "translate" else "transcribe",
         language="english" if task == "translate" else find_name(finished.language),
         duration=round(finished.duration, 2),
         text=collected.text,
         segments=segments if "segment" in granularities or not granularities else None,
+        word_list=timed if "word" in granularities else None,
         usage=usage(finished),
     )
-    answer.word_list = timed if "word" in granularities else None
-    return answer
 
 
 def number_segments(collected: Collected, encode: Callable[[str], list[int]]) -> Iterator[TimedSegment]:

@@ -161,14 +161,14 @@ class TimedSegment(BaseModel):
 class VerboseAnswer(BaseModel):
     """response_format=verbose_json"""
 
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     task: Literal["transcribe", "translate"]
     language: str
     duration: float
     text: str
     segments: list[TimedSegment] | None = None
-    word_list: list[TimedWord] | None = Field(None, alias="words")
+    word_list: list[TimedWord] | None = Field(None, serialization_alias="words")
     usage: Usage
 
 
