@@ -122,8 +122,7 @@ def serve(
     reader = threading.Thread(target=served.read, daemon=True)
     reader.start()
     try:
-        if ready:
-            served.wait_for("ready")
+        served.wait_for("ready")
         yield served
     finally:
         if process.poll() is None:
