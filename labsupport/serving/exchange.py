@@ -119,7 +119,7 @@ class Sender:
         self.ended = last
 
     async def break_off(self, error: Exception) -> None:
-        """Ends a stream that has begun by an event with the error; raises it where nothing has begun, or nobody waits."""
+        """Ends a stream by an event with the error; raises it where none has begun, or nobody waits."""
         if not self.started or isinstance(error, ClientGone):
             raise error
         if not self.ended:
