@@ -127,7 +127,7 @@ def test_a_stream_gives_the_text_in_pieces(client, plain, narration):
         *deltas, done = list(stream)
     assert {each.type for each in deltas} == {"transcript.text.delta"}
     assert len(deltas) == 2
-    assert (done.type, done.usage.seconds) == ("transcript.text.done", 50.0)
+    assert (done.type, done.duration) == ("transcript.text.done", 50.0)
     assert "".join(each.delta for each in deltas) == done.text
     assert done.text == transcribe_plainly(plain, audio.read(io.BytesIO(content))).text
 
