@@ -102,7 +102,9 @@ class Gate:
 
     def find_problem(self, scope: Scope, headers: dict[str, str]) -> Problem | None:
         """Why the request must not come in."""
-        size = sum(len(name) + len(value) + SEPARATORS for name, value in scope["headers"]) + len(scope.get("raw_path") or b"")
+        size = sum(len(name) + len(value) + SEPARATORS for name, value in scope["headers"]) + len(
+            scope.get("raw_path") or b""
+        )
         if size + len(scope["query_string"]) > self.service.settings.header_bytes:  # it came in one piece
             return Problem(431, "The head of the request is too large.", code="invalid_http")
         if is_foreign(headers, self.service.hosts):
