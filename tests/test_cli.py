@@ -32,7 +32,9 @@ def test_help_names_every_command_and_loads_no_framework():
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
     shown = invoke("--help").output
-    assert all(command in shown for command in ("run", "test", "open", "doctor", "transcribe", "report", "bench"))
+    assert all(
+        command in shown for command in ("run", "test", "open", "doctor", "transcribe", "serve", "report", "bench")
+    )
     assert invoke("--version").output.startswith("Speech Inference Lab 0")
 
 
