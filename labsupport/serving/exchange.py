@@ -119,8 +119,8 @@ class Sender:
         self.ended = last
 
     async def break_off(self, error: Exception) -> None:
-        """Ends a stream that has begun with an error; anything else that was not yet begun with the error itself."""
-        if not self.started:
+        """Ends a stream by an event with the error; raises it where none has begun, or nobody waits."""
+        if not self.started or isinstance(error, ClientGone):
             raise error
         if not self.ended:
             await self.send_part(answers.event(explain(error).body()), last=True)

@@ -128,8 +128,6 @@ def respond(problem: Problem) -> JSONResponse:
 
 async def answer_lab_error(request: Request, error: LabError) -> JSONResponse:
     """Handles LabError in routes."""
-    if isinstance(error, ClientGone):
-        raise error
     return respond(explain(error))
 
 

@@ -35,11 +35,8 @@ class Problem(ServingError):
         return {**extra, "x-should-retry": "false"}
 
 
-class ClientGone(ServingError):
-    """Nobody waits for the answer any more."""
-
-    def __init__(self) -> None:
-        super().__init__("The client has left.")
+class ClientGone(Exception):
+    """Nobody waits for the answer any more: no error of anybody, and nobody is told."""
 
 
 def too_late(seconds: float) -> Problem:

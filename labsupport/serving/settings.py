@@ -38,8 +38,8 @@ class Settings:
     upload_bytes: int = 256 * 2**20
     spool_bytes: int = 2 * 2**30
     field_bytes: int = 2**16
-    idle_seconds: float = 15.0
-    grace_seconds: float = 30.0
+    idle_seconds: float = 10.0
+    grace_seconds: float = 15.0
     upload_rate: int = 16_000
     header_seconds: float = 10.0
     header_bytes: int = 2**15

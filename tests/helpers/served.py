@@ -27,7 +27,7 @@ from labsupport.serving.spool import LOCK, PREFIX
 from labsupport.speech import audio
 
 SMALL = Config(
-    d_model=16, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=51864, audio_positions=1500, text_positions=24
+    d_model=16, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=51864, audio_positions=1500, text_positions=10
 )
 LONGEST = 240.0  # seconds that anything may take on a busy machine
 
@@ -122,8 +122,7 @@ def serve(
     reader = threading.Thread(target=served.read, daemon=True)
     reader.start()
     try:
-        if ready:
-            served.wait_for("ready")
+        served.wait_for("ready")
         yield served
     finally:
         if process.poll() is None:

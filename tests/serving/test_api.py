@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -80,7 +81,7 @@ def test_verbose_json_has_segments_and_timed_words(client, plain, jfk):
     assert [(each.word, each.start, each.end) for each in answer.words] == timed
     assert (answer.language, answer.duration, answer.text) == ("english", 11.0, expected.text)
     assert " ".join(each.text for each in answer.segments) == answer.text
-    assert all(first.end <= second.start for first, second in zip(answer.segments, answer.segments[1:]))
+    assert all(first.end <= second.start for first, second in itertools.pairwise(answer.segments))
     assert all(0 <= each.start < each.end <= 11 for each in answer.segments)
     assert [each.id for each in answer.segments] == list(range(len(answer.segments)))
     assert all(plain.tokenizer.decode(each.tokens).strip() == each.text for each in answer.segments)
@@ -195,9 +196,9 @@ def test_a_wrong_token_opens_nothing(served, token):
 
 
 def test_a_large_upload_without_a_token_is_told_so_before_it_has_arrived(served):
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0) as stranger:
-        with pytest.raises(openai.AuthenticationError):
-            stranger.audio.transcriptions.create(file=("a.wav", bytes(30 * 2**20)), model="tiny.en")
+    stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.audio.transcriptions.create(file=("a.wav", bytes(30 * 2**20)), model="tiny.en")
 
 
 def test_health_needs_no_token(served):
