@@ -555,6 +555,8 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
      "torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."),
     ("quantization", "base", 7, "jfk",
      "Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."),
+    ("serving", "tiny.en", 5, "jfk",
+     "The service under load, against article C's shape mended so that it runs, and a crowd; by locust."),
 )  # fmt: skip
 
 
