@@ -647,6 +647,8 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
      "Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."),
     ("long_audio", "tiny.en", 3, "narration",
      "Three ways through long audio: errors, invented words, time, memory, and a batch sweep."),
+    ("serving", "tiny.en", 5, "jfk",
+     "The service under load, against article C's shape mended so that it runs, and a crowd; by locust."),
 )  # fmt: skip
 
 

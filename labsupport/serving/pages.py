@@ -1,4 +1,4 @@
-"""What a browser is shown: the API's description, made on this machine, for nothing may come from another one."""
+"""What a browser is shown: the page on `/` and the API's description; nothing comes from another machine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,37 @@ from pathlib import Path
 
 import jinja2
 from fastapi import FastAPI
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
 
 FOLDER = Path(__file__).parent / "pages"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+DOCS_POLICY = f"{NOTHING}; style-src 'unsafe-inline'"
+PAGE_POLICY = f"{NOTHING}; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; media-src blob:"
+KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+FILES = {path.name: path for path in FOLDER.iterdir() if path.suffix in KINDS}  # what the page on / is made of
 
 
 def add_pages(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(render_docs(app.openapi()), headers=HEADERS)
+        return HTMLResponse(render_docs(app.openapi()), headers=make_headers(DOCS_POLICY))
 
     @app.get("/", include_in_schema=False)
-    async def start() -> Response:
-        return RedirectResponse("/docs")
+    async def page() -> Response:
+        return HTMLResponse((FOLDER / "index.html").read_bytes(), headers=make_headers(PAGE_POLICY))
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page_file(name: str) -> Response:
+        if name not in FILES:
+            raise HTTPException(404)
+        content, kind = FILES[name].read_bytes(), KINDS[FILES[name].suffix]
+        return Response(content, media_type=kind, headers=make_headers(PAGE_POLICY))
+
+
+def make_headers(policy: str) -> dict[str, str]:
+    """no-cache: a newer version of the lab brings all of its files at once."""
+    return {"content-security-policy": policy, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
 
 
 def render_docs(description: dict) -> str:
