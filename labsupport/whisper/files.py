@@ -168,7 +168,7 @@ class Work:
         watcher: Watcher,
         stop: StopSignals,
         options: dict,
-        resume: bool,
+        resume: bool = False,
     ):
         self.load, self.source, self.writer, self.watcher = load, source, writer, watcher
         self.stop, self.options, self.resume = stop, options, resume
