@@ -78,7 +78,7 @@ def test_a_file_that_kills_each_worker_is_a_row_and_is_tried_again(two_workers, 
     row = rows_of(tmp_path / "out")["poison.wav"]
     assert (summary.done, summary.failed) == (5, 1)
     assert row["error_kind"] == DIED
-    assert "3 times" in row["error"]
+    assert "2 rounds" in row["error"]
     (source / "poison.wav").write_text("well again")
     again = run(source, tmp_path / "out")
     assert (again.before, again.done, again.failed) == (4, 1, 0)
