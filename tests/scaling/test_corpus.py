@@ -221,7 +221,7 @@ def test_another_reference_is_judged_without_transcribing_again(two_workers, tmp
     table.write_text("path,reference\n00.wav,text zero\n01.wav,\n")
     run(table, output)
     assert rows_of(output)["00.wav"]["wer"] == 0
-    table.write_text("path,reference\n00.wav,quite another thing\n01.wav,...\n")
+    table.write_text("path,reference\n00.wav,quite another thing\n01.wav,(laughs)\n")
     assert run(table, output, worker=None).done == 2
     rows = rows_of(output)
     assert rows["00.wav"]["wer"] == 1
