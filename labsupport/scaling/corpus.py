@@ -31,8 +31,9 @@ from labsupport.speech.text import wer
 ROWS = 500  # of a part, at most
 SECONDS = 30  # after which rows that have come are written
 BLOCKS = 10_000  # at most; a block is what a worker is given at once, and does again after its death
-RETRIES = 2  # of a block whose worker died
-DIED = "WorkerDied"  # the error_kind of a file over which that happened each time
+RETRIES = 2  # of a block whose worker died; while that one starts anew, another block may use its own up
+ROUNDS = 2  # what has no row after the first one is tried again, apart from the others
+DIED = "WorkerDied"  # the error_kind of a file that has no row after the last one
 
 
 @dataclass
@@ -190,7 +191,18 @@ def work_off(
         with stop.interruptible():
             stack.enter_context(ray_session(pool.workers, pool.address))
         check_gpus(pool)
-        rows = stream_rows(items, settings, pool, worker)
+        for _ in range(ROUNDS):
+            take_rows(waiting, settings, recorder, stop, pool, worker)
+    for item in waiting.values():
+        recorder.add(finish(describe_death(settings), item))
+
+
+def take_rows(
+    waiting: dict[int, Item], settings: Settings, recorder: Recorder, stop: StopSignals, pool: Pool, worker: type
+) -> None:
+    """Records a row for each of the items that can be had, and takes these off."""
+    if waiting:
+        rows = stream_rows(dict(waiting), settings, pool, worker)
         while True:
             # What is written is written whole. Of a worker that died Ray prints a page: rows say it shorter.
             with stop.interruptible(), contextlib.redirect_stdout(io.StringIO()):
@@ -201,8 +213,6 @@ def work_off(
                 raise WhisperError(fatal["what"], where=fatal["where"], hint=fatal["hint"])
             if number in waiting:
                 recorder.add(finish(row, waiting.pop(number)))
-    for item in waiting.values():
-        recorder.add(finish(describe_death(settings), item))
 
 
 def check_gpus(pool: Pool) -> None:
@@ -215,12 +225,12 @@ def check_gpus(pool: Pool) -> None:
 
 
 def stream_rows(
-    items: Sequence[Item], settings: Settings, pool: Pool, worker: type
+    items: dict[int, Item], settings: Settings, pool: Pool, worker: type
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of the item, its row), as they come; nothing for an item over which its worker died each time."""
     import ray.data
 
-    inputs = [{"number": number, "file": os.fsencode(item.file)} for number, item in enumerate(items)]
+    inputs = [{"number": number, "file": os.fsencode(item.file)} for number, item in items.items()]
     data = ray.data.from_items(inputs, override_num_blocks=min(len(inputs), BLOCKS))
     actors = ray.data.ActorPoolStrategy(size=min(pool.workers, len(inputs)), max_tasks_in_flight_per_actor=2)
     with warnings.catch_warnings():
@@ -246,7 +256,7 @@ def finish(row: dict[str, Any], item: Item) -> dict[str, Any]:
 
 def describe_death(settings: Settings) -> dict[str, Any]:
     """The row of a file over which a worker died, and those who tried it again."""
-    what = f"The worker's process ended over this file, {RETRIES + 1} times: too little memory, or a decoder's fault."
+    what = f"The worker's process ended over this file, in {ROUNDS} rounds: too little memory, or a decoder's fault."
     empty = dict.fromkeys(schema().names)
     return {**empty, "error": what, "error_kind": DIED, "notes": [], "model": settings.model,
             "options": settings.digest}  # fmt: skip
