@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused_in_openais_form(client, options, error, code,
 
 
 def test_an_english_model_does_not_translate(client):
-    with pytest.warns(DeprecationWarning), pytest.raises(openai.UnprocessableEntityError) as caught:
+    with pytest.warns(DeprecationWarning, match="deprecated"), pytest.raises(openai.UnprocessableEntityError) as caught:
         client.audio.translations.create(file=("a.wav", speech(0, 1)), model="tiny.en")
     assert caught.value.code == "unsupported_task"
 
@@ -251,7 +251,7 @@ def test_a_multilingual_model_detects_the_language_and_translates(tmp_path, jfk)
         options = {"file": ("a.wav", content), "model": "base"}
         found = client.audio.transcriptions.create(**options, response_format="verbose_json")
         forced = client.audio.transcriptions.create(**options, language="German")
-        with pytest.warns(DeprecationWarning):  # OpenAI will end translations
+        with pytest.warns(DeprecationWarning, match="deprecated"):  # OpenAI will end translations
             english = client.audio.translations.create(**options, response_format="verbose_json")
     samples = audio.read(io.BytesIO(content))
     assert (found.language, found.text) == ("english", transcribe_plainly(plain, samples).text)
