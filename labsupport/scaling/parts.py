@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from labsupport.base.cached_folder import hash_file
-from labsupport.base.errors import ScalingError, printable
+from labsupport.base.errors import AudioError, ScalingError, printable
 from labsupport.base.paths import atomic_write, using_folder
 from labsupport.scaling.manifest import Item
 
 PART = re.compile(r"part-(\d{5,})\.parquet")
-PERMANENT = "AudioError"  # the kind of error that the same file gives again
+PERMANENT = {kind.__name__ for kind in (AudioError, *AudioError.__subclasses__())}  # the same file gives them again
 STATE = ("path", "bytes", "modified", "sha256", "options", "error_kind", "reference")
 
 
@@ -155,7 +155,7 @@ def make_plan(items: Sequence[Item], store: Store, options: str) -> Plan:
             plan.waiting.append(item)
         elif state["options"] != options:
             plan.others.add(name)
-        elif state["error_kind"] not in (None, PERMANENT) or not is_same_file(item.file, state):
+        elif state["error_kind"] not in {None, *PERMANENT} or not is_same_file(item.file, state):
             plan.stale.add(name)
             plan.waiting.append(item)
         elif state["reference"] != item.reference:

@@ -31,7 +31,7 @@ def files(tmp_path_factory):
 def test_two_processes_give_what_one_gives(files):
     one, two = (transcribe_apart(files, SETTINGS, processes) for processes in (1, 2))
     assert [{name: row[name] for name in SAME} for row in two] == [{name: row[name] for name in SAME} for row in one]
-    assert [row["error_kind"] for row in two] == [None, "AudioError", None]
+    assert [row["error_kind"] for row in two] == [None, "NoAudio", None]
     assert "your country" in two[2]["text"]
     assert len({row["worker"] for row in one}) == 1
     assert [row["worker"] == two[0]["worker"] for row in two] == [True, True, False]  # two files, and one
@@ -40,7 +40,7 @@ def test_two_processes_give_what_one_gives(files):
 
 def test_fewer_files_than_processes_are_each_transcribed_once(files):
     rows = transcribe_apart(files[1:2], SETTINGS, 2)
-    assert [row["error_kind"] for row in rows] == ["AudioError"]
+    assert [row["error_kind"] for row in rows] == ["NoAudio"]
 
 
 def test_the_shares_take_turns_with_all_files(files):

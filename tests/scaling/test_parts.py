@@ -191,7 +191,9 @@ def test_other_options_and_another_reference_are_told_apart(done):
     assert make_plan([other], read_store(out), "o").judged_anew == [other]
 
 
-@pytest.mark.parametrize(("kind", "again"), [("AudioError", False), ("WorkerDied", True), ("FolderError", True)])
+@pytest.mark.parametrize(
+    ("kind", "again"), [("AudioError", False), ("NoAudio", False), ("WorkerDied", True), ("FolderError", True)]
+)
 def test_what_fails_again_is_not_tried_again(tmp_path, kind, again):
     item, row = make_sound(tmp_path, "a.wav")
     with open_store(tmp_path / "out") as store:

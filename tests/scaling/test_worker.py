@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_read_is_a_row_with_its_error_and_the_next_one_is_
     (tmp_path / "bad.wav").write_bytes(b"no sound")
     one = Worker(SETTINGS)
     rows = [one.make_row(str(file)) for file in (tmp_path / "bad.wav", JFK, tmp_path / "missing.wav")]
-    assert [row["error_kind"] for row in rows] == ["AudioError", None, "AudioError"]
+    assert [row["error_kind"] for row in rows] == ["NoAudio", None, "AudioError"]
     assert [row["text"] for row in rows] == [None, "One. Two.", None]
     assert "no audio" in rows[0]["error"]
     assert (rows[2]["bytes"], rows[2]["sha256"]) == (None, None)
