@@ -183,7 +183,7 @@ EXERCISES = [
         solution=cut,
         variants=[cut_by_counting, cut_until_the_end, cut_with_numpy],
         draw=draw_cut,
-        edges=[(90, 30, 0), (91, 30, 0), (29, 30, 0), (1, 30, 10), (40, 30, 10), (50, 30, 10), (51, 30, 10)],
+        edges=[(1, 2, 1), (90, 30, 0), (91, 30, 0), (29, 30, 0), (1, 30, 10), (40, 30, 10), (50, 30, 10), (51, 30, 10)],
         trial=run_cut,
         mistakes=[
             Mistake(whole_windows_alone, "That is the article's loss: the last window may be shorter."),
