@@ -235,10 +235,6 @@ EXERCISES = [
                 lambda left, right: left[: len(left) - (len(left) + len(right) - len(join(left, right)))] + right[1:],
                 "One word too many is left out.",
             ),
-            Mistake(
-                lambda left, right: left + right[1:] if left and right and left[-1] == right[0] else left + right,
-                "More than one word may be shared.",
-            ),
             Mistake(lambda left, right: join(right, left), "The left window comes first."),
         ],
     ),
