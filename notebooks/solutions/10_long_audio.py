@@ -226,7 +226,16 @@ EXERCISES = [
         solution=join,
         variants=[join_by_trying_all, join_by_place, join_word_by_word],
         draw=draw_texts,
-        edges=[([], []), (["a"], []), ([], ["a"]), (["a", "b"], ["b", "a"]), (["a"], ["a"]), (["b"], ["a"])],
+        edges=[
+            (["a", "a"], ["a", "a"]),
+            (["b", "a", "b"], ["a", "b", "b"]),
+            ([], []),
+            (["a"], []),
+            ([], ["a"]),
+            (["a", "b"], ["b", "a"]),
+            (["a"], ["a"]),
+            (["b"], ["a"]),
+        ],
         mistakes=[
             Mistake(lambda left, right: left + right, "What both say is written twice."),
             Mistake(drop_shared, "A word may be said again: only the run of words at the seam is shared."),
