@@ -183,7 +183,7 @@ EXERCISES = [
         solution=cut,
         variants=[cut_by_counting, cut_until_the_end, cut_with_numpy],
         draw=draw_cut,
-        edges=[(90, 30, 0), (91, 30, 0), (29, 30, 0), (1, 30, 10), (40, 30, 10), (50, 30, 10), (51, 30, 10)],
+        edges=[(1, 2, 1), (90, 30, 0), (91, 30, 0), (29, 30, 0), (1, 30, 10), (40, 30, 10), (50, 30, 10), (51, 30, 10)],
         trial=run_cut,
         mistakes=[
             Mistake(whole_windows_alone, "That is the article's loss: the last window may be shorter."),
@@ -226,7 +226,16 @@ EXERCISES = [
         solution=join,
         variants=[join_by_trying_all, join_by_place, join_word_by_word],
         draw=draw_texts,
-        edges=[([], []), (["a"], []), ([], ["a"]), (["a", "b"], ["b", "a"]), (["a"], ["a"]), (["b"], ["a"])],
+        edges=[
+            (["a", "a"], ["a", "a"]),
+            (["b", "a", "b"], ["a", "b", "b"]),
+            ([], []),
+            (["a"], []),
+            ([], ["a"]),
+            (["a", "b"], ["b", "a"]),
+            (["a"], ["a"]),
+            (["b"], ["a"]),
+        ],
         mistakes=[
             Mistake(lambda left, right: left + right, "What both say is written twice."),
             Mistake(drop_shared, "A word may be said again: only the run of words at the seam is shared."),
@@ -234,10 +243,6 @@ EXERCISES = [
             Mistake(
                 lambda left, right: left[: len(left) - (len(left) + len(right) - len(join(left, right)))] + right[1:],
                 "One word too many is left out.",
-            ),
-            Mistake(
-                lambda left, right: left + right[1:] if left and right and left[-1] == right[0] else left + right,
-                "More than one word may be shared.",
             ),
             Mistake(lambda left, right: join(right, left), "The left window comes first."),
         ],
