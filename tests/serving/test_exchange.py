@@ -20,9 +20,8 @@ import pytest
 from served import encode, serve, wav, write_small_model
 
 from labsupport import whisper
-from labsupport.serving import uploads
 from labsupport.serving.server import running
-from labsupport.serving.settings import DEFAULTS, Settings
+from labsupport.serving.settings import Settings
 from labsupport.serving.watching import WatchedModel
 from labsupport.speech import audio
 
@@ -332,8 +331,6 @@ def test_slow_clients_are_ended(served):
     for each in (stopped, crawling):
         assert each.result().startswith(b"HTTP/1.1 408 ")
         assert json.loads(each.result().partition(b"\r\n\r\n")[2])["error"]["code"] == "slow_upload"
-    assert DEFAULTS.grace_seconds < 60
-    assert uploads.FLUSH < MEGABYTE
 
 
 def test_what_takes_too_long_is_ended(tmp_path, small_model):

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from labsupport import whisper
@@ -59,7 +58,7 @@ def test_text_comes_in_order_however_the_windows_are_settled(transcriber, record
 
 def test_a_window_that_repeats_itself_is_amended(transcriber, recording):
     work = make(transcriber, recording)
-    number, window = work.lane.windows[0]
+    _, window = work.lane.windows[0]
     encoder_out = work.encode(window)
     (good,) = work.decode_first(encoder_out)
     assert work.is_settled(good)
@@ -67,5 +66,3 @@ def test_a_window_that_repeats_itself_is_amended(transcriber, recording):
     assert not work.is_settled(loop)
     amended = work.amend(window, encoder_out, loop)
     assert not any(work.decoder.guards.is_bad(each.hypothesis) for each in amended)
-    assert np.isfinite(amended[0].hypothesis.avg_logprob)
-    assert number == 0
