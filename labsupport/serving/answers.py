@@ -112,5 +112,6 @@ def segment_event(number: int, segment: Segment) -> bytes:
 
 
 def done_event(collected: Collected, finished: Finished) -> bytes:
-    content = {"type": "transcript.text.done", "text": collected.text, "usage": usage(finished).model_dump()}
-    return event({**content, "language": find_name(finished.language)})
+    """OpenAI's `usage` counts tokens here, which it bills; ours says how long the sound is, and its language."""
+    content = {"type": "transcript.text.done", "text": collected.text}
+    return event({**content, "duration": round(finished.duration, 2), "language": find_name(finished.language)})

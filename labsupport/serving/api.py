@@ -48,8 +48,8 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def describe_audio(form: type[AudioForm]) -> dict[str, Any]:
     """What OpenAPI says of a route whose form is read piece by piece."""
-    text = {"schema": {"type": "string"}}
-    content = dict.fromkeys(("text/plain", "text/event-stream"), text)
+    event = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+    content = {"text/plain": {"schema": {"type": "string"}}, "text/event-stream": {"schema": event}}
     return {
         "openapi_extra": {
             "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form_schema(form)}}}

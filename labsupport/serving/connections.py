@@ -29,6 +29,7 @@ def make_protocol(settings: Settings) -> type[H11Protocol]:
         """Closes a connection that does not finish the head of a request in time; of a silent one, too."""
 
         timer: asyncio.TimerHandle | None = None
+        refused = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -39,11 +40,19 @@ def make_protocol(settings: Settings) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.refused:
+                return
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 self.stop_timer()
             elif self.timer is None:  # the head of the next request on this connection begins
                 self.start_timer()
+
+        def shutdown(self) -> None:
+            if self.refused:
+                self.transport.close()
+            else:
+                super().shutdown()
 
         def start_timer(self) -> None:
             self.timer = self.loop.call_later(settings.header_seconds, self.end_slow_head)
@@ -64,19 +73,33 @@ def make_protocol(settings: Settings) -> type[H11Protocol]:
 
         def refuse(self, status: int) -> None:
             """Sends an error and closes; only closes in the middle of an answer."""
-            problem = Problem(status, WHAT.get(status, WHAT[400]), code="invalid_http")
-            body = json.dumps(problem.body()).encode()
-            headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-            reason = http.HTTPStatus(status).phrase.encode()
+            self.stop_timer()
             try:
-                for event in (
-                    h11.Response(status_code=status, headers=list(headers.items()), reason=reason),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event))
+                for event in answer_events(status):
+                    self.transport.write(self.conn.send(event) or b"")
             except h11.LocalProtocolError:
-                self.logger.warning("The connection broke in the middle of an answer.")
-            self.transport.close()
+                self.transport.close()
+                return
+            self.close_gently()
+
+        def close_gently(self) -> None:
+            """With bytes unread the connection would be reset, and the answer be lost: takes what still comes."""
+            self.refused = True
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.flow.resume_reading()
+            self.timer = self.loop.call_later(settings.linger_seconds, self.transport.close)
 
     return TimedProtocol
+
+
+def answer_events(status: int) -> list[h11.Event]:
+    """An error in this service's form, after which the connection ends."""
+    body = json.dumps(Problem(status, WHAT.get(status, WHAT[400]), code="invalid_http").body()).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    reason = http.HTTPStatus(status).phrase.encode()
+    return [
+        h11.Response(status_code=status, headers=list(headers.items()), reason=reason),
+        h11.Data(data=body),
+        h11.EndOfMessage(),
+    ]

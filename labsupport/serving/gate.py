@@ -20,6 +20,7 @@ from labsupport.serving.auth import is_foreign
 from labsupport.serving.problems import ClientGone, Problem, explain
 from labsupport.serving.service import Service
 
+SEPARATORS = 4  # bytes around a header: colon, space, line end
 CLIENT_GONE = 499  # as nginx logs it; nobody receives it
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 Message = MutableMapping[str, Any]
@@ -86,7 +87,7 @@ class Gate:
         waits = headers.get("expect", "").lower() == "100-continue"
         passage = Passage(receive, send, self.service.settings.linger_seconds, waits)
         try:
-            if problem := self.find_problem(scope["path"], headers):
+            if problem := self.find_problem(scope, headers):
                 await respond(problem)(scope, passage.receive, passage.send)
             else:
                 await self.app(scope, passage.receive, passage.send)
@@ -99,12 +100,17 @@ class Gate:
         finally:
             self.note(scope, passage)
 
-    def find_problem(self, path: str, headers: dict[str, str]) -> Problem | None:
+    def find_problem(self, scope: Scope, headers: dict[str, str]) -> Problem | None:
         """Why the request must not come in."""
+        size = sum(len(name) + len(value) + SEPARATORS for name, value in scope["headers"]) + len(
+            scope.get("raw_path") or b""
+        )
+        if size + len(scope["query_string"]) > self.service.settings.header_bytes:  # it came in one piece
+            return Problem(431, "The head of the request is too large.", code="invalid_http")
         if is_foreign(headers, self.service.hosts):
             what = "The request comes from a page of another address, or to a name that this service does not have."
             return Problem(403, what, code="foreign_origin")
-        if is_protected(path) and not self.service.tokens.accepts(headers.get("authorization")):
+        if is_protected(scope["path"]) and not self.service.tokens.accepts(headers.get("authorization")):
             what = "A bearer token is needed: Authorization: Bearer TOKEN."
             return Problem(401, what, code="invalid_api_key")
         return None

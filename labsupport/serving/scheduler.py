@@ -146,15 +146,18 @@ class Scheduler:
 
     def decode_batch(self) -> None:
         taken = take_batch(self.lanes, self.batch)
-        groups = [[(self.works[id(lane)], number, window) for lane, number, window in taken]] if taken else []
+        if not taken:
+            return
+        groups = [[(self.works[id(lane)], number, window) for lane, number, window in taken]]
         while groups:
             group = groups.pop(0)
             try:
                 self.decode(group)
             except Exception as error:  # noqa: BLE001
-                if len(group) == 1:
+                apart = split_by_work(group)
+                if len(apart) == 1:
                     self.fail(group[0][0].job, error)
-                groups += [[each] for each in group] if len(group) > 1 else []  # one's error is no other's
+                groups += apart if len(apart) > 1 else []  # one's error is no other's
 
     def decode(self, batch: Batch) -> None:
         """Windows of one key: those that pass the guards are settled, the others are put aside."""
@@ -183,3 +186,10 @@ class Scheduler:
                     work.settle(number, work.amend(window, encoder_out, hypothesis))
                     self.end_if_complete(work)
                 return
+
+
+def split_by_work(batch: Batch) -> list[Batch]:
+    apart: dict[int, Batch] = {}
+    for each in batch:
+        apart.setdefault(id(each[0]), []).append(each)
+    return list(apart.values())

@@ -55,12 +55,10 @@ def test_verbose_json_is_openais_type_and_holds_every_number():
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        ([], {"segments"}),
-        (["segment"], {"segments"}),
-        (["word"], {"words"}),
+        ([], {"segments"}), (["segment"], {"segments"}), (["word"], {"words"}),
         (["word", "segment"], {"segments", "words"}),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_asked_for_is_left_out(wanted, found):
     answer = answers.verbose(collected(), FINISHED, "transcribe", wanted, encode).model_dump(exclude_none=True)
     assert {"segments", "words"} & set(answer) == found

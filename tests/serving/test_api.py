@@ -127,7 +127,7 @@ def test_a_stream_gives_the_text_in_pieces(client, plain, narration):
         *deltas, done = list(stream)
     assert {each.type for each in deltas} == {"transcript.text.delta"}
     assert len(deltas) == 2
-    assert (done.type, done.usage.seconds) == ("transcript.text.done", 50.0)
+    assert (done.type, done.duration) == ("transcript.text.done", 50.0)
     assert "".join(each.delta for each in deltas) == done.text
     assert done.text == transcribe_plainly(plain, audio.read(io.BytesIO(content))).text
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused_in_openais_form(client, options, error, code,
 
 
 def test_an_english_model_does_not_translate(client):
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
+    with pytest.warns(DeprecationWarning, match="deprecated"), pytest.raises(openai.UnprocessableEntityError) as caught:
         client.audio.translations.create(file=("a.wav", speech(0, 1)), model="tiny.en")
     assert caught.value.code == "unsupported_task"
 
@@ -236,3 +236,24 @@ def test_the_log_is_json_without_text_names_or_tokens(served, client):
 def test_nothing_is_left_in_the_spool(served):
     assert served.uploads() == []
     assert DEFAULTS.spool_bytes > DEFAULTS.upload_bytes
+
+
+# --- a model of many languages ----------------------------------------------------------------------------------------
+
+
+def test_a_multilingual_model_detects_the_language_and_translates(tmp_path, jfk):
+    plain = whisper.load("base", engine="onnx")
+    content = speech(0, 4)
+    with (
+        serve(tmp_path, model="base") as served,
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        options = {"file": ("a.wav", content), "model": "base"}
+        found = client.audio.transcriptions.create(**options, response_format="verbose_json")
+        forced = client.audio.transcriptions.create(**options, language="German")
+        with pytest.warns(DeprecationWarning, match="deprecated"):  # OpenAI will end translations
+            english = client.audio.translations.create(**options, response_format="verbose_json")
+    samples = audio.read(io.BytesIO(content))
+    assert (found.language, found.text) == ("english", transcribe_plainly(plain, samples).text)
+    assert forced.text == transcribe_plainly(plain, samples, language="de").text
+    assert (english.language, english.text) == ("english", transcribe_plainly(plain, samples, task="translate").text)

@@ -118,7 +118,7 @@ def test_only_names_of_this_machine_are_taken_on_loopback():
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_what_was_accepted_is_answered_before_it_stops(tmp_path, small_model, number):
     with serve(tmp_path, "--batch", "2", model=small_model) as served, ThreadPoolExecutor(6) as pool:
         pending = start_asking(pool, served.url, 6, encode_speech(35))
