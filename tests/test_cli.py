@@ -172,7 +172,7 @@ def test_test_gives_its_options_apart_and_the_rest_to_pytest(monkeypatch, passed
 
 # --- bench ------------------------------------------------------------------------------------------------------------
 
-TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "long_audio", "bark_attention")
+TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "long_audio", "serving", "bark_attention")
 BENCHMARKS = (*TIMED, "bark", "invented_text")
 
 
@@ -180,7 +180,8 @@ def test_bench_lists_every_benchmark_with_a_line():
     shown = invoke("bench").output
     assert all(re.search(rf"{name} +[A-Za-z]", shown) for name in BENCHMARKS)
     modules = {path.stem for path in (ROOT / "labsupport" / "benchmarks").glob("*.py")}
-    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording", "noises"}
+    parts = {"bark_batches", "serving_article", "serving_clients"}
+    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording", "noises", *parts}
 
 
 @pytest.mark.parametrize("name", TIMED)

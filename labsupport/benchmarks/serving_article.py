@@ -9,9 +9,10 @@ never started. The first line that it prints is its address.
 from __future__ import annotations
 
 import io
+import socket
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, File
@@ -40,18 +41,16 @@ def load_pipeline(model: str) -> Callable[[np.ndarray], str]:
     transformers.logging.set_verbosity_error()
     device = 0 if torch.cuda.is_available() else "cpu"
     folder = str(find_checkpoint(model).folder)
-    pipe = transformers.pipeline("automatic-speech-recognition", model=folder, device=device, chunk_length_s=30)
+    pipe: Any = transformers.pipeline("automatic-speech-recognition", model=folder, device=device, chunk_length_s=30)
     return lambda samples: pipe({"raw": samples, "sampling_rate": 16_000})["text"].strip()
 
 
 def main(model: str) -> None:
     import uvicorn
 
-    from labsupport.serving.server import address_of, bind
-
-    bound = bind("127.0.0.1", 0)
+    bound = socket.create_server(("127.0.0.1", 0))  # a port that is free
     server = uvicorn.Server(uvicorn.Config(create_app(load_pipeline(model)), log_level="error"))
-    print(address_of(bound), flush=True)
+    print(f"http://127.0.0.1:{bound.getsockname()[1]}", flush=True)
     server.run([bound])
 
 
