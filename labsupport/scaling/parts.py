@@ -20,7 +20,8 @@ from labsupport.base.paths import atomic_write, using_folder
 from labsupport.scaling.manifest import Item
 
 PART = re.compile(r"part-(\d{5,})\.parquet")
-PERMANENT = {kind.__name__ for kind in (AudioError, *AudioError.__subclasses__())}  # the same file gives them again
+AUDIO_ERRORS: list[type[AudioError]] = [AudioError, *AudioError.__subclasses__()]
+PERMANENT = {kind.__name__ for kind in AUDIO_ERRORS}  # the same file gives them again
 STATE = ("path", "bytes", "modified", "sha256", "options", "error_kind", "reference")
 
 
