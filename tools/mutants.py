@@ -98,7 +98,7 @@ MUTANTS = (
     Mutant("check: an answer may change its argument", "course/calls.py",
            "if difference(before, left, **EXACT):", "if False:", "tests/course/test_calls.py"),
     Mutant("check: an answer may depend on the calls before", "course/calls.py",
-           "if difference(before.value, after.value) is not None:", "if False:", "tests/course/test_calls.py"),
+           "if difference(first[number].value, after.value) is not None", "if False", "tests/course/test_calls.py"),
     Mutant("check: the model's tokens do not count", "course/trials.py",
            "if found != right:", "if False:", "tests/course/test_trials.py"),
     Mutant("corpus: a file that has changed counts as done", "scaling/parts.py",

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_model import TIMESTAMP_RULES
 from transformers import GenerationConfig
@@ -18,6 +18,10 @@ tokens_so_far = st.lists(st.integers(0, 49) | st.integers(61, 99), max_size=8)
 
 
 @given(tokens_so_far, st.integers(0, 2**32 - 1))
+@example([], 1)
+@example([5, 70], 1)  # one timestamp: the next is its pair, or the end; with these logits a word would be likelier
+@example([70, 5, 80], 1)
+@example([70, 80], 1)
 @settings(deadline=None)
 def test_timestamp_rules_equal_transformers(tokens, seed):
     logits = np.random.default_rng(seed).normal(0, 3, (1, 100)).astype(np.float32)
