@@ -1,1 +1,0 @@
-"""Past one process: corpora on Ray, models over processes, and what it costs."""

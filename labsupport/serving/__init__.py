@@ -1,1 +1,0 @@
-"""The service: speech to text over HTTP, with many requests batched together."""
