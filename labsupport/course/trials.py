@@ -110,8 +110,6 @@ class NumpyPart:
         tensors = [each for each in arguments if hasattr(each, "shape")]
         plain = [xp.to_numpy(each) if hasattr(each, "shape") else each for each in arguments]
         found, first = np.asarray(self.answer(*plain, **named)), xp.to_numpy(tensors[0])
-        if (
-            found.dtype.kind == first.dtype.kind == "f"
-        ):  # a list, or NumPy's zeros, are float64: the model has one dtype
-            found = found.astype(first.dtype)
+        if found.dtype.kind == first.dtype.kind == "f":
+            found = found.astype(first.dtype)  # lists and NumPy's zeros are float64; the model has one dtype
         return xp.asarray(found, like=tensors[0])
