@@ -341,6 +341,9 @@ def transcribe(
     word_timestamps: Annotated[
         bool, typer.Option("--word-timestamps", help="json, vtt: the time of each word", **OUTPUT)
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="write a journal; after a kill, the same call goes on", **OUTPUT)
+    ] = False,
     language: Annotated[
         str | None, typer.Option(help="such as en or English; detected if not given", **DECODING)
     ] = None,
@@ -441,12 +444,38 @@ def transcribe(
         outcome = transcribe_files(
             files, load,
             Input(channel, channels == "separate", Limits(max_hours * 3600, max_channels), track, allow_damaged),
-            Output.parse(form, output_dir, timestamps), watcher, stop,
+            Output.parse(form, output_dir, timestamps), watcher, stop, resume,
             language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
             word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords, guards=guards,
         )  # fmt: skip
         watcher.summarise(files, outcome)
     raise typer.Exit(exit_code(outcome, stop))
+
+
+@app.command()
+def live(
+    file: Annotated[str | None, typer.Argument(help="any audio or video, played; without one: the microphone")] = None,
+    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
+    language: Annotated[str | None, typer.Option(help="such as en or English; detected if not given")] = None,
+    step: Annotated[
+        float, typer.Option(min=0.2, max=10, help="seconds of new sound before the text is made again")
+    ] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.1, max=100, help="of a file: how many times as fast it is played")
+    ] = 1.0,
+) -> None:
+    """Write down what is said while it is said. Printed text is stable; Ctrl-C ends it."""
+    from labsupport import whisper
+    from labsupport.machine.backend import let_threads_sleep
+    from labsupport.speech import audio, live_sound
+    from labsupport.whisper.language import find_code
+    from labsupport.whisper.live_screen import show_live
+
+    let_threads_sleep()
+    pieces = live_sound.record(step) if file is None else live_sound.play(audio.read_blocks(file), step, speed)
+    with StopSignals() as stop:
+        loaded = whisper.load_default(model, report=print_hint)
+        show_live(loaded, pieces, speed if file else 1.0, language and find_code(language), out, errors, stop)
 
 
 def exit_code(outcome: Outcome, stop: StopSignals) -> int:
@@ -456,6 +485,114 @@ def exit_code(outcome: Outcome, stop: StopSignals) -> int:
     if isinstance(outcome.lost, BrokenPipeError):
         return 128 + 13  # SIGPIPE, which ends other programs then
     return int(bool(outcome.failed or outcome.lost))
+
+
+# --- corpus -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def corpus(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="a folder; or a csv, jsonl or parquet with a path column")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="where the parquet parts go")],
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="processes, each with a model")] = 1,
+    gpus: Annotated[
+        float, typer.Option(metavar="N", min=0, callback=check_finite, help="reserved for a worker, such as 0.5")
+    ] = 0,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; without it, this machine")] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="replace what was done with other options")] = False,
+    model: Annotated[str, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = "tiny.en",
+    backend: Annotated[
+        Literal["torch", "mindspore"] | None, typer.Option(help="the framework to compute with", **MODEL)
+    ] = None,
+    engine: Annotated[Literal["torch", "mindspore", "onnx"] | None, typer.Option(help="onnx: graphs", **MODEL)] = None,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, max=4096, help="of a worker; 0: its share of the cores", **MODEL)
+    ] = 0,
+    language: Annotated[str | None, typer.Option(help="detected in each file if not given", **DECODING)] = None,
+    task: Annotated[
+        Literal["transcribe", "translate"], typer.Option(metavar="TASK", help="or translate into English", **DECODING)
+    ] = "transcribe",
+    beams: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="1 is greedy", **DECODING)] = 5,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="windows at once", **DECODING)] = 1,
+    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="decode speech alone", **DECODING)] = True,
+    word_timestamps: Annotated[bool, typer.Option("--word-timestamps", help="of each word", **OUTPUT)] = False,
+    initial_prompt: Annotated[str | None, typer.Option(help="names, style", **DECODING)] = None,
+    hotwords: Annotated[str | None, typer.Option(help="names and terms to expect", **DECODING)] = None,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="take what is left of files", **READING)
+    ] = False,
+    max_hours: Annotated[
+        float, typer.Option(metavar="N", min=0, callback=check_finite, help="refuse what lasts longer", **READING)
+    ] = 12,
+) -> None:
+    """Transcribe a corpus on workers of Ray: a parquet row for each file, with its text or its error.
+
+    A call that is ended goes on where it stopped. The texts are those of `lab transcribe` with the same options.
+    """
+    from labsupport.scaling.corpus import Pool, transcribe_corpus
+    from labsupport.scaling.progress import CorpusProgress, summarise
+    from labsupport.scaling.worker import Settings
+    from labsupport.whisper.language import find_code
+
+    settings = Settings(
+        model, backend=backend, engine=engine, threads=threads or max(1, (os.cpu_count() or 1) // workers),
+        language=language and find_code(language), task=task, beams=beams, batch=batch, vad=vad,
+        word_timestamps=word_timestamps, initial_prompt=initial_prompt, hotwords=hotwords,
+        allow_damaged=allow_damaged, max_hours=max_hours,
+    )  # fmt: skip
+    with StopSignals() as stop, CorpusProgress(errors) as progress:
+        summary = transcribe_corpus(source, output, settings, progress, stop, Pool(workers, gpus, address), redo)
+    print_line(summarise(summary))
+    raise typer.Exit(stop.exit_code if summary.interrupted else int(summary.failed > 0))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="the address to answer on; by default this machine alone")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
+    model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
+    engine: Annotated[
+        Literal["torch", "mindspore", "onnx"] | None, typer.Option(help="onnx on a CPU, if not given")
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine")
+    ] = 0,
+    beams: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="1 is greedy: quicker, less exact")] = 1,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="windows of 30 s at once")] = 8,
+    queue: Annotated[int, typer.Option(metavar="N", min=0, max=10_000, help="requests that wait; more get 429")] = 32,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", min=1, callback=check_finite, help="seconds that a request may take")
+    ] = 600,
+    max_minutes: Annotated[
+        float, typer.Option(metavar="N", min=0.01, callback=check_finite, help="of sound in a request")
+    ] = 120,
+    max_megabytes: Annotated[
+        float, typer.Option(metavar="N", min=0.001, callback=check_finite, help="of a request")
+    ] = 256,
+    token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="bearer tokens, one a line; or LAB_SERVE_TOKEN holds one")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="let others in without a token")] = False,
+) -> None:
+    """Serve speech to text over HTTP, in the form of OpenAI's API. SIGTERM and Ctrl-C end it after what it accepted."""
+    from labsupport.machine.backend import let_threads_sleep, use_threads
+    from labsupport.serving import server
+    from labsupport.serving.auth import read_tokens
+    from labsupport.serving.settings import Settings, check_binding
+    from labsupport.whisper.loading import load_for_service
+
+    tokens = read_tokens(token_file)
+    check_binding(host, bool(tokens), insecure)
+    let_threads_sleep()
+    if threads:
+        use_threads(threads)
+    settings = Settings(
+        batch=batch, active=batch, queue=queue, beams=beams, request_seconds=timeout, audio_seconds=max_minutes * 60,
+        upload_bytes=round(max_megabytes * 2**20), spool_bytes=8 * round(max_megabytes * 2**20),
+    )  # fmt: skip
+    server.serve(lambda: load_for_service(model, engine), host, port, settings, tokens)
 
 
 @app.command()
@@ -508,6 +645,10 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
      "torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."),
     ("quantization", "base", 7, "jfk",
      "Fewer bits: size, memory, encoder, decode step, transcription and word error rates of a whole model."),
+    ("long_audio", "tiny.en", 3, "narration",
+     "Three ways through long audio: errors, invented words, time, memory, and a batch sweep."),
+    ("serving", "tiny.en", 5, "jfk",
+     "The service under load, against article C's shape mended so that it runs, and a crowd; by locust."),
 )  # fmt: skip
 
 

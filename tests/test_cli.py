@@ -32,7 +32,9 @@ def test_help_names_every_command_and_loads_no_framework():
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
     shown = invoke("--help").output
-    assert all(command in shown for command in ("run", "test", "open", "doctor", "transcribe", "report", "bench"))
+    assert all(
+        command in shown for command in ("run", "test", "open", "doctor", "transcribe", "serve", "report", "bench")
+    )
     assert invoke("--version").output.startswith("Speech Inference Lab 0")
 
 
@@ -170,7 +172,7 @@ def test_test_gives_its_options_apart_and_the_rest_to_pytest(monkeypatch, passed
 
 # --- bench ------------------------------------------------------------------------------------------------------------
 
-TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "bark_attention")
+TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "long_audio", "serving", "bark_attention")
 BENCHMARKS = (*TIMED, "bark", "invented_text")
 
 
@@ -178,7 +180,8 @@ def test_bench_lists_every_benchmark_with_a_line():
     shown = invoke("bench").output
     assert all(re.search(rf"{name} +[A-Za-z]", shown) for name in BENCHMARKS)
     modules = {path.stem for path in (ROOT / "labsupport" / "benchmarks").glob("*.py")}
-    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording", "noises", "bark_batches"}
+    parts = {"bark_batches", "serving_article", "serving_clients"}
+    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording", "noises", *parts}
 
 
 @pytest.mark.parametrize("name", TIMED)
@@ -250,3 +253,34 @@ def test_doctor_finds_this_environment_able_and_says_what_a_missing_thing_takes(
     assert done.exit_code == 0
     assert "The lab can run here." in done.output
     assert "an NVIDIA GPU with its driver" in done.output
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+def test_serve_passes_its_limits_on(monkeypatch):
+    from labsupport.serving import server
+
+    given = {}
+
+    def serve(load, host, port, settings, tokens):
+        given.update(host=host, port=port, settings=settings, tokens=bool(tokens))
+
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setenv("LAB_SERVE_TOKEN", "a-token-of-some-length")
+    done = invoke("serve", "--host", "0.0.0.0", "--port", 9, "--batch", 4, "--queue", 3, "--timeout", 7, "--beams", 2,
+                  "--max-minutes", 2, "--max-megabytes", 1)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert (given["host"], given["port"], given["tokens"]) == ("0.0.0.0", 9, True)
+    settings = given["settings"]
+    assert (settings.batch, settings.queue, settings.beams, settings.request_seconds) == (4, 3, 2, 7.0)
+    assert (settings.audio_seconds, settings.upload_bytes) == (120.0, 2**20)
+    assert settings.spool_bytes >= settings.upload_bytes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "70000"], ["--timeout", "nan"], ["--batch", "0"], ["--max-minutes", "inf"], ["--engine", "x"]],
+)
+def test_serve_refuses_what_is_no_limit(arguments):
+    assert invoke("serve", *arguments).exit_code == 2

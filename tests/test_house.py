@@ -24,9 +24,11 @@ BANNED = {"words", "listen", "heard", "keep", "road", "trip", "tell", "shelf", "
 LIBRARIES = {  # of open files, of MindSpore's reductions, of jiwer
     (ast.Attribute, "tell"), (ast.keyword, "keep_dims"), (ast.Attribute, "process_words"),
 }  # fmt: skip
-# What the dependency group `test` brings, by its import names, and the one module that only pytest loads.
-TEST_IMPORTS = {"pytest", "hypothesis", "nbval", "xdist", "ruff", "mypy", "importlinter", "yaml", "rattler"}
+# What the dependency group `test` brings, by its import names, and the modules that only pytest and only locust load.
+TEST_IMPORTS = {"pytest", "hypothesis", "nbval", "xdist", "ruff", "mypy", "importlinter", "yaml", "rattler",
+                "locust", "playwright", "schemathesis"}  # fmt: skip
 PLUGIN = "course/nbval_kernels.py"
+CLIENTS = "benchmarks/serving_clients.py"  # a file of locust's
 CIRCLE = {"base/tables.py": "from labsupport.base import plots", "base/plots.py": "from labsupport.base import tables"}
 MINUTES = "runs for minutes on real weights; test_worker, test_recording and the rooms that it measures are tested"
 UNTESTED = {  # module -> why it has no test file of its own
@@ -125,8 +127,9 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 def test_nothing_imports_what_only_tests_install():
     found = {relative(path) for path in MODULES if {n.split(".")[0] for n in imports_of(path)} & TEST_IMPORTS}
-    assert found == {PLUGIN}
-    assert not any(name.endswith("nbval_kernels") for path in MODULES for name in imports_of(path))
+    assert found == {PLUGIN, CLIENTS}
+    only_there = ("nbval_kernels", "serving_clients")
+    assert not any(name.endswith(only_there) for path in MODULES for name in imports_of(path))
 
 
 def imports_of(path: Path) -> set[str]:

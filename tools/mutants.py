@@ -101,6 +101,18 @@ MUTANTS = (
            "if difference(first[number].value, after.value) is not None", "if False", "tests/course/test_calls.py"),
     Mutant("check: the model's tokens do not count", "course/trials.py",
            "if found != right:", "if False:", "tests/course/test_trials.py"),
+    Mutant("corpus: a file that has changed counts as done", "scaling/parts.py",
+           'return hash_file(Path(file)) == state["sha256"]', "return True", "tests/scaling/test_parts.py"),
+    Mutant("corpus: what failed once is never tried again", "scaling/parts.py",
+           'state["error_kind"] not in (None, PERMANENT) or not is_same_file', "not is_same_file",
+           "tests/scaling/test_parts.py"),
+    Mutant("tensor parallel: the output matrix is divided by columns", "scaling/tensor_parallel.py",
+           "F.linear(out, attention.out_proj.weight[:, columns])",
+           "F.linear(out, attention.out_proj.weight[columns].T)",
+           "tests/scaling/test_tensor_parallel.py"),
+    Mutant("waiting: a worker is busy from the arrival on", "scaling/waiting.py",
+           "heapq.heapreplace(free, begin + service)", "heapq.heapreplace(free, arrival + service)",
+           "tests/scaling/test_waiting.py"),
 )  # fmt: skip
 
 

@@ -48,6 +48,14 @@ class AudioError(LabError):
     """A sound, a clip's card or a corpus is missing, damaged, or not what it must be."""
 
 
+class NoAudio(AudioError):
+    """A file holds no sound, or is of a kind that cannot be decoded here."""
+
+
+class AudioLimitError(AudioError):
+    """A sound is longer, or has more channels, than its reader allows."""
+
+
 class TextError(LabError):
     """A text, a tokenizer or an output format is not what it must be."""
 
@@ -96,9 +104,17 @@ class SophonError(LabError):
     """TPU-MLIR failed, or gave something that cannot be read."""
 
 
+class ScalingError(LabError):
+    """A corpus, its manifest or its output, a cluster, or a plan for machines is not what it must be."""
+
+
 class BenchError(LabError):
     """A benchmark cannot be run as asked, or what it stored is damaged."""
 
 
 class CourseError(LabError):
     """A notebook, an exercise, a run or the report is not what it must be."""
+
+
+class ServingError(LabError):
+    """The service cannot start as asked, or a request asks for what it cannot do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ STYLE = {
     "svg.fonttype": "path",  # the picture looks the same where the font is missing
     "svg.hashsalt": "speech-inference-lab",  # the same figure gives the same bytes
 }
+
+
+def is_static_page() -> bool:
+    """Whether this run makes a page that nobody can operate: `LAB_STATIC_PAGE`, which `lab run` sets."""
+    return bool(os.environ.get("LAB_STATIC_PAGE"))
 
 
 def figure(width: float = 6.4, height: float = 3.6):

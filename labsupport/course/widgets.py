@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import ipywidgets
 from IPython.display import HTML, display
 
 from labsupport.base import plots
+from labsupport.base.plots import is_static_page
 from labsupport.base.tables import html_table
 from labsupport.checkpoints.config import SIZES
 from labsupport.optim import memory_model
@@ -16,11 +15,6 @@ from labsupport.profiling.recording import Profile
 from labsupport.profiling.table import op_table
 
 ALL = "all"
-
-
-def is_static_page() -> bool:
-    """Whether this run makes a page that nobody can operate: `LAB_STATIC_PAGE`, which `lab run` sets."""
-    return bool(os.environ.get("LAB_STATIC_PAGE"))
 
 
 def explore(profile: Profile) -> None:

@@ -78,8 +78,17 @@ def absolute_only(path: str) -> str:
 
 def end_with_parent() -> None:
     """For a process that was started in another way, such as by multiprocessing: ends it when its parent ends."""
+    watch_apart(os.getppid(), os.getpid())
+
+
+def end_with_this(process: int) -> None:
+    """Ends a process that runs already, as a library has started it, and all below it, when this one ends."""
+    watch_apart(os.getpid(), process)
+
+
+def watch_apart(parent: int, leader: int) -> None:
     if os.name != "nt":
-        command = [*start_watcher(os.getppid()), "--watch", str(os.getpid())]
+        command = [*start_watcher(parent), "--watch", str(leader)]
         os.waitpid(os.posix_spawn(command[0], command, os.environ), 0)  # it leaves another one behind
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from labsupport.base import paths
-from labsupport.base.errors import AudioError
+from labsupport.base.errors import AudioError, AudioLimitError
 from labsupport.speech import decoding
 from labsupport.speech.mixing import SAMPLE_RATE, Mixer, Resampler
 from labsupport.speech.parts import Source, measure
@@ -256,7 +256,7 @@ class Converter:
             raise AudioError(f"A rate of {rate} Hz cannot be right.", where=self.where, hint=hint)
         if channels > self.limits.channels:
             hint = f"`--max-channels {channels}` allows it."
-            raise AudioError(f"The sound has {channels} channels.", where=self.where, hint=hint)
+            raise AudioLimitError(f"The sound has {channels} channels.", where=self.where, hint=hint)
         if self.channel is not None and not 1 <= self.channel <= channels:
             hint = f"It has {channels}, counted from 1."
             raise AudioError(f"There is no channel {self.channel}.", where=self.where, hint=hint)
@@ -266,7 +266,8 @@ class Converter:
         hours = seconds / 3600
         if seconds > self.limits.seconds:
             hint = f"`--max-hours {math.ceil(hours)}` allows it."
-            raise AudioError(f"The sound lasts {hours:.4g} hours, or its header is wrong.", where=self.where, hint=hint)
+            what = f"The sound lasts {hours:.4g} hours, or its header is wrong."
+            raise AudioLimitError(what, where=self.where, hint=hint)
         if rate < SPEECH_RATE and seconds > LOW_RATE_SECONDS:
             hint = "With the right rate: ffmpeg -ar RATE -i INPUT output.wav"
             what = f"At a rate of {rate} Hz it would last {hours:.2g} hours and carry no speech."

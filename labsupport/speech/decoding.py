@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from labsupport.base.errors import AudioError, printable
+from labsupport.base.errors import AudioError, NoAudio, printable
 from labsupport.speech import containers
 from labsupport.speech.clock import EXACT, MATROSKA, MP4, Clock
 from labsupport.speech.parts import Part, Readable, Source, is_unknown
@@ -57,7 +57,7 @@ def _open_part(part: Part, source: Source) -> Decoder:
     if containers.starts_like_media(part.file):
         raise source.damage_error("its header breaks off or is damaged")
     hint = "Takes what FFmpeg and libsndfile can decode, such as wav, flac, mp3, m4a, ogg, webm, wma, mp4."
-    raise AudioError("This is no audio that can be decoded.", where=source.where, hint=hint)
+    raise NoAudio("This is no audio that can be decoded.", where=source.where, hint=hint)
 
 
 class UnknownFormat(Exception):
@@ -189,7 +189,7 @@ class AvDecoder(Decoder):
         tracks, track = self.container.streams.audio, self.source.track
         if not tracks:
             hint = "Name a file that has an audio track."
-            raise AudioError("The file holds no sound, only pictures or text.", where=self.source.where, hint=hint)
+            raise NoAudio("The file holds no sound, only pictures or text.", where=self.source.where, hint=hint)
         self.source.check_track(len(tracks))
         known = [each for each in tracks if each.codec_context is not None and each.codec_context.sample_rate]
         best = cast("av.AudioStream | None", self.container.streams.best("audio"))
@@ -218,7 +218,7 @@ class AvDecoder(Decoder):
         name = "something unknown" if others else containers.name_codec(self.part)
         hint = others or "Convert it where it plays, to wav, flac, mp3 or m4a."
         what = f"The sound is coded as {name}, for which there is no decoder here."
-        return AudioError(what, where=self.source.where, hint=hint)
+        return NoAudio(what, where=self.source.where, hint=hint)
 
     def _name_others(self) -> str:
         """What to do where one of several tracks is of no use; nothing where there is one."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
+from pathlib import Path
 
 import numpy as np
 
+from labsupport.base.paths import using_folder
 from labsupport.speech.audio import SAMPLE_RATE
 
 HOP = 160  # samples: one frame each 10 ms
@@ -16,7 +18,7 @@ WINDOW_FRAMES = 3000  # 30 s, the only length that the encoder takes
 EDGE = FFT // 2  # samples that are reflected at both ends, so that a frame lies around its time
 OVERLAP = FFT - HOP  # samples that a frame has in common with the next
 BLOCK = 500  # frames that are transformed at a time: 5 s
-IN_MEMORY = 64 * 2**20  # bytes of features
+IN_MEMORY = 4 * 2**20  # bytes of features: two minutes
 
 
 def hz_to_mel(hz: np.ndarray) -> np.ndarray:
@@ -55,11 +57,15 @@ def power_spectrum(samples: np.ndarray) -> np.ndarray:
 class LogMel:
     """Log-mel features of a recording that is fed block by block; equal to `log_mel` of the whole for any blocks.
 
-    Of the sound itself it holds 5 s, and the features in float32 up to `IN_MEMORY`: 33 minutes with 80 mels. Those of a
-    longer recording are in a temporary file: 115 MB an hour.
+    Of the sound itself it holds 5 s, and the features in float32 up to `IN_MEMORY`. Those of a longer recording are in
+    a temporary file without a name, 115 MB an hour with 80 mels, which is read window by window: not mapped, for mapped
+    pages count as the process's memory. The memory that this takes is the same for an hour and for twelve.
 
     Args:
         mels: 80, or 128 for large-v3 and its turbo.
+
+    Raises:
+        FolderError: the folder for temporary files, which `TMPDIR` names, is full or cannot be written to.
     """
 
     def __init__(self, mels: int = 80):
@@ -118,7 +124,8 @@ class LogMel:
             self._buffer[:EDGE] = self._buffer[2 * EDGE : EDGE : -1]
         energy = mel_filters(self.mels) @ power_spectrum(self._buffer[: frames * HOP + OVERLAP])  # (mels, frames)
         log = np.log10(np.maximum(energy, 1e-10)).astype(np.float32)  # (mels, frames)
-        self._stored.write(log.T.tobytes())
+        with using_folder(Path(tempfile.gettempdir()), "TMPDIR"):
+            self._stored.write(log.T.tobytes())
         self._count, self._loudest = self._count + frames, max(self._loudest, float(log.max()))
         rest = self._buffer[frames * HOP : self._filled].copy()
         self._buffer[: len(rest)], self._filled = rest, len(rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ MUCH_QUIETER = 0.5  # of log-mel's scale: 20 dB
 
 @dataclass(frozen=True)
 class Recording:
-    """A whole recording, however long: its samples are not held.
+    """A whole recording, however long: neither its samples nor all of its log-mel are held.
 
     The decoder counts frames of 10 ms along the speech alone, as if the rest had been cut out; `restore` gives the
     times of the recording back.
@@ -55,10 +56,12 @@ class Recording:
         """The speech in windows of at most 30 s, each up to the last pause that it can hold."""
         windows, start = [], 0
         while start < self.frames:
-            longest = min(start + WINDOW_FRAMES, self.frames)
-            ends = [pause for pause in self.pauses if start < pause <= longest] if longest < self.frames else []
-            windows.append(Span(start, ends[-1] if ends else longest))
-            start = windows[-1].end
+            end = min(start + WINDOW_FRAMES, self.frames)
+            place = bisect.bisect_right(self.pauses, end) - 1  # the last pause that the window can hold
+            if end < self.frames and place >= 0 and self.pauses[place] > start:
+                end = self.pauses[place]
+            windows.append(Span(start, end))
+            start = end
         return windows
 
     def loud_windows(self, most: int) -> list[Span]:
@@ -91,11 +94,12 @@ class Recording:
         if self.speech == (Span(0, self.frames),) and window.end == self.frames == self.mel.frames:
             return self.mel.window(window.start)
         parts = []
-        for span, joint in zip(self.speech, self.joints.tolist(), strict=False):
+        first = int(np.searchsorted(self.joints, window.start, side="right")) - 1
+        last = int(np.searchsorted(self.joints[:-1], window.end))  # spans from here on begin after the window
+        for span, joint in zip(self.speech[first:last], self.joints[first:last].tolist(), strict=True):
             shift = span.start - joint
             start, end = max(span.start, window.start + shift), min(span.end, window.end + shift)
-            if start < end:
-                parts.append(self.mel.window(start, end)[:, : end - start])
+            parts.append(self.mel.window(start, end)[:, : end - start])
         found = np.concatenate(parts, axis=1)  # (mels, frames)
         return np.pad(found, ((0, 0), (0, WINDOW_FRAMES - found.shape[1])))
 

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from labsupport import __version__
 from labsupport.base.errors import AudioError, FolderError, LabError, WhisperError, printable
 from labsupport.machine.stop_signals import StopSignals
 from labsupport.speech import audio
 from labsupport.speech.text import Transcript
 from labsupport.speech.transcripts import Voices
+from labsupport.whisper.journal import StoredJournal, hash_content
 from labsupport.whisper.language import check_language, check_task, match_code
 from labsupport.whisper.outputs import (
     STANDARD_INPUT,
@@ -105,6 +107,7 @@ def transcribe_files(
     output: Output,
     watcher: Watcher,
     stop: StopSignals | None = None,
+    resume: bool = False,
     **options,
 ) -> Outcome:
     """Transcribes one file after the other. Whatever becomes of one stops no other, but a signal ends the work.
@@ -113,6 +116,7 @@ def transcribe_files(
         files: paths; "-" is standard input.
         load: gives the transcriber; called once, when there is a file to transcribe.
         stop: the signals that end the work; by default Ctrl-C does, wherever it comes.
+        resume: write a journal of each file, and go on after what an earlier call's holds, see `journal`.
         options: of `Transcriber.transcribe`.
 
     Raises:
@@ -124,7 +128,7 @@ def transcribe_files(
     if source.separate and source.channel is not None:
         raise AudioError("One channel and each of them exclude each other.", hint="Give --channel or --channels.")
     writer, outcome = open_writer(output, files), Outcome()
-    work = Work(load, source, writer, watcher, stop or StopSignals(), options)
+    work = Work(load, source, writer, watcher, stop or StopSignals(), options, resume)
     try:
         with writer, NoteHandler(watcher):
             work.try_files(files, outcome)
@@ -164,9 +168,10 @@ class Work:
         watcher: Watcher,
         stop: StopSignals,
         options: dict,
+        resume: bool = False,
     ):
         self.load, self.source, self.writer, self.watcher = load, source, writer, watcher
-        self.stop, self.options = stop, options
+        self.stop, self.options, self.resume = stop, options, resume
         self.loaded: Transcriber | None = None
         self.fatal: LabError | None = None  # why no file at all can be transcribed
 
@@ -186,9 +191,12 @@ class Work:
         """Whether the file was read, transcribed and written; its error goes to the watcher."""
         try:
             self.writer.check(file)
-            with self.stop.interruptible():
-                voices = self.transcribe(file)
-            paths = self.writer.write(file, voices)
+            with contextlib.ExitStack() as journals:
+                with self.stop.interruptible():
+                    voices, finished = self.transcribe(file, journals)
+                paths = self.writer.write(file, voices)
+                for journal in finished:
+                    journal.remove()
         except (BrokenPipeError, ScreenError):
             raise  # no other file could be printed
         except Exception as error:
@@ -200,19 +208,38 @@ class Work:
             self.watcher.note(f"written: {', '.join(show_name(path) for path in paths)}")
         return True
 
-    def transcribe(self, file: str) -> Voices:
-        """A file's transcript, or one for each channel, with its number."""
+    def transcribe(self, file: str, opened: contextlib.ExitStack) -> tuple[Voices, list[StoredJournal]]:
+        """A file's transcript, or one for each channel, with its number; and their journals, which are `opened`."""
+        voices: list[tuple[int | None, Transcript]] = []
+        journals: list[StoredJournal] = []
         with open_input(file) as sound:
             seconds = self.source.duration(sound)  # before the model is loaded: perhaps no file can be read
             transcriber = self.find_transcriber()
-            return [
-                (channel if self.source.separate else None,
-                 self.transcribe_channel(file, sound, seconds, transcriber, channel))
-                for channel in self.source.channels(sound)
-            ]  # fmt: skip
+            content = hash_content(sound) if self.resume else ""
+            for channel in self.source.channels(sound):
+                options = self.options
+                if self.resume:
+                    identity = self.identify(content, transcriber, channel)
+                    journals.append(opened.enter_context(StoredJournal(file, channel, identity)))
+                    self.note(journals[-1].note)
+                    options = {**options, "journal": journals[-1].journal}
+                transcript = self.transcribe_channel(file, sound, seconds, transcriber, channel, options)
+                voices.append((channel if self.source.separate else None, transcript))
+        return voices, journals
+
+    def identify(self, content: str, transcriber: Transcriber, channel: int | None) -> dict:
+        """What must be the same for a text to go on: another value may give other words."""
+        model = {"label": transcriber.label, "files": transcriber.origin, "engine": type(transcriber.model).__module__}
+        options = {name: getattr(value, "__dict__", value) for name, value in self.options.items()}
+        reading = {"channel": channel, "track": self.source.track, "allow_damaged": self.source.allow_damaged}
+        return {"content": content, "model": model, "version": __version__, **reading, **options}
+
+    def note(self, text: str) -> None:
+        if text:
+            self.watcher.note(text)
 
     def transcribe_channel(
-        self, file: str, sound: Any, seconds: float | None, transcriber: Transcriber, channel: int | None
+        self, file: str, sound: Any, seconds: float | None, transcriber: Transcriber, channel: int | None, options: dict
     ) -> Transcript:
         """channel: from 1 on, None for the mix."""
         report = functools.partial(self.report, show_name(file))
@@ -220,7 +247,7 @@ class Work:
         transcript = transcriber.transcribe(
             count_seconds(blocks, functools.partial(report, "reading", total=seconds)),
             on_progress=functools.partial(report, "transcribing"),
-            **self.options,
+            **options,
         )
         if transcript.language_probability is not None:
             self.watcher.note(f"language: {transcript.language} ({transcript.language_probability:.2f}), detected")

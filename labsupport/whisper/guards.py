@@ -19,7 +19,7 @@ from labsupport.base.errors import WhisperError
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.search import Hypothesis, decode, find_loop, sample
-from labsupport.whisper.token_filters import TokenRules, add_context
+from labsupport.whisper.token_filters import TokenRules, add_context, count_previous_room
 from labsupport.whisper.windows import Cut
 
 
@@ -177,4 +177,5 @@ class GuardedDecoder:
             return []
         if self.guards.is_silence(hypothesis):
             return list(previous)
-        return [*previous, *(token for _, _, tokens in cuts for token in tokens)]
+        text = [*previous, *(token for _, _, tokens in cuts for token in tokens)]
+        return text[-count_previous_room(self.model.config, 0) :]  # all that a window may be given

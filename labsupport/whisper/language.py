@@ -36,6 +36,12 @@ def find_code(language: str) -> str:
     return {name: code for code, _, name in named}.get(language.strip().lower(), language.strip().lower())
 
 
+def find_name(code: str) -> str:
+    """The English name of a language by Whisper's code, as openai-whisper writes it; a code that it lacks as it is."""
+    named = (entry.strip().partition(" ") for entry in NAMES.replace("\n", " ").split(","))
+    return {code: name for code, _, name in reversed(list(named))}.get("he" if code == "iw" else code, code)
+
+
 def match_code(code: str | None, tokenizer: Tokenizer) -> str | None:
     """The code as this vocabulary has it: the first Whispers write Hebrew as "iw", later ones as "he"."""
     return "iw" if code == "he" and "he" not in tokenizer.languages else code

@@ -133,10 +133,10 @@ class Encoder(nn.Cell):
         self.layer_norm = layer_norm(config.d_model)
 
     def construct(self, mel: Tensor) -> Tensor:
-        """(batch, mels, 3000) -> (batch, 1500, d_model)"""
+        """(batch, mels, 3000) -> (batch, 1500, d_model); fewer frames, an even number, give half as many."""
         x = gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, 1, 1))  # (batch, d_model, 3000)
         x = gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, 2, 1))  # (batch, d_model, 1500)
-        x = x.swapaxes(1, 2) + self.embed_positions.weight  # (batch, 1500, d_model)
+        x = x.swapaxes(1, 2) + self.embed_positions.weight[: x.shape[2]]  # (batch, 1500, d_model)
         for layer in self.run(self.layers):
             x = layer(x)
         return self.layer_norm(x)

@@ -47,7 +47,8 @@ def prefill_prompt(
     tokens = np.tile(np.array(prompt, np.int64), (len(encoder_out), 1))  # (windows, prompt)
     logits = model.prefill(tokens, cache)  # (windows, prompt, vocab)
     start = prompt.index(rules.sot) if rules.sot in prompt else 0  # text from before may come first
-    return cache, logits[:, -1], np.exp(log_softmax(logits[:, start])[:, rules.no_speech])
+    last = logits[:, -1].copy()  # a view would hold the logits of the whole prompt: 47 MB with the text before
+    return cache, last, np.exp(log_softmax(logits[:, start])[:, rules.no_speech])
 
 
 def greedy(

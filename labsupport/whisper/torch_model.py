@@ -122,10 +122,10 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(batch, mels, 3000) -> (batch, 1500, d_model)"""
+        """(batch, mels, 3000) -> (batch, 1500, d_model); fewer frames, an even number, give half as many."""
         x = F.gelu(self.conv1d(mel, self.conv1.weight, self.conv1.bias, stride=1, padding=1))  # (batch, d_model, 3000)
         x = F.gelu(self.conv1d(x, self.conv2.weight, self.conv2.bias, stride=2, padding=1))  # (batch, d_model, 1500)
-        x = x.transpose(1, 2) + self.embed_positions.weight  # (batch, 1500, d_model)
+        x = x.transpose(1, 2) + self.embed_positions.weight[: x.shape[2]]  # (batch, 1500, d_model)
         for layer in self.run(self.layers):
             x = layer(x)
         return self.layer_norm(x)

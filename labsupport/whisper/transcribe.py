@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from labsupport.base.errors import WhisperError
+from labsupport.results.memory import return_free_memory
 from labsupport.speech.features import WINDOW_FRAMES
 from labsupport.speech.recording import Recording, analyse
 from labsupport.speech.segments import Span
 from labsupport.speech.text import Segment, Tokenizer, Transcript
 from labsupport.whisper.guards import GuardedDecoder, Guards
+from labsupport.whisper.journal import Checkpoint, Journal
 from labsupport.whisper.language import VOTES, check_language, check_task, vote_language
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.search import Hypothesis
@@ -27,12 +29,16 @@ FEWER_ROUNDS = 0.9  # texts of the same rounds differ by less: by full stops, or
 
 @dataclass(frozen=True)
 class Decoded:
-    """A window (in frames along the speech) with its text: as a hypothesis, and cut into segments by its timestamps."""
+    """A window (in frames along the speech) with its text: as a hypothesis, and cut into segments by its timestamps.
+
+    at: where the work goes on after it, if it can.
+    """
 
     window: Span
     encoder_out: EncoderOut  # (1, 1500, d_model)
     hypothesis: Hypothesis
     cuts: list[Cut]
+    at: Checkpoint | None = None
 
 
 @dataclass
@@ -41,6 +47,7 @@ class Transcriber:
 
     label: the checkpoint's name, as result rows give it.
     alignment_heads: (layer, head) pairs of cross-attention that follow the sound, see `word_timestamps`.
+    origin: what tells these weights from others of the same label.
     """
 
     model: WhisperModel
@@ -48,6 +55,7 @@ class Transcriber:
     rules: TokenRules
     label: str
     alignment_heads: Sequence[tuple[int, int]] = ()
+    origin: str = ""
 
     def transcribe(
         self,
@@ -63,6 +71,7 @@ class Transcriber:
         hotwords: str | None = None,
         guards: Guards = GUARDS,
         on_progress: Callable[[float, float], None] = lambda done, total: None,
+        journal: Journal | None = None,
     ) -> Transcript:
         """Sound of any length to text.
 
@@ -83,6 +92,7 @@ class Transcriber:
             hotwords: names and terms to expect, which every window is given.
             guards: what a window's text must be, see `Guards`.
             on_progress: called with the seconds that are done, and those of the recording.
+            journal: what is done already, for the same sound and options; every window is added to it.
 
         Raises:
             WhisperError: the model does not know the language or the task, or the hotwords are too many.
@@ -98,16 +108,21 @@ class Transcriber:
             prompt=make_prompt(self.tokenizer, language, task), hotwords=hotword_tokens,
         )  # fmt: skip
         previous = self.tokenizer.encode(f" {initial_prompt.strip()}") if initial_prompt else []
+        journal = journal or Journal()
+        at = journal.at or Checkpoint(0, previous)
         if timestamps and batch == 1:
-            windows = decode_sequentially(decoder, recording, Span(0, recording.frames), encode, previous)
+            windows = decode_sequentially(decoder, recording, Span(at.seek, recording.frames), encode, at.previous)
         else:
-            windows = decode_in_batches(decoder, recording, batch, encode, previous)
-        spoken: list[Segment] = []
+            windows = decode_in_batches(decoder, recording, batch, encode, at.previous, at.seek)
+        spoken = journal.spoken
         for decoded in windows:
+            segments: list[Segment] = []
             if not guards.is_silence(decoded.hypothesis):
                 after = spoken[-1].end if spoken else 0.0
-                spoken += self.place(decoded, recording, decoder.prompt, after, word_timestamps)
+                segments = self.place(decoded, recording, decoder.prompt, after, word_timestamps)
+            journal.add(segments, decoded.at)
             on_progress(recording.seconds * decoded.window.end / recording.frames, recording.seconds)
+            return_free_memory()  # else free blocks between used ones add up over the windows
         text = "".join(segment.text for segment in spoken).strip()
         segments = [restored for segment in spoken for restored in recording.restore(segment)]
         segments = [finish(segment, word_timestamps) for segment in segments]
@@ -185,10 +200,10 @@ def decode_sequentially(
         encoder_out = encode(window)
         hypothesis = decoder.decode(encoder_out, previous)[0]
         cuts, ahead = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
-        yield Decoded(window, encoder_out, hypothesis, cuts)
         previous = decoder.next_context(previous, hypothesis, cuts)
         over = decoder.guards.is_silence(hypothesis) or ahead == 0
         seek = window.end if over else move_to_pause(seek + ahead, pauses, after=seek)
+        yield Decoded(window, encoder_out, hypothesis, cuts, Checkpoint(seek, previous))
 
 
 def decode_in_batches(
@@ -197,18 +212,26 @@ def decode_in_batches(
     batch: int,
     encode: Callable[[Span], EncoderOut],
     previous: list[int],
+    seek: int = 0,
 ) -> Iterator[Decoded]:
-    """Windows of at most 30 s side by side, `batch` at a time, without timestamps; each of them is given `previous`."""
+    """Windows of at most 30 s side by side, `batch` at a time, without timestamps; each of them is given `previous`.
+
+    seek: batches up to this frame are left out: they are done.
+    """
     untimed = decoder.without_timestamps()
     windows = [window for window in recording.windows() if not recording.is_blank(window)]
     for first in range(0, len(windows), batch):
         group = windows[first : first + batch]
+        if group[-1].end <= seek:
+            continue
         mels = np.stack([recording.window(window) for window in group])  # (windows, mels, 3000)
         encoder_out = decoder.model.encode(mels)  # (windows, 1500, d_model)
         for i, (window, hypothesis) in enumerate(zip(group, untimed.decode(encoder_out, previous), strict=True)):
             cuts, _ = cut_segments(hypothesis.tokens, untimed.rules, window.end - window.start)
             decoded = Decoded(window, encoder_out[i : i + 1], hypothesis, cuts)
-            yield from check_rounds(decoded, decoder, recording, encode, previous)
+            *earlier, last = check_rounds(decoded, decoder, recording, encode, previous)
+            yield from (replace(each, at=None) for each in earlier)
+            yield replace(last, at=Checkpoint(window.end, previous) if window is group[-1] else None)
 
 
 def check_rounds(

@@ -165,7 +165,8 @@ def token_probabilities(
     model.project_cross_kv(encoder_out, cache)
     tokens = np.array([[*start, *text[:-1]]], np.int64)
     logits = model.prefill(tokens, cache)[0, len(start) - 1 :, :eot]  # (n, text tokens)
-    return np.exp(log_softmax(logits)[np.arange(len(text)), text])
+    # one after the other: all at once they would take three times the memory of the logits
+    return np.exp(np.array([log_softmax(row)[token] for row, token in zip(logits, text, strict=True)]))
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

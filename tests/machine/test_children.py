@@ -193,6 +193,27 @@ with ProcessPoolExecutor(1, get_context("spawn"), initializer=children.end_with_
 
 
 @posix_only
+def test_a_process_that_a_library_started_ends_with_its_parent(tmp_path):
+    code = f"""
+import subprocess, sys
+from labsupport.machine import children
+started = [subprocess.Popen([sys.executable, "-c", {SLEEP!r}]) for _ in range(2)]
+children.end_with_this(started[0].pid)
+print(*(process.pid for process in started), flush=True)
+{SLEEP}
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    watched, other = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())
+    parent.kill()
+    parent.wait()
+    try:
+        assert wait_for_ends([watched]) == []
+        assert other.is_running()  # else something else had ended both
+    finally:
+        other.kill()
+
+
+@posix_only
 def test_without_help_of_the_system_the_watcher_looks_itself(monkeypatch):
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     monkeypatch.setattr(children.sys, "platform", "other")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import tracemalloc
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 
+from labsupport.base.errors import FolderError
 from labsupport.speech import features
 
 
@@ -128,16 +131,35 @@ def test_a_window_is_scaled_by_the_loudest_of_the_whole_recording():
     assert np.abs(first - features.log_mel(samples[: 30 * 16_000])).max() > 0.5
 
 
-def test_a_long_recording_needs_little_more_memory_than_its_features():
-    block, count = noise(10 * 16_000, 4), 30  # 5 minutes
+def peak_of(seconds: int) -> int:
+    """Bytes that Python allocates at most for the features of so much noise, read by window."""
+    block = noise(10 * 16_000, 4)
     tracemalloc.start()
     try:
         recording = features.LogMel()
-        for _ in range(count):
+        for _ in range(seconds // 10):
             recording.feed(block)
         recording.finish()
-        recording.window(3000)
-        peak = tracemalloc.get_traced_memory()[1]
+        for seek in range(0, recording.frames, features.WINDOW_FRAMES):
+            recording.window(seek)
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < recording.frames * 80 * 4 + 10e6  # the samples in float64 would be 38 MB
+
+
+def test_a_recording_five_times_as_long_needs_no_more_memory():
+    peak_of(10)  # the filters are made once
+    short, long = peak_of(200), peak_of(1000)
+    assert abs(long - short) < 100_000  # 800 s of features are 25.6 MB
+    assert long < 30e6
+
+
+def test_a_full_disk_is_an_error_that_names_the_variable(monkeypatch):
+    recording = features.LogMel()
+
+    def refuse(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(recording._stored, "write", refuse)
+    with pytest.raises(FolderError, match=r"(?s)No space left.*TMPDIR"):
+        recording.feed(noise(10 * 16_000, 5))

@@ -6,18 +6,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from labsupport.base.errors import WhisperError
 from labsupport.speech import audio
 from labsupport.speech.segments import Span
 from labsupport.whisper import language
-from labsupport.whisper.language import check_language, check_task, vote_language
+from labsupport.whisper.language import check_language, check_task, find_code, find_name, vote_language
 
 TOKENIZER = SimpleNamespace(languages={"de": 1, "en": 2, "ru": 3})
 
 
 def model(multilingual: bool):
     return SimpleNamespace(config=SimpleNamespace(multilingual=multilingual))
+
+
+def test_codes_and_names_are_each_others():
+    theirs = dict(LANGUAGES)  # openai-whisper's table, as transformers ships it
+    assert {code: find_name(code) for code in theirs} == theirs
+    assert {find_code(find_name(code)) for code in theirs} == set(theirs)
+    assert (find_name("iw"), find_name("none")) == ("hebrew", "none")
 
 
 def test_a_language_that_the_model_lacks_is_refused():

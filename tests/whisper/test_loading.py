@@ -58,7 +58,7 @@ def cpu(monkeypatch):
         "Tokenizer": lambda folder: None,
         "make_transcriber": lambda checkpoint, model, tokenizer: model,
         "load_model": lambda checkpoint: "a framework",
-        "load": lambda name: "what load chooses",
+        "load": lambda name, engine=None: engine or "what load chooses",
     }
     for name, replacement in replaced.items():
         monkeypatch.setattr(loading, name, replacement)
@@ -96,6 +96,15 @@ def test_who_chose_a_backend_gets_it(cpu):
 def test_an_accelerator_or_a_missing_runtime_leaves_the_choice_to_load(cpu, name, replacement):
     cpu.setattr(loading, name, replacement)
     assert load_default() == ("what load chooses", [])
+    assert loading.load_for_service("small") == "what load chooses"
+
+
+def test_a_service_takes_onnx_and_builds_its_graphs(cpu):
+    cpu.setattr(onnx_model, "is_built", lambda checkpoint, tokenizer: False)
+    assert loading.load_for_service("small") == "onnx"
+    assert loading.load_for_service("small", engine="torch") == "torch"
+    cpu.setenv("LAB_BACKEND", "torch")
+    assert loading.load_for_service("small") == "what load chooses"
 
 
 # --- folders of strangers ---------------------------------------------------------------------------------------------

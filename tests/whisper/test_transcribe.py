@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import long_recording
 import numpy as np
 import pytest
 from scripted_model import ScriptedModel
 from small_model import TIMESTAMP_RULES
 
 from labsupport.base.errors import WhisperError
+from labsupport.base.paths import ROOT
 from labsupport.speech import audio, text
 from labsupport.speech.features import LogMel
 from labsupport.speech.recording import analyse
@@ -67,6 +74,32 @@ def test_windows_in_batches_lose_little(tiny, narration):
 def test_windows_in_batches_say_no_round_more_than_the_speaker(tiny, jfk, beams, times):
     found = tiny.ours.transcribe(np.tile(jfk, times), beams=beams, batch=4, vad=True)
     assert text.wer(audio.clip("jfk").text * times, found.text) < 0.02
+
+
+def transcribe_in_child(times: int) -> dict:
+    """What `long_recording.py` prints; in a process of its own, whose memory is that of nothing else."""
+    command = [sys.executable, str(Path(long_recording.__file__)), "tiny.en", str(times)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
+
+
+ROUND_SECONDS = audio.clip("narration").seconds + 3
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a high-water mark that can be reset")
+@pytest.mark.parametrize("times", [5, pytest.param(77, marks=pytest.mark.soak)], ids=["8 minutes", "2 hours"])
+def test_a_long_recording_needs_no_more_memory_than_a_short_one_and_has_its_times_right(times):
+    short, long = transcribe_in_child(1), transcribe_in_child(times)
+    assert long["peak"] < 150e6
+    assert long["peak"] - short["peak"] < 40e6  # without a limit, log-mel alone takes 32 kB a second
+    assert text.wer(" ".join([audio.clip("narration").text] * times), long["text"]) < 0.08
+    assert long["starts"] == sorted(long["starts"])
+    for turn in range(times):  # in each round somebody begins to speak where the round begins
+        assert min(abs(start - turn * ROUND_SECONDS) for start in long["starts"]) < 1
+    assert long["steps"] == sorted(long["steps"])
+    assert long["steps"][-1] == pytest.approx(long["seconds"], abs=4)
 
 
 WORDS = audio.clip("jfk").text.split()

@@ -1,0 +1,1 @@
+"""Past one process: corpora on Ray, models over processes, and what it costs."""

@@ -1,0 +1,1 @@
+"""The service: speech to text over HTTP, with many requests batched together."""

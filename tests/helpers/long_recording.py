@@ -1,0 +1,38 @@
+"""A process that transcribes the narration so many times over, and prints what memory that took above the model.
+
+Arguments: the model, how many times. It prints JSON: `peak`, bytes of resident memory above the loaded model that has
+transcribed a window before; `text`; `starts` of the segments and `steps` of the progress, in seconds.
+"""
+
+import json
+import os
+import sys
+
+os.environ["OMP_NUM_THREADS"] = "1"  # each thread has an arena of its own
+
+import numpy as np
+
+from labsupport import whisper
+from labsupport.results.memory import peak_memory
+from labsupport.speech import audio
+
+PAUSE = np.zeros(3 * audio.SAMPLE_RATE, np.float32)
+
+
+def repeat(times: int):
+    clip = audio.read(audio.clip("narration").path)
+    for _ in range(times):
+        yield from (clip, PAUSE)
+
+
+if __name__ == "__main__":
+    name, times = sys.argv[1], int(sys.argv[2])
+    transcriber = whisper.load(name, backend="torch")
+    options = {"language": "en", "vad": True}
+    transcriber.transcribe(audio.read(audio.clip("jfk").path), **options)  # libraries begin their own work then
+    steps: list[float] = []
+    found, peak = peak_memory(
+        lambda: transcriber.transcribe(repeat(times), on_progress=lambda done, total: steps.append(done), **options)
+    )
+    starts = [segment.start for segment in found.segments]
+    print(json.dumps({"peak": peak, "text": found.text, "starts": starts, "steps": steps, "seconds": found.duration}))

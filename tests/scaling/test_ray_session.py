@@ -1,0 +1,193 @@
+"""Ray's session: where it listens, what its workers import, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from labsupport.base.errors import NotAvailable, ScalingError
+from labsupport.base.paths import ROOT
+from labsupport.scaling import ray_session as sessions
+from labsupport.scaling.ray_session import ray_session, remove_abandoned, standing_in, variables
+
+PLANTED = "planted_where_the_user_stands"
+
+
+def find_places(names):
+    """In a worker: where it stands, and what it gets for each name that it imports."""
+    import importlib
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.import_module(name).__file__
+        except ImportError:
+            found[name] = None
+    return os.getcwd(), dict(os.environ), found
+
+
+@pytest.mark.slow
+def test_workers_import_this_checkout_and_nothing_from_where_the_user_stands(two_workers):
+    import ray
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # it cannot be imported there
+    place, env, found = ray.get(ray.remote(num_cpus=0.1)(find_places).remote(["labsupport", "json", PLANTED]))
+    assert Path(found["labsupport"]) == ROOT / "labsupport" / "__init__.py"
+    assert found[PLANTED] is None
+    assert str(two_workers) not in found["json"]
+    assert place != str(two_workers)
+    assert env["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.slow
+def test_nothing_listens_but_on_the_loopback_address(two_workers):
+    addresses = {
+        connection.laddr.ip
+        for process in psutil.Process().children(recursive=True)
+        for connection in listening(process)
+    }
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert addresses
+
+
+def listening(process):
+    try:
+        found = process.net_connections(kind="tcp")
+    except psutil.Error:  # it has ended
+        return []
+    return [connection for connection in found if connection.status == psutil.CONN_LISTEN]
+
+
+@pytest.mark.slow
+def test_a_session_inside_a_session_is_the_same_and_stays(two_workers):
+    import ray
+
+    with ray_session(1):
+        assert ray.cluster_resources()["CPU"] == 2
+    assert ray.is_initialized()
+
+
+def test_without_ray_the_error_says_so(monkeypatch):
+    monkeypatch.setattr(sessions, "is_installed", lambda name: False)
+    with pytest.raises(NotAvailable, match="Ray is not installed"), ray_session(1):
+        pass
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_an_error_and_no_wait(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ScalingError, match="nobody is there"), ray_session(1, "203.0.113.1:6379"):
+        pass
+
+
+def fail_to_start(monkeypatch, times):
+    """`ray.init` that starts a process and fails, so many times; the processes."""
+    ray, started = pytest.importorskip("ray"), []
+
+    def init(address, **options):
+        assert address == "local"  # whatever RAY_ADDRESS says
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]))
+        if len(started) <= times:
+            raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    return started
+
+
+@pytest.mark.slow
+def test_a_start_that_failed_is_tried_again_and_leaves_nothing(monkeypatch):
+    started = fail_to_start(monkeypatch, times=1)
+    with ray_session(1):
+        assert [process.poll() is None for process in started] == [False, True]
+    assert [process.wait(30) is None for process in started] == [False, False]
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_each_time_is_an_error_of_the_lab(monkeypatch):
+    started = fail_to_start(monkeypatch, times=9)
+    with pytest.raises(ScalingError, match="timed out during startup"), ray_session(1):
+        pass
+    assert len(started) == sessions.TRIES
+    assert all(process.wait(30) is not None for process in started)
+
+
+# --- what comes back --------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_comes_back(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}relative")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    before = dict(os.environ)
+    with variables(sessions.VARIABLES):
+        assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(ROOT), str(tmp_path)]
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert dict(os.environ) == before
+
+
+def test_folder_and_signal_handler_come_back(tmp_path):
+    before, handler = os.getcwd(), signal.getsignal(signal.SIGTERM)
+    try:
+        with standing_in(tmp_path):
+            assert os.getcwd() == str(tmp_path)
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as ray.init does
+        assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == (before, handler)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows raises no SIGTERM in a process")
+def test_a_sigterm_that_ray_turned_into_an_exit_reaches_the_handler_that_was_there(tmp_path):
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), standing_in(tmp_path):
+            raise SystemExit(signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_in_a_thread_no_handler_is_touched(tmp_path):
+    errors = []
+
+    def work():
+        try:
+            with standing_in(tmp_path):
+                pass
+        except ValueError as error:  # "signal only works in main thread"
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+def test_folders_of_sessions_whose_process_is_gone_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sessions, "choose_temp", lambda: str(tmp_path))
+    gone = next(number for number in range(10**6, 10**7) if not psutil.pid_exists(number))
+    names = [f"lab-ray-{gone}-x", f"lab-ray-{os.getpid()}-y", "lab-ray-odd", "other"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    remove_abandoned()
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
+
+
+def test_a_long_temporary_folder_gives_way_to_a_short_one(monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/" + "x" * 60)
+    assert len(sessions.choose_temp()) <= sessions.LONGEST_TEMP

@@ -1,0 +1,105 @@
+"""A worker, called in this process: the rows that it makes, and what makes two settings the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from fake_transcriber import FakeTranscriber
+
+from labsupport.base.cached_folder import hash_file
+from labsupport.base.errors import CheckpointError
+from labsupport.base.paths import AUDIO
+from labsupport.scaling import parts, worker
+from labsupport.scaling.worker import Settings, Worker
+
+JFK = AUDIO / "jfk.flac"
+SETTINGS = Settings("tiny.en", threads=1)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which a worker sets in its own process
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    fake = FakeTranscriber()
+    monkeypatch.setattr("labsupport.whisper.load_default", lambda name: fake)
+    monkeypatch.setattr("labsupport.whisper.load", lambda name, backend, engine: fake)
+    return fake
+
+
+def call(settings, file, number=3):
+    answer = Worker(settings)({"number": number, "file": os.fsencode(file)})
+    assert answer["number"] == number
+    return json.loads(answer["row"])
+
+
+def test_a_row_has_every_column_but_those_that_the_corpus_knows(model):
+    row = call(SETTINGS, JFK)
+    assert set(row) == set(parts.schema().names) - {"path", "reference", "wer"}
+    assert (row["text"], row["language"], row["duration"], row["error"]) == ("One. Two.", "en", 3.0, None)
+    assert [(s["start"], s["end"], s["text"]) for s in row["segments"]] == [(0.0, 1.5, "One."), (1.5, 3.0, "Two.")]
+    assert (row["sha256"], row["bytes"]) == (hash_file(JFK), JFK.stat().st_size)
+    assert row["worker"].endswith(f":{os.getpid()}")
+    assert row["seconds"] > 0
+
+
+def test_a_file_that_cannot_be_read_is_a_row_with_its_error_and_the_next_one_is_clean(model, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    one = Worker(SETTINGS)
+    rows = [one.make_row(str(file)) for file in (tmp_path / "bad.wav", JFK, tmp_path / "missing.wav")]
+    assert [row["error_kind"] for row in rows] == ["NoAudio", None, "AudioError"]
+    assert [row["text"] for row in rows] == [None, "One. Two.", None]
+    assert "no audio" in rows[0]["error"]
+    assert (rows[2]["bytes"], rows[2]["sha256"]) == (None, None)
+
+
+def test_an_error_of_the_lab_or_of_memory_is_a_row_too(monkeypatch, model):
+    model.results = [ZeroDivisionError("a fault"), MemoryError()]
+    one = Worker(SETTINGS)
+    first, second = one.make_row(str(JFK)), one.make_row(str(JFK))
+    assert "a fault" in first["error"]
+    assert "too little memory" in second["error"]
+
+
+def test_options_reach_the_model(model):
+    settings = Settings("tiny.en", language="en", beams=2, batch=3, vad=False, word_timestamps=True, hotwords="Ray",
+                        initial_prompt="Before.", task="transcribe")  # fmt: skip
+    call(settings, JFK)
+    assert {name: model.options[name] for name in settings.decoding} == settings.decoding
+
+
+def test_what_is_wrong_with_the_model_is_fatal(monkeypatch, model):
+    def refuse(name):
+        raise CheckpointError("It is damaged.", where="there", hint="Fetch it again.")
+
+    monkeypatch.setattr("labsupport.whisper.load_default", refuse)
+    assert call(SETTINGS, JFK) == {"fatal": {"what": "It is damaged.", "where": "there", "hint": "Fetch it again."}}
+
+
+def test_the_engine_asked_for_is_loaded(monkeypatch, model):
+    asked = []
+    monkeypatch.setattr("labsupport.whisper.load", lambda name, **how: asked.append((name, how)))
+    worker.load(Settings("base", engine="onnx"))
+    worker.load(Settings("base", backend="torch"))
+    assert asked == [
+        ("base", {"backend": None, "engine": "onnx"}), ("base", {"backend": "torch", "engine": None}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+def test_whatever_may_change_a_text_changes_the_digest(name):
+    value = getattr(SETTINGS, name)
+    other = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value + 1}.get(
+        type(value), lambda: "other"
+    )
+    changed = dataclasses.replace(SETTINGS, **{name: other()})
+    assert (changed.digest == SETTINGS.digest) == (name == "threads")
+
+
+def test_another_version_of_the_lab_changes_the_digest(monkeypatch):
+    before = SETTINGS.digest
+    monkeypatch.setattr(worker, "__version__", "another")
+    assert SETTINGS.digest != before
