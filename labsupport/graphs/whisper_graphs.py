@@ -122,19 +122,24 @@ def language(checkpoint: Checkpoint, start: int, languages: list[int]) -> onnx.M
 def prefill(checkpoint: Checkpoint, cross_layout: tuple[int, ...] = PLAIN) -> onnx.ModelProto:
     """The decoder over a prompt, which also computes what every later step needs.
 
-    Inputs: tokens (batch, length), encoder_out (batch, 1500, d_model). Outputs: logits (batch, length, vocab); for each
-    layer i cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim). The
+    Inputs: tokens (batch, length), encoder_out (batch, 1500, d_model), logits_to_keep (1,) int64: of so many last
+    tokens the logits are given, 0 for all. Outputs: logits (batch, length or logits_to_keep, vocab); for each layer i
+    cross_k.i and cross_v.i (batch, 1500, heads, head_dim), k.i and v.i (batch, length, heads, head_dim). The
     loop graph may want cross_k.i and cross_v.i with their axes in another order, `cross_layout`: see `LoopInterface`.
     """
     config = checkpoint.config
     g = Graph("prefill", dict(checkpoint.tensors()))
-    tokens, x, caches = read_text(g, config, "batch")
+    _, x, caches = read_text(g, config, "batch")
+    first = g.op("Neg", g.input("logits_to_keep", np.int64, (1,)), name="logits/Neg")  # 0 stays 0: from the first on
+    end = g.constant("past_the_end", np.array([np.iinfo(np.int64).max]))
+    axis = g.constant("axis_of_length", np.array([1]))
+    x = g.op("Slice", x, first, end, axis, name="logits/Slice")  # (batch, kept, d_model)
     logits = builder.project_vocabulary(g, x, g.weight("decoder.embed_tokens.weight"), config)
     vocabulary = g.constant("vocabulary", np.array([config.vocab_size]))
-    shape = g.op("Shape", tokens, name="logits/Shape")
+    shape = g.op("Shape", x, end=2, name="logits/Shape")  # batch, kept
     ends = g.op("Concat", shape, vocabulary, axis=0, name="logits/Concat")
-    logits = g.op("Reshape", logits, ends, name="logits/Reshape")  # (batch, length, vocab)
-    g.output(logits, "logits", np.float32, ("batch", "length", config.vocab_size))
+    logits = g.op("Reshape", logits, ends, name="logits/Reshape")  # (batch, kept, vocab)
+    g.output(logits, "logits", np.float32, ("batch", "kept", config.vocab_size))
     for name, value in caches.items():
         if name.startswith("cross"):
             value = g.op("Transpose", value, perm=cross_layout, name=f"{name}/Transpose")

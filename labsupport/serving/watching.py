@@ -27,10 +27,10 @@ class WatchedModel:
         self.check()
         return self.model.encode(mel)
 
-    def prefill(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
+    def prefill(self, tokens: np.ndarray, cache: Any, logits_to_keep: int = 0) -> np.ndarray:
         """(rows, length) int64 -> (rows, length, vocab) float32 logits"""
         self.check()
-        return self.model.prefill(tokens, cache)
+        return self.model.prefill(tokens, cache, logits_to_keep)
 
     def decode_step(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
         """(rows,) int64 -> (rows, vocab) float32 logits"""

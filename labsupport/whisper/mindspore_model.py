@@ -332,9 +332,10 @@ class Whisper(nn.Cell):
         """(windows, 1500, d_model): computes cross-attention's keys and values, once for each window."""
         cache.set_cross_kv(self.decoder.project_cross_kv(encoder_out))
 
-    def prefill(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
-        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
-        return self.decoder(Tensor(tokens), cache).astype(ms.float32).asnumpy()
+    def prefill(self, tokens: np.ndarray, cache: DynamicCache, logits_to_keep: int = 0) -> np.ndarray:
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) logits, see `protocol`"""
+        logits = self.decoder(Tensor(tokens), cache)  # of all tokens: a graph has one shape of output
+        return logits[:, -logits_to_keep:].astype(ms.float32).asnumpy()
 
     def decode_step(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
         """(rows,) int64, each text's next token -> (rows, vocab) float32 logits"""

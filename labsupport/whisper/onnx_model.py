@@ -71,14 +71,15 @@ class Whisper:
             raise OptimError("This cache holds the text of other windows.", hint="Begin with `model.new_cache()`.")
         cache.encoder_out = encoder_out
 
-    def prefill(self, tokens: np.ndarray, cache: LoopCache) -> np.ndarray:
-        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
+    def prefill(self, tokens: np.ndarray, cache: LoopCache, logits_to_keep: int = 0) -> np.ndarray:
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) logits, see `protocol`"""
         self.check_length(cache.length, tokens.shape[1])
         if cache.encoder_out is None:
             raise OptimError("The cache holds no window of sound.", hint="Call `model.project_cross_kv` first.")
         if cache.length:
-            return np.stack([self.decode_step(column, cache) for column in tokens.T], axis=1)
-        outputs = run_bound(self.session("prefill"), {"tokens": tokens, "encoder_out": cache.encoder_out})
+            return np.stack([self.decode_step(column, cache) for column in tokens.T], axis=1)[:, -logits_to_keep:]
+        feed = {"tokens": tokens, "encoder_out": cache.encoder_out, "logits_to_keep": np.array([logits_to_keep])}
+        outputs = run_bound(self.session("prefill"), feed)
         logits = to_numpy(outputs.pop("logits"))
         cache.fill(outputs, self.stored.cross_layout)
         return logits

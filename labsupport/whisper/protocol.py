@@ -33,8 +33,11 @@ class WhisperModel(Protocol):
     def project_cross_kv(self, encoder_out: Any, cache: Any) -> None:
         """Computes cross-attention's keys and values of (windows, 1500, d_model), once, before the first token."""
 
-    def prefill(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
-        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
+    def prefill(self, tokens: np.ndarray, cache: Any, logits_to_keep: int = 0) -> np.ndarray:
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits
+
+        logits_to_keep: as in transformers, of so many last tokens alone, (rows, logits_to_keep, vocab); 0: of all.
+        """
 
     def decode_step(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
         """(rows,) int64, each text's next token -> (rows, vocab) float32 logits"""

@@ -31,9 +31,9 @@ class Recorder:
     def project_cross_kv(self, encoder_out: EncoderOut, cache: DynamicCache) -> None:
         self.model.project_cross_kv(encoder_out, cache)
 
-    def prefill(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
+    def prefill(self, tokens: np.ndarray, cache: DynamicCache, logits_to_keep: int = 0) -> np.ndarray:
         self.calls.append(("prefill", tokens.copy()))
-        return self.model.prefill(tokens, cache)
+        return self.model.prefill(tokens, cache, logits_to_keep)
 
     def decode_step(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
         self.calls.append(("decode_step", tokens.copy()))

@@ -45,10 +45,11 @@ def prefill_prompt(
     cache = model.new_cache()
     model.project_cross_kv(encoder_out, cache)
     tokens = np.tile(np.array(prompt, np.int64), (len(encoder_out), 1))  # (windows, prompt)
-    logits = model.prefill(tokens, cache)  # (windows, prompt, vocab)
     start = prompt.index(rules.sot) if rules.sot in prompt else 0  # text from before may come first
-    last = logits[:, -1].copy()  # a view would hold the logits of the whole prompt: 47 MB with the text before
-    return cache, last, np.exp(log_softmax(logits[:, start])[:, rules.no_speech])
+    # without the text before, whose logits are 47 MB: (windows, prompt - start, vocab)
+    logits = model.prefill(tokens, cache, logits_to_keep=len(prompt) - start)
+    last = logits[:, -1].copy()  # a view would hold those of the whole prompt
+    return cache, last, np.exp(log_softmax(logits[:, 0])[:, rules.no_speech])
 
 
 def greedy(

@@ -174,8 +174,8 @@ class Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.d_model)
         self.compiled = components.compiled
 
-    def forward(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
-        """(rows, new) int64 tokens that follow those in the cache -> (rows, new, vocab) logits
+    def forward(self, tokens: Tensor, cache: DynamicCache, logits_to_keep: int = 0) -> Tensor:
+        """(rows, new) int64 tokens that follow those in the cache -> (rows, new, vocab) logits; or of the last alone
 
         Raises:
             OptimError: the cache holds no window yet, other rows, or has no room.
@@ -188,7 +188,7 @@ class Decoder(nn.Module):
         else:
             mask = cache.mask(position)
             logits, self_kv = self.forward_layers(
-                tokens, position, cache.active_cross_kv(), cache.past_kv(new), mask, cache.append
+                tokens, position, cache.active_cross_kv(), cache.past_kv(new), mask, cache.append, logits_to_keep
             )
         cache.update(self_kv, new)
         return logits
@@ -199,17 +199,19 @@ class Decoder(nn.Module):
         return [(k.contiguous(), v.contiguous()) for k, v in pairs]
 
     def forward_layers(
-        self, tokens: Tensor, position: Tensor, cross_kv: list, past: list, mask: Tensor | None, append: Callable
-    ) -> tuple[Tensor, list[KeysValues]]:
+        self, tokens: Tensor, position: Tensor, cross_kv: list, past: list, mask: Tensor | None, append: Callable,
+        logits_to_keep: int = 0,
+    ) -> tuple[Tensor, list[KeysValues]]:  # fmt: skip
         """All layers, without the cache's bookkeeping: what a graph can hold.
 
         Returns:
-            (rows, new, vocab) logits, and every layer's keys and values.
+            (rows, new, vocab) logits, or (rows, logits_to_keep, vocab); and every layer's keys and values.
         """
         x, self_kv = self.embed_tokens(tokens) + self.embed_positions.weight[position], []  # (rows, new, d_model)
         for layer, layer_cross_kv, layer_past in zip(self.layers, cross_kv, past, strict=True):
             x, keys_values = layer(x, layer_past, layer_cross_kv, position, mask, append)
             self_kv.append(keys_values)
+        x = x[:, -logits_to_keep:]  # those of a long prompt are large: 51,864 numbers a token
         return self.embed_tokens.logits(self.layer_norm(x)), self_kv
 
     @contextmanager
@@ -301,9 +303,9 @@ class Whisper(nn.Module):
         cache.set_cross_kv(self.decoder.project_cross_kv(encoder_out))
 
     @torch.inference_mode()
-    def prefill(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
-        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) float32 logits"""
-        return self.decoder(torch.from_numpy(tokens).to(self.device), cache).float().cpu().numpy()
+    def prefill(self, tokens: np.ndarray, cache: DynamicCache, logits_to_keep: int = 0) -> np.ndarray:
+        """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) logits, see `protocol`"""
+        return self.decoder(torch.from_numpy(tokens).to(self.device), cache, logits_to_keep).float().cpu().numpy()
 
     def decode_step(self, tokens: np.ndarray, cache: DynamicCache) -> np.ndarray:
         """(rows,) int64, each text's next token -> (rows, vocab) float32 logits"""

@@ -121,8 +121,13 @@ def test_a_compiler_may_have_fewer_layers_and_fixed_shapes():
 def test_prefill_gives_logits_and_what_the_loop_goes_on_from(small):
     model, _, encoder_out = small
     tokens, cross_layout = SMALL_TEXT, (0, 2, 1, 3)
-    out = run(whisper_graphs.prefill(SMALL, cross_layout), tokens=tokens, encoder_out=encoder_out.numpy())
-    assert error(out["logits"], model.prefill(tokens, start_cache(model, encoder_out))) < 1e-5
+    prefill, expected = (
+        whisper_graphs.prefill(SMALL, cross_layout),
+        model.prefill(tokens, start_cache(model, encoder_out)),
+    )
+    for kept in (0, 1, 2, tokens.shape[1]):
+        out = run(prefill, tokens=tokens, encoder_out=encoder_out.numpy(), logits_to_keep=np.array([kept]))
+        assert error(out["logits"], expected[:, -kept:]) < 1e-5
     for name, expected in project_cross_kv(SMALL, encoder_out.numpy()).items():
         assert error(out[name], expected.transpose(cross_layout)) < 1e-5
     step, cross_kv = whisper_graphs.decoder_step(SMALL, beams=1), project_cross_kv(SMALL, encoder_out[:1].numpy())

@@ -25,8 +25,8 @@ class ScriptedModel:
     def project_cross_kv(self, encoder_out, cache):
         cache.rows = np.arange(len(encoder_out))
 
-    def prefill(self, tokens, cache):
-        return np.repeat(self.logits(cache)[:, None], tokens.shape[1], axis=1)
+    def prefill(self, tokens, cache, logits_to_keep=0):
+        return np.repeat(self.logits(cache)[:, None], logits_to_keep or tokens.shape[1], axis=1)
 
     def decode_step(self, tokens, cache):
         cache.step += 1

@@ -39,6 +39,17 @@ def prefill_in_pieces(model, cache, tokens: np.ndarray, lengths: list[int]) -> n
     return np.concatenate([model.prefill(piece, cache) for piece in pieces], axis=1)
 
 
+def error_of_last_logits(model, encoder_out, tokens: np.ndarray) -> float:
+    """The largest difference of the logits of some last tokens from the same places of all tokens' logits."""
+    whole = model.prefill(tokens, start_cache(model, encoder_out))
+    errors = []
+    for kept in (1, 2, tokens.shape[1]):
+        last = model.prefill(tokens, start_cache(model, encoder_out), logits_to_keep=kept)
+        assert last.shape == (len(tokens), kept, model.config.vocab_size)
+        errors.append(np.abs(last - whole[:, -kept:]).max())
+    return max(errors)
+
+
 class WithCache:
     """A model with another kind of cache: the weights are loaded once."""
 

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import psutil
 import pytest
-from small_model import prefill_in_pieces, start_cache
+from small_model import error_of_last_logits, prefill_in_pieces, start_cache
 
 from labsupport import whisper
 from labsupport.base.errors import CheckpointError, MachineError
@@ -124,6 +124,11 @@ def test_decoding_in_pieces_gives_the_logits_of_the_whole(cuts, jfk):
     cache = start_cache(model, encoder_out)
     assert np.abs(prefill_in_pieces(model, cache, np.array([TEXT]), cuts) - whole).max() < 1e-4
     assert cache.length == len(TEXT)
+
+
+def test_the_last_logits_are_those_of_the_whole(jfk):
+    model = mindspore_model.load_model(find_checkpoint("tiny.en"))
+    assert error_of_last_logits(model, model.encode(features.log_mel(jfk)[None]), np.array([TEXT])) < 1e-4
 
 
 def test_the_components_are_used():

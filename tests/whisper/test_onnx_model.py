@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from same_transcript import assert_same
-from small_model import prefill_in_pieces, start_cache
+from small_model import error_of_last_logits, prefill_in_pieces, start_cache
 from small_whisper import SMALL
 
 from labsupport import whisper
@@ -88,6 +88,11 @@ def test_decoding_in_pieces_gives_torchs_logits(small, cuts):
     cache = start_cache(model, model.encode(mels(2)))
     assert error(prefill_in_pieces(model, cache, TEXT, cuts), expected) < 1e-5
     assert cache.length == 7
+
+
+def test_the_last_logits_are_those_of_the_whole(small):
+    _, model = small
+    assert error_of_last_logits(model, model.encode(mels(2)), TEXT) < 1e-5
 
 
 def decode_beams(model, windows: int) -> np.ndarray:

@@ -149,8 +149,8 @@ def test_no_speech_is_read_after_the_start_of_the_transcript():
     logits = np.stack([likely(RULES.eot), likely(RULES.no_speech), likely(RULES.eot)])
 
     class Model(ScriptedModel):
-        def prefill(self, tokens, cache):
-            return logits[None].astype(np.float32)
+        def prefill(self, tokens, cache, logits_to_keep=0):
+            return logits[None, -logits_to_keep:].astype(np.float32)
 
     model = Model(says([5]))
     assert greedy(model, WINDOWS, [9, 1, 2], rules)[0].no_speech_prob > 0.9

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_model import prefill_in_pieces, start_cache
+from small_model import error_of_last_logits, prefill_in_pieces, start_cache
 from small_whisper import SMALL
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -53,6 +53,10 @@ def test_decoding_in_pieces_gives_the_logits_of_the_whole(tiny, mel, cuts):
     cache = start_cache(model, encoder_out)
     assert np.abs(prefill_in_pieces(model, cache, np.array([TEXT]), cuts) - whole).max() < 1e-4
     assert cache.length == len(TEXT)
+
+
+def test_the_last_logits_are_those_of_the_whole(tiny, mel):
+    assert error_of_last_logits(tiny.ours.model, tiny.ours.model.encode(mel.numpy()), np.array([TEXT])) < 1e-4
 
 
 def test_selected_rows_go_on_as_if_they_were_alone(tiny, mel):
