@@ -108,7 +108,7 @@ def test_each_notebook_on_mindspore_may_go_to_another_process_and_a_file_to_one(
     split = nbval_kernels.KernelScheduling._split_scope
     for nodeid, scope in {
         "tests/course/test_notebooks.py::test_a[00]": "tests/course/test_notebooks.py::test_a[00]",
-        "tests/test_cli.py::test_a[x::y]": "tests/test_cli.py",
+        "tests/test_house.py::test_a[x::y]": "tests/test_house.py",
         "notebooks/00_a.ipynb::Cell 1": "notebooks/00_a.ipynb",
     }.items():
         assert split(None, nodeid) == scope

@@ -135,7 +135,7 @@ def test_ctrl_c_waits_for_no_check(started, monkeypatch):
     monkeypatch.setattr(testing, "run_session", interrupt)
     monkeypatch.setattr(testing.children, "end_descendants", lambda: ended.append(True))
     with pytest.raises(KeyboardInterrupt):
-        run("tests/test_cli.py")
+        run("tests/test_house.py")
     assert ended == [True]
 
 
@@ -169,7 +169,7 @@ def test_soak_asks_both_frameworks_for_what_is_marked(started):
 @pytest.mark.parametrize("module", ["ruff", "mypy", "importlinter", "pytest"])
 def test_one_failure_fails_the_run_and_the_rest_still_runs(started, module):
     started["codes"] = {module: 1}
-    passed, output = run("tests/test_cli.py")
+    passed, output = run("tests/test_house.py")
     assert not passed
     assert {"ruff", "mypy", ("pytest", "torch")} < set(started)
     assert ("FAILED" in output) == (module != "pytest")

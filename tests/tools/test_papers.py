@@ -195,7 +195,7 @@ def exists_in(module: str, attribute: str) -> bool:
 def commands() -> set[str]:
     """What may follow `./lab`: the package's commands, and the bootstrap's own."""
     plain = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-    benches = {f"bench {command.name}" for command in cli.bench.registered_commands}
+    benches = {f"bench {command.name}" for command in cli.bench.app.registered_commands}
     return {"setup", "bench", *plain, *benches}
 
 

@@ -6,17 +6,13 @@ import io
 import os
 import re
 import signal
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from labsupport import cli
 from labsupport.base.errors import WhisperError
-from labsupport.base.paths import AUDIO
 from labsupport.machine.stop_signals import StopSignals
 from labsupport.speech.text import Segment, Word
 from labsupport.whisper.live_screen import show_live
@@ -77,18 +73,3 @@ def test_ctrl_c_ends_the_sound_and_what_was_said_is_printed():
     printed, told = show(seconds(5, lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert printed == LINES
     assert told.startswith("5 words")
-
-
-def test_without_a_microphone_the_command_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sounddevice", None)  # as if it were not installed
-    monkeypatch.setattr("labsupport.whisper.load_default", lambda name, report: Speaker())
-    done = CliRunner().invoke(cli.app, ["live"])
-    assert "libportaudio2" in str(done.exception)
-
-
-@pytest.mark.weights
-@pytest.mark.slow
-def test_a_file_is_played_and_written_down():
-    done = CliRunner().invoke(cli.app, ["live", str(AUDIO / "jfk.flac"), "--speed", "4", "--model", "tiny.en"])
-    assert done.exit_code == 0
-    assert "what you can do for your country." in " ".join(done.stdout.split())
