@@ -38,6 +38,7 @@ def serve(
 ) -> None:
     """Serve speech to text over HTTP, in the form of OpenAI's API. SIGTERM and Ctrl-C end it after what it accepted."""
     from labsupport.machine.backend import let_threads_sleep, use_threads
+    from labsupport.results.memory import take_fresh_blocks
     from labsupport.serving import server
     from labsupport.serving.auth import read_tokens
     from labsupport.serving.settings import Settings, check_binding
@@ -45,6 +46,7 @@ def serve(
 
     tokens = read_tokens(token_file)
     check_binding(host, bool(tokens), insecure)
+    take_fresh_blocks()
     let_threads_sleep()
     if threads:
         use_threads(threads)
