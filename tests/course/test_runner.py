@@ -11,8 +11,8 @@ import pytest
 
 from labsupport.base.errors import CourseError
 from labsupport.base.paths import ROOT
-from labsupport.course import notebook as notebook_format
 from labsupport.course import kernels, outcomes, runner
+from labsupport.course import notebook as notebook_format
 from labsupport.course.console import summarise
 
 pytestmark = pytest.mark.slow  # every test starts a kernel
