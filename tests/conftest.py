@@ -41,8 +41,11 @@ def pytest_ignore_collect(collection_path) -> bool | None:
     return os.environ.get("LAB_BACKEND", "torch") not in backends_of(str(collection_path)) or None
 
 
-# Files of MindSpore's session that take minutes each: they come first, so that no process waits for another at the end.
-LONGEST = ("test_mindspore_model.py", "test_kv_cache_mindspore.py", "test_notebooks.py")
+# Files that take a minute or more: they come first, so that no process waits for another at the end.
+LONGEST = (
+    "test_mindspore_model.py", "test_kv_cache_mindspore.py", "test_notebooks.py",
+    "test_solutions.py", "test_runner.py", "test_kills.py", "test_transcribe.py", "test_fine_tuning.py",
+)  # fmt: skip
 
 
 SOAK = "it takes minutes; `./lab test --soak` runs it"

@@ -163,12 +163,14 @@ def compare(
 
     Args:
         variants: name to a function of no arguments that does the work and returns its result.
-        runs: timed runs of each, 2 at least. `LAB_MOST_RUNS` caps it where notebooks are tested, not measured.
+        runs: timed runs of each, 2 at least.
         warmup: runs of each before, not counted.
         audio_seconds: seconds of audio that one run works through; gives the RTF.
         items: things that one run works through (clips, tokens, samples); gives the throughput.
         check: called after each round with the first variant's result and each other's; False or an AssertionError
             means that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
+
+    `LAB_MOST_RUNS` caps `runs`, and leaves the warm-up out, where notebooks are tested, not measured.
 
     MeasureError: no variants, too few runs, a variant that raised, or one whose result `check` finds different.
     """
@@ -176,7 +178,8 @@ def compare(
         raise MeasureError("There is nothing to measure.", hint="Give at least one variant: {name: function}.")
     if runs < 2 or warmup < 0:
         raise MeasureError(f"{runs} runs after {warmup} to warm up cannot be measured.", hint="Take 2 runs or more.")
-    runs = min(runs, int(os.environ.get("LAB_MOST_RUNS", runs)))
+    if most := os.environ.get("LAB_MOST_RUNS"):
+        runs, warmup = min(runs, int(most)), 0
     with collector_off():
         for name, work in variants.items():
             for _ in range(warmup):

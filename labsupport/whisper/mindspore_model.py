@@ -198,15 +198,28 @@ class Decoder(nn.Cell):
         """
         rows, new = tokens.shape
         cache.check_step(rows, new, self.embed_positions.weight.shape[0])
-        position = ops.arange(new) + cache.length  # (new,)
-        if cache.buffer_rows > rows:
-            tokens = ops.pad(tokens, (0, 0, 0, cache.buffer_rows - rows))  # (buffer_rows, new)
+        length = self.padded_length(cache, new)
+        position = ops.arange(length) + cache.length  # (length,)
+        if (empty := max(cache.buffer_rows - rows, 0)) or length > new:
+            tokens = ops.pad(tokens, (0, length - new, 0, empty))  # (buffer_rows, length)
         past = flatten(cache.past_kv(new, all_rows=True, all_places=True))
         cross_kv = flatten(cache.active_cross_kv(all_rows=True))
         layers = functools.partial(self.forward_layers, cache.append, cache.visible)
-        logits, *self_kv = (self.graph(cache, len(tokens), new) or layers)(tokens, position, *cross_kv, *past)
+        logits, *self_kv = (self.graph(cache, len(tokens), length) or layers)(tokens, position, *cross_kv, *past)
+        if length > new:  # no token attends to those behind it
+            self_kv = [part[:, :, :new] for part in self_kv]  # (rows, heads, new, head_dim)
         cache.update(pair_up(self_kv), new)
-        return logits[:rows]  # (rows, new, vocab)
+        return logits[:rows, :new]  # (rows, new, vocab)
+
+    def padded_length(self, cache: DynamicCache, new: int) -> int:
+        """Tokens of the graph that reads `new` of them: of a text at its beginning, the next power of two.
+
+        Then a few graphs serve all lengths; op by op MindSpore takes ten times as long, and compiling as long as two
+        texts. Elsewhere nothing is padded: in a cache of fixed size, what is padded would be written.
+        """
+        if not self.components.compiled or cache.fixed or cache.length:
+            return new
+        return min(1 << (new - 1).bit_length(), self.embed_positions.weight.shape[0])
 
     def project_cross_kv(self, encoder_out: Tensor) -> list[KeysValues]:
         """(windows, frames, d_model) -> every layer's (windows, heads, frames, head_dim) pair"""
@@ -269,21 +282,42 @@ class Decoder(nn.Cell):
         """`forward_layers` compiled for this kind of cache; None where compiling would take longer than it saves.
 
         Shapes that stay, as a prompt's and a fixed cache's do, need nothing but `jit`: one graph for each set of them.
-        A cache that grows changes its shape from call to call, which MindSpore leaves open if told to (`dynamic`). It
-        fails if the number of rows changes too: one graph for each.
+        A text's at its beginning are few: see `padded_length`. A cache that grows changes its shape from call to call.
         """
-        grows = not cache.fixed and cache.length > 0
-        if not self.components.compiled or new > (1 if grows else PROMPT_TOKENS):
+        starts, grows = not cache.fixed and not cache.length, not cache.fixed and cache.length > 0
+        longest = 1 if grows else PROMPT_TOKENS
+        if not self.components.compiled or (new > longest and not starts):
             return None
         key = (type(cache), rows if grows else None)
         if key not in self.graphs:
-            layers, append, visible = self.forward_layers, cache.append, cache.visible
-
-            def forward_step(tokens, position, *flat):
-                return layers(append, visible, tokens, position, *flat)
-
-            self.graphs[key] = ms.jit(forward_step, dynamic=1) if grows else ms.jit(forward_step)
+            self.graphs[key] = (self.growing_graph if grows else self.fixed_graph)(cache)
         return self.graphs[key]
+
+    def fixed_graph(self, cache: DynamicCache) -> Callable:
+        """`forward_layers` compiled, once for each set of shapes."""
+        layers, append, visible = self.forward_layers, cache.append, cache.visible  # MindSpore takes no `partial`
+
+        def forward_step(tokens, position, *flat):
+            return layers(append, visible, tokens, position, *flat)
+
+        return ms.jit(forward_step)
+
+    def growing_graph(self, cache: DynamicCache) -> Callable:
+        """`forward_layers` compiled once for pasts of any length. Told by `dynamic=1` that shapes change, MindSpore
+        compiles for the first two lengths before it leaves the length open; here it is open from the start.
+        """
+        layers, append, visible = self.forward_layers, cache.append, cache.visible
+        past = flatten(cache.self_kv)
+        (rows, heads, _, head_dim), count = past[0].shape, len(past)
+
+        @ms.enable_dynamic(past=tuple(Tensor(shape=[rows, heads, None, head_dim], dtype=past[0].dtype) for _ in past))
+        @ms.jit
+        def forward_step(tokens, position, cross_kv, past):
+            return layers(append, visible, tokens, position, *cross_kv, *past)
+
+        return lambda tokens, position, *flat: forward_step(
+            tokens, position, ms.mutable(flat[:count]), ms.mutable(flat[count:])
+        )
 
 
 def flatten(pairs: Sequence[KeysValues | None]) -> list[Tensor]:

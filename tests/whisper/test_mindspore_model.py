@@ -15,6 +15,7 @@ import pytest
 from small_model import error_of_last_logits, prefill_in_pieces, start_cache
 
 from labsupport import whisper
+from labsupport.arrays import xp
 from labsupport.base.errors import CheckpointError, MachineError
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import find_checkpoint, random_checkpoint
@@ -129,6 +130,19 @@ def test_decoding_in_pieces_gives_the_logits_of_the_whole(cuts, jfk):
 def test_the_last_logits_are_those_of_the_whole(jfk):
     model = mindspore_model.load_model(find_checkpoint("tiny.en"))
     assert error_of_last_logits(model, model.encode(features.log_mel(jfk)[None]), np.array([TEXT])) < 1e-4
+
+
+def test_texts_of_all_lengths_share_a_few_graphs_and_the_padding_is_never_seen(jfk):
+    model = mindspore_model.load_model(find_checkpoint("tiny.en"))
+    encoder_out, text = model.encode(features.log_mel(jfk)[None]), np.array([TEXT + TEXT + TEXT[:3]])  # (1, 17)
+    cache = start_cache(model, encoder_out)
+    whole = prefill_in_pieces(model, cache, text, [1] * 17)  # one by one: nothing is padded
+    for length, more in ((8, 1), (16, 1), (5, 0), (7, 0), (11, 0), (13, 0), (3, 1), (4, 0)):
+        cache, graphs = start_cache(model, encoder_out), xp.graphs_compiled()
+        assert np.abs(model.prefill(text[:, :length], cache) - whole[:, :length]).max() < 2e-4
+        assert xp.graphs_compiled() == graphs + more
+        assert np.abs(model.decode_step(text[:, length], cache) - whole[:, length]).max() < 2e-4
+        assert cache.length == length + 1
 
 
 def test_the_components_are_used():
