@@ -167,11 +167,18 @@ def make_plan(items: Sequence[Item], store: Store, options: str) -> Plan:
 
 
 def is_same_file(file: str, state: dict[str, Any]) -> bool:
-    """Whether a file has the content that a row was made from; it is read only if its time has changed."""
+    """Whether a file has the content that a row was made from; it is read only if its time has changed.
+
+    A file that was there and could not be read, or changed meanwhile, has no hash in its row: it may be another now.
+    """
     now = describe_file(file)
     if now["bytes"] != state["bytes"]:
         return False
-    if now["bytes"] is None or now["modified"] == state["modified"]:
+    if now["bytes"] is None:
+        return True
+    if state["sha256"] is None:
+        return False
+    if now["modified"] == state["modified"]:
         return True
     return hash_file(Path(file)) == state["sha256"]
 
@@ -180,7 +187,7 @@ def describe_file(file: str) -> dict[str, int | None]:
     """Its size in bytes, and the time of its last change in ns; None where it cannot be looked at."""
     try:
         status = os.stat(file)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in its name
         return {"bytes": None, "modified": None}
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
