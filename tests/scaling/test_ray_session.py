@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 from labsupport.base.errors import NotAvailable, ScalingError
-from labsupport.base.paths import ROOT
+from labsupport.base.paths import ROOT, cache_dir
 from labsupport.scaling import ray_session as sessions
 from labsupport.scaling.ray_session import ray_session, remove_abandoned, standing_in, variables
 
@@ -45,6 +47,7 @@ def test_workers_import_this_checkout_and_nothing_from_where_the_user_stands(two
     assert str(two_workers) not in found["json"]
     assert place != str(two_workers)
     assert env["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert env["LAB_CACHE"] == str(cache_dir())
 
 
 @pytest.mark.slow
@@ -90,8 +93,51 @@ def test_a_cluster_that_does_not_answer_is_an_error_and_no_wait(monkeypatch):
 
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(ScalingError, match="nobody is there"), ray_session(1, "203.0.113.1:6379"):
+    with pytest.raises(ScalingError, match="nobody is there"), ray_session(1, "auto"):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
+def test_an_address_where_nobody_listens_is_an_error_before_ray_tries_for_minutes(monkeypatch, host):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would wait"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        with (
+            pytest.raises(ScalingError, match="No cluster answers"),
+            ray_session(1, f"{host}:{closed.getsockname()[1]}"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["a dashboard", "nothing"])
+def test_another_server_is_no_cluster(monkeypatch, answer):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(100)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(ScalingError, match="another server is there") as error:
+            sessions.check_answer(f"127.0.0.1:{server.server_address[1]}")
+    assert "6379" in error.value.hint
+
+
+@pytest.mark.slow
+def test_the_port_of_ray_itself_passes(two_workers):
+    import ray
+
+    sessions.check_answer(ray.get_runtime_context().gcs_address)
+
+
+def test_a_port_that_cannot_be_is_an_error():
+    with pytest.raises(ScalingError, match="No cluster answers"):
+        sessions.check_answer("127.0.0.1:99999")
 
 
 def fail_to_start(monkeypatch, times):
