@@ -74,7 +74,7 @@ def local_session(workers: int) -> Iterator[None]:
     before = find_processes()
     try:
         start_local(workers, folder, before)
-        for process in set(psutil.Process().children()) - before:
+        for process in find_processes() - before:  # each: what a process of Ray's has started may outlive it
             children.end_with_this(process.pid)
         yield
     finally:
