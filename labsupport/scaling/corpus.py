@@ -7,9 +7,9 @@ it or a worker loses and doubles no row: what had no row yet is transcribed agai
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from labsupport.checkpoints.safetensors_files import find_weights
 from labsupport.machine.stop_signals import StopSignals
 from labsupport.scaling.manifest import Item, find_corpus
 from labsupport.scaling.parts import Plan, Store, make_plan, open_store, row_path, schema
-from labsupport.scaling.ray_session import ray_session
+from labsupport.scaling.ray_session import ThisThread, ray_session
 from labsupport.scaling.worker import Settings, Worker
 from labsupport.speech.text import wer
 
@@ -215,11 +215,12 @@ def take_rows(
     waiting: dict[int, Item], settings: Settings, recorder: Recorder, stop: StopSignals, pool: Pool, worker: type
 ) -> None:
     """Records a row for each of the items that can be had, and takes these off."""
-    if waiting:
-        rows = stream_rows(dict(waiting), settings, pool, worker)
+    if not waiting:
+        return
+    rows = stream_rows(dict(waiting), settings, pool, worker)
+    with contextlib.redirect_stdout(ThisThread(sys.stdout)):  # rows say shorter what became of a worker
         while True:
-            # What is written is written whole. Of a worker that died Ray prints a page: rows say it shorter.
-            with stop.interruptible(), contextlib.redirect_stdout(io.StringIO()):
+            with stop.interruptible():  # what is written is written whole
                 number, row = next(rows, (None, {}))
             if number is None:
                 break

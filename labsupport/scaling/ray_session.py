@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 import psutil
 
@@ -38,6 +39,7 @@ VARIABLES = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers see the GPUs that this process sees
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "0",  # else messages come again when this process ends
 }
 
 
@@ -202,6 +204,22 @@ def quieten() -> None:
     context.max_errored_blocks = -1  # files whose worker died again and again are told by their missing rows
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class ThisThread:
+    """A stream that takes what this thread writes, and drops what others do: Ray prints a page for a worker that died.
+
+    For `contextlib.redirect_stdout`.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text) if threading.get_ident() == self.thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def choose_temp() -> str:

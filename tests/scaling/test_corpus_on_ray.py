@@ -123,7 +123,7 @@ def test_the_port_of_ray_itself_passes(two_workers):
 # --- nothing lost, nothing doubled -----------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_loses_and_doubles_nothing(two_workers, tmp_path):
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(two_workers, tmp_path, capsys):
     source = write_sounds(tmp_path / "in", 12, killer="once")
     summary = run(source, tmp_path / "out")
     rows = rows_of(tmp_path / "out")
@@ -134,6 +134,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(two_workers, tmp_path
     }
     assert (summary.done, summary.failed, summary.waiting) == (13, 0, 0)
     assert len({row["worker"] for row in rows.values()}) >= 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_file_that_kills_each_worker_is_a_row_and_is_tried_again(two_workers, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -140,6 +141,16 @@ def test_a_sigterm_that_ray_turned_into_an_exit_reaches_the_handler_that_was_the
         assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_what_another_thread_prints_is_dropped(capsys):
+    with contextlib.redirect_stdout(sessions.ThisThread(sys.stdout)):
+        print("ours")
+        thread = threading.Thread(target=print, args=("Ray's",))
+        thread.start()
+        thread.join()
+        print("ours again", flush=True)
+    assert capsys.readouterr().out == "ours\nours again\n"
 
 
 def test_in_a_thread_no_handler_is_touched(tmp_path):
