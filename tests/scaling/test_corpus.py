@@ -19,7 +19,7 @@ from labsupport.base.errors import CheckpointError, FolderError, ScalingError, W
 from labsupport.base.paths import AUDIO
 from labsupport.checkpoints.resolve import find_checkpoint
 from labsupport.scaling import corpus
-from labsupport.scaling.corpus import Pool, transcribe_corpus
+from labsupport.scaling.corpus import DIED, Pool, transcribe_corpus
 from labsupport.scaling.parts import Store
 from labsupport.scaling.worker import Settings, Worker
 
@@ -110,6 +110,17 @@ def test_rows_of_another_input_stay_and_are_never_mixed_with_other_options(here,
     run(second, tmp_path / "out", reporter=told)
     assert told.notes == ["Rows of files that this input does not name, which stay: 2."]
     assert sorted(paths_of(tmp_path / "out")) == ["00.wav", "01.wav", "other.wav"]
+
+
+def test_a_file_whose_row_never_came_is_a_row_and_tried_again_by_the_next_call(here, tmp_path, monkeypatch):
+    source, output = write_sounds(tmp_path / "in", 2), tmp_path / "out"
+    with monkeypatch.context() as dying:
+        dying.setattr(corpus, "stream_rows", lambda *arguments: iter(()))
+        assert run(source, output).failed == 2
+    assert {row["error_kind"] for row in rows_of(output).values()} == {DIED}
+    again = run(source, output)
+    assert (again.before, again.done, again.failed) == (0, 2, 0)
+    assert set(paths_of(output).values()) == {1}
 
 
 class Refusing(QuickWorker):

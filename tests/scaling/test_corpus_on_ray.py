@@ -123,32 +123,22 @@ def test_the_port_of_ray_itself_passes(two_workers):
 # --- nothing lost, nothing doubled -----------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_loses_and_doubles_nothing(two_workers, tmp_path, capsys):
-    source = write_sounds(tmp_path / "in", 12, killer="once")
+def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, capsys, monkeypatch):
+    """One is killed at its first try of a file; another file kills whoever tries it, in each round."""
+    monkeypatch.setattr(corpus, "RETRIES", 1)  # each takes a worker's start
+    source = write_sounds(tmp_path / "in", 10, killer="once", poison="always")
     summary = run(source, tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     assert (source / ".killer.wav.died").exists()
-    assert paths_of(tmp_path / "out") == dict.fromkeys([f"{n:02}.wav" for n in range(12)] + ["killer.wav"], 1)
-    assert {name: row["text"] for name, row in rows.items()} == {
-        file.name: file.read_text() for file in source.glob("*.wav")
-    }
-    assert (summary.done, summary.failed, summary.waiting) == (13, 0, 0)
+    names = [f"{n:02}.wav" for n in range(10)] + ["killer.wav", "poison.wav"]
+    assert paths_of(tmp_path / "out") == dict.fromkeys(names, 1)
+    assert (summary.done, summary.failed, summary.waiting) == (12, 1, 0)
+    died = rows.pop("poison.wav")
+    assert {name: row["text"] for name, row in rows.items()} == {name: (source / name).read_text() for name in rows}
     assert len({row["worker"] for row in rows.values()}) >= 2
+    assert died["error_kind"] == DIED
+    assert "2 rounds" in died["error"]
     assert capsys.readouterr().out == ""
-
-
-def test_a_file_that_kills_each_worker_is_a_row_and_is_tried_again(two_workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "RETRIES", 0)  # each takes a worker's start
-    source = write_sounds(tmp_path / "in", 4, poison="always")
-    summary = run(source, tmp_path / "out")
-    row = rows_of(tmp_path / "out")["poison.wav"]
-    assert (summary.done, summary.failed) == (5, 1)
-    assert row["error_kind"] == DIED
-    assert "2 rounds" in row["error"]
-    (source / "poison.wav").write_text("well again")
-    again = run(source, tmp_path / "out")
-    assert (again.before, again.done, again.failed) == (4, 1, 0)
-    assert paths_of(tmp_path / "out") == dict.fromkeys([f"{n:02}.wav" for n in range(4)] + ["poison.wav"], 1)
 
 
 class Command:
