@@ -34,7 +34,7 @@ from labsupport.scaling.worker import Settings
 from labsupport.speech.audio import clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.weights]  # the model's hash is part of what a row holds for
-FORTY = 40
+FILES = 24  # of a command that is killed
 LEFT = 8  # seconds after which nothing of a killed command may be left
 PLANTED = "planted_where_the_user_stands"  # by the fixture `two_workers`
 
@@ -123,9 +123,11 @@ def test_the_port_of_ray_itself_passes(two_workers):
 # --- nothing lost, nothing doubled -----------------------------------------------------------------------------------
 
 
-def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("rounds", [1, pytest.param(corpus.ROUNDS, marks=pytest.mark.soak)])
+def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, capsys, monkeypatch, rounds):
     """One is killed at its first try of a file; another file kills whoever tries it, in each round."""
-    monkeypatch.setattr(corpus, "RETRIES", 1)  # each takes a worker's start
+    monkeypatch.setattr(corpus, "ROUNDS", rounds)
+    monkeypatch.setattr(corpus, "RETRIES", 1)  # each takes a worker's start: seconds
     source = write_sounds(tmp_path / "in", 10, killer="once", poison="always")
     summary = run(source, tmp_path / "out")
     rows = rows_of(tmp_path / "out")
@@ -137,7 +139,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, 
     assert {name: row["text"] for name, row in rows.items()} == {name: (source / name).read_text() for name in rows}
     assert len({row["worker"] for row in rows.values()}) >= 2
     assert died["error_kind"] == DIED
-    assert "2 rounds" in died["error"]
+    assert f"in {rounds} rounds" in died["error"]
     assert capsys.readouterr().out == ""
 
 
@@ -190,15 +192,15 @@ class Command:
     ids=["SIGKILL", "SIGTERM", "SIGINT"],
 )
 def test_a_killed_command_ends_all_of_ray_and_the_next_one_goes_on(two_workers, tmp_path, number, code):
-    source, output = write_sounds(tmp_path / "in", FORTY), tmp_path / "out"
+    source, output = write_sounds(tmp_path / "in", FILES), tmp_path / "out"
     command = Command(source, output)
     command.wait_for_parts(3)
     assert command.end(number) == (code, [])
     written = paths_of(output)
-    assert 3 <= len(written) < FORTY
-    summary = run(source, output)
-    assert (summary.before, summary.done) == (len(written), FORTY - len(written))
-    assert paths_of(output) == dict.fromkeys([f"{n:02}.wav" for n in range(FORTY)], 1)
+    assert 3 <= len(written) < FILES
+    summary = transcribe_corpus(source, output, SETTINGS, Silent(), pool=Pool(1), worker=QuickWorker)
+    assert (summary.before, summary.done) == (len(written), FILES - len(written))
+    assert paths_of(output) == dict.fromkeys([f"{n:02}.wav" for n in range(FILES)], 1)
     assert not list(output.glob(".*.part"))
 
 
