@@ -7,9 +7,9 @@ it or a worker loses and doubles no row: what had no row yet is transcribed agai
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labsupport.base.cached_folder import hash_file
-from labsupport.base.errors import ScalingError, TextError, WhisperError, printable
-from labsupport.checkpoints.resolve import find_checkpoint
+from labsupport.base.errors import ScalingError, TextError, WhisperError
+from labsupport.checkpoints.resolve import PACKAGED, find_checkpoint
 from labsupport.checkpoints.safetensors_files import find_weights
 from labsupport.machine.stop_signals import StopSignals
 from labsupport.scaling.manifest import Item, find_corpus
-from labsupport.scaling.parts import Plan, Store, make_plan, open_store, schema
-from labsupport.scaling.ray_session import ray_session
+from labsupport.scaling.parts import Plan, Store, make_plan, open_store, row_path, schema
+from labsupport.scaling.ray_session import ThisThread, ray_session
 from labsupport.scaling.worker import Settings, Worker
 from labsupport.speech.text import wer
 
@@ -132,11 +132,15 @@ def transcribe_corpus(
         WhisperError: the model does not know the language or the task.
     """
     corpus, stop = find_corpus(source), stop or StopSignals()
-    settings = replace(settings, weights=describe_weights(settings.model))
+    settings = pin_model(settings)
     for note in corpus.notes:
         reporter.note(note)
     with open_store(Path(output)) as store:
-        plan = choose_plan(make_plan(corpus.items, store, settings.digest), corpus.items, redo, store)
+        plan = make_plan(corpus.items, store, settings.digest)
+        check_options(plan, store, settings.digest, redo)
+        if plan.beside:
+            reporter.note(f"Rows of files that this input does not name, which stay: {len(plan.beside)}.")
+        plan = choose_plan(plan, corpus.items, store)
         summary, begin = Summary(len(corpus.items), before=len(plan.done)), time.monotonic()
         summary.failed = sum(store.states[path]["error_kind"] is not None for path in plan.done)
         recorder = Recorder(store, summary, reporter)
@@ -151,31 +155,41 @@ def transcribe_corpus(
     return summary
 
 
-def describe_weights(model: str) -> str:
-    """A hash of the weights that this name stands for; CheckpointError where there are none."""
-    folder = find_checkpoint(model).folder
-    return " ".join(hash_file(path) for path in sorted(set(find_weights(folder))))
+def pin_model(settings: Settings) -> Settings:
+    """The same with a hash of what `model` stands for; a folder by its full path, for workers stand elsewhere.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    checkpoint = find_checkpoint(settings.model)
+    is_folder = settings.model not in PACKAGED and Path(settings.model).expanduser().is_dir()
+    files = {*find_weights(checkpoint.folder), *checkpoint.folder.glob("*.json")}
+    hashes = " ".join(hash_file(path) for path in sorted(files))
+    return replace(settings, model=str(checkpoint.folder) if is_folder else settings.model, weights=hashes)
 
 
-def choose_plan(plan: Plan, items: Sequence[Item], redo: bool, store: Store) -> Plan:
-    """The plan, without rows that no longer hold: they are removed first, so that no file ever has two."""
+def check_options(plan: Plan, store: Store, options: str, redo: bool) -> None:
+    """Raises ScalingError where the output would hold rows that were made with different options."""
+    if strangers := [path for path in plan.beside if store.states[path]["options"] != options]:
+        what = f"{len(strangers)} files that this input does not name were transcribed with other options."
+        raise ScalingError(what, where=store.folder, hint="Give another --output.")
     if plan.others and not redo:
         hint = "Give another --output; or --redo, which does them again and replaces their rows."
         what = f"{len(plan.others)} files were transcribed with other options, or by another version."
         raise ScalingError(what, where=store.folder, hint=hint)
-    again = [item for item in items if printable(item.path) in plan.others]
-    if removed := plan.stale | plan.others:
-        store.drop(removed)
+
+
+def choose_plan(plan: Plan, items: Sequence[Item], store: Store) -> Plan:
+    """The plan, without rows whose file is another now. Those of other options stay until there are new ones."""
+    again = [item for item in items if row_path(item.path) in plan.others]
+    store.drop(plan.stale)
     return replace(plan, waiting=plan.waiting + again, others=set())
 
 
 def judge_anew(plan: Plan, store: Store, recorder: Recorder) -> None:
     """Where only the reference has changed, the row gets the new one, and its error rate."""
-    items = {printable(item.path): item for item in plan.judged_anew}
-    rows = store.rows(set(items)) if items else []
-    if rows:
-        store.drop(set(items))
-    for row in rows:
+    items = {row_path(item.path): item for item in plan.judged_anew}
+    for row in store.rows(set(items)):
         recorder.add(finish(row, items[row["path"]]))
     recorder.write()
 
@@ -201,11 +215,12 @@ def take_rows(
     waiting: dict[int, Item], settings: Settings, recorder: Recorder, stop: StopSignals, pool: Pool, worker: type
 ) -> None:
     """Records a row for each of the items that can be had, and takes these off."""
-    if waiting:
-        rows = stream_rows(dict(waiting), settings, pool, worker)
+    if not waiting:
+        return
+    rows = stream_rows(dict(waiting), settings, pool, worker)
+    with contextlib.redirect_stdout(ThisThread(sys.stdout)):  # rows say shorter what became of a worker
         while True:
-            # What is written is written whole. Of a worker that died Ray prints a page: rows say it shorter.
-            with stop.interruptible(), contextlib.redirect_stdout(io.StringIO()):
+            with stop.interruptible():  # what is written is written whole
                 number, row = next(rows, (None, {}))
             if number is None:
                 break
@@ -251,7 +266,7 @@ def finish(row: dict[str, Any], item: Item) -> dict[str, Any]:
             rate = wer(item.reference, row["text"], row["language"] or "en")
         except TextError as error:
             notes.append(error.what)
-    return {**row, "notes": notes, "path": printable(item.path), "reference": item.reference, "wer": rate}
+    return {**row, "notes": notes, "path": row_path(item.path), "reference": item.reference, "wer": rate}
 
 
 def describe_death(settings: Settings) -> dict[str, Any]:

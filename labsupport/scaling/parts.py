@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labsupport.base.cached_folder import hash_file
-from labsupport.base.errors import AudioError, ScalingError, printable
+from labsupport.base.errors import AudioError, ScalingError
 from labsupport.base.paths import atomic_write, using_folder
 from labsupport.scaling.manifest import Item
 
@@ -56,10 +56,11 @@ class Store:
     number: int = 0  # of the newest part
 
     def write(self, rows: Sequence[dict]) -> Path:
-        """A new part with these rows."""
+        """A new part with these rows, in the place of older ones for the same files."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        self.drop({row_path(row["path"]) for row in rows} & self.states.keys())  # first: no reader ever finds two
         target = self.folder / f"part-{self.number + 1:05}.parquet"
         table = pa.Table.from_pylist([storable(row) for row in rows], schema())
         with using_folder(self.folder, "--output"), atomic_write(target) as part:
@@ -136,7 +137,8 @@ def read_store(folder: Path) -> Store:
 @dataclass(frozen=True)
 class Plan:
     """What is left to do: `waiting` files; `stale` paths, whose rows no longer hold; `judged_anew` where only the
-    reference has changed; `done` paths; and those of `others`, done with other options.
+    reference has changed; `done` paths; those of `others`, done with other options; and rows `beside` the corpus, which
+    does not name their files.
     """
 
     waiting: list[Item]
@@ -144,13 +146,14 @@ class Plan:
     judged_anew: list[Item]
     done: set[str]
     others: set[str]
+    beside: set[str]
 
 
 def make_plan(items: Sequence[Item], store: Store, options: str) -> Plan:
     """Compares the corpus with what is done. A row holds if file and options are the same, and trying again is idle."""
-    plan = Plan([], set(), [], set(), set())
+    plan = Plan([], set(), [], set(), set(), set(store.states) - {row_path(item.path) for item in items})
     for item in items:
-        name = printable(item.path)
+        name = row_path(item.path)
         state = store.states.get(name)
         if state is None:
             plan.waiting.append(item)
@@ -167,11 +170,18 @@ def make_plan(items: Sequence[Item], store: Store, options: str) -> Plan:
 
 
 def is_same_file(file: str, state: dict[str, Any]) -> bool:
-    """Whether a file has the content that a row was made from; it is read only if its time has changed."""
+    """Whether a file has the content that a row was made from; it is read only if its time has changed.
+
+    A file that was there and could not be read, or changed meanwhile, has no hash in its row: it may be another now.
+    """
     now = describe_file(file)
     if now["bytes"] != state["bytes"]:
         return False
-    if now["bytes"] is None or now["modified"] == state["modified"]:
+    if now["bytes"] is None:
+        return True
+    if state["sha256"] is None:
+        return False
+    if now["modified"] == state["modified"]:
         return True
     return hash_file(Path(file)) == state["sha256"]
 
@@ -180,15 +190,20 @@ def describe_file(file: str) -> dict[str, int | None]:
     """Its size in bytes, and the time of its last change in ns; None where it cannot be looked at."""
     try:
         status = os.stat(file)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in its name
         return {"bytes": None, "modified": None}
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
+def row_path(path: str) -> str:
+    """A file's name as its row has it: what is no UTF-8 in it is escaped, all else stays as it is."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def storable(value: Any) -> Any:
     """The same without halves of characters, which broken names have and no parquet file takes."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return row_path(value)
     if isinstance(value, dict):
         return {name: storable(each) for name, each in value.items()}
     return [storable(each) for each in value] if isinstance(value, list) else value

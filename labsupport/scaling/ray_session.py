@@ -11,15 +11,17 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 import psutil
 
 from labsupport.base.errors import NotAvailable, ScalingError
-from labsupport.base.paths import ROOT
+from labsupport.base.paths import ROOT, cache_dir
 from labsupport.machine import children
 from labsupport.machine.backend import is_installed
 from labsupport.profiling.redirect import redirect_output
@@ -29,12 +31,15 @@ LONGEST_TEMP = 40  # characters; Ray's sockets lie below, and a socket's path ma
 OBJECT_STORE = 200 << 20  # bytes; items and rows are small, sound never passes through
 TRIES = 3  # to start
 SECONDS = 5  # that its processes get to end
+ANSWER = 10  # seconds that a cluster gets to answer; Ray itself would try for minutes
+SETTINGS = 4  # the type of the frame with which both sides of HTTP/2 begin
 LOCAL_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on any system: the one way to loopback addresses alone
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers see the GPUs that this process sees
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "0",  # else messages come again when this process ends
 }
 
 
@@ -50,7 +55,8 @@ def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
     """
     if not is_installed("ray"):
         raise NotAvailable("Ray is not installed.", hint="Run ./lab again: it installs what is missing.")
-    with variables(VARIABLES if address else VARIABLES | LOCAL_ONLY):
+    own = {} if address else LOCAL_ONLY | {"LAB_CACHE": str(cache_dir())}  # workers stand in another folder
+    with variables(VARIABLES | own):
         import ray
 
         quieten()
@@ -70,7 +76,7 @@ def local_session(workers: int) -> Iterator[None]:
     before = find_processes()
     try:
         start_local(workers, folder, before)
-        for process in set(psutil.Process().children()) - before:
+        for process in find_processes() - before:  # each: what a process of Ray's has started may outlive it
             children.end_with_this(process.pid)
         yield
     finally:
@@ -111,6 +117,7 @@ def guest_session(address: str) -> Iterator[None]:
 
     import labsupport
 
+    check_answer(address)
     try:
         # the cluster's machines have the packages, but this checkout's code runs
         runtime = {"py_modules": [labsupport], "env_vars": {**VARIABLES, "PYTHONSAFEPATH": "1"}}
@@ -127,6 +134,25 @@ def guest_session(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_answer(address: str) -> None:
+    """Raises ScalingError where no cluster can be at HOST:PORT; Ray judges other forms ("auto") itself.
+
+    Ray's own port speaks HTTP/2 (RFC 9113, section 3.4), unlike the one of its dashboard, which is easily taken for it.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()) or "/" in address:
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, SETTINGS, 0, 0, 0, 0, 0)))
+            frame = connection.recv(9)  # length (3 bytes), type, flags, stream
+        if frame[3:4] != bytes([SETTINGS]) and os.environ.get("RAY_USE_TLS") != "1":
+            raise ConnectionError("another server is there")
+    except (OSError, OverflowError) as error:  # a port above 65535
+        hint = "Is it running (ray status)? Its own port is wanted, by default 6379."
+        raise ScalingError(f"No cluster answers: {error}.", where=address, hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -178,6 +204,22 @@ def quieten() -> None:
     context.max_errored_blocks = -1  # files whose worker died again and again are told by their missing rows
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class ThisThread:
+    """A stream that takes what this thread writes, and drops what others do: Ray prints a page for a worker that died.
+
+    For `contextlib.redirect_stdout`.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text) if threading.get_ident() == self.thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def choose_temp() -> str:

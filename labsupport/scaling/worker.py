@@ -116,15 +116,17 @@ class Worker:
         self.work.watcher = self.work.writer = notes
         before = describe_file(file)
         try:
+            self.work.find_transcriber()  # first: a file that cannot be read says nothing about model and options
             with NoteHandler(notes):
                 self.work.try_file(file)
         except LabError as error:  # of the model or an option
             return {"fatal": describe_error(error)}
+        content = find_hash(file)
         return {
             **describe_transcript(notes.voices, file), **describe_failure(notes.errors),
             "notes": notes.texts, "seconds": time.perf_counter() - begin, "model": self.settings.model,
             "options": self.settings.digest, "worker": f"{socket.gethostname()}:{os.getpid()}",
-            **before, "sha256": find_hash(file),
+            **before, "sha256": content if describe_file(file) == before else None,  # it may hold another sound by now
         }  # fmt: skip
 
 
@@ -157,8 +159,8 @@ def describe_error(error: LabError) -> dict[str, str | None]:
 
 
 def find_hash(file: str) -> str | None:
-    """sha256 of a file, None where it cannot be read."""
+    """sha256 of a regular file, None where it cannot be read; a pipe would be read for ever."""
     try:
-        return hash_file(Path(file))
-    except OSError:
+        return hash_file(Path(file)) if os.path.isfile(file) else None
+    except (OSError, ValueError):  # ValueError: a NUL in its name
         return None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from labsupport import __version__
-from labsupport.base.errors import AudioError, FolderError, LabError, WhisperError, printable
+from labsupport.base.errors import AudioError, FolderError, LabError, MachineError, WhisperError, printable
 from labsupport.machine.stop_signals import StopSignals
 from labsupport.speech import audio
 from labsupport.speech.text import Transcript
@@ -260,14 +260,17 @@ class Work:
         self.watcher.progress(file, step, done, total)
 
     def find_transcriber(self) -> Transcriber:
-        """Loads the model the first time, and checks that it can do what is asked for."""
+        """Loads the model the first time, and checks that it can do what is asked for; else raises, at each call."""
+        if self.fatal is not None:
+            raise self.fatal
         if self.loaded is None:
             try:
-                self.loaded = self.load()
-                self.check(self.loaded)
+                loaded = self.load()
+                self.check(loaded)
             except LabError as error:
                 self.fatal = error
                 raise
+            self.loaded = loaded
         return self.loaded
 
     def check(self, transcriber: Transcriber) -> None:
@@ -304,7 +307,7 @@ def explain(error: Exception, file: str) -> LabError:
         return error
     if isinstance(error, MemoryError) or any(message in str(error).lower() for message in MEMORY_MESSAGES):
         hint = "Cut the sound into shorter files, close other programs, or take a smaller --model or --batch."
-        return AudioError("This machine has too little memory for the file.", where=file, hint=hint)
+        return MachineError("This machine has too little memory for the file.", where=file, hint=hint)
     if isinstance(error, OSError):
         where = printable(error.filename or file)
         hint = "Look at the disk's room and the permissions."

@@ -38,16 +38,19 @@ def still_to_do_by_taking_away(files, rows):
 
 
 def draw_corpus(rng):
-    """Some files, and rows for some of them: of this content, of an older one, or of a file that has gone."""
+    """Some files, and rows for some of them: of this content, of an older one, of both, or of a file that has gone."""
     files = {f"{number}.wav": f"{rng.integers(5):x}{number}" for number in rng.permutation(int(rng.integers(1, 9)))}
     rows = []
     for path, sha256 in files.items():
-        kind = rng.integers(3)
-        if kind:
-            rows.append({"path": path, "sha256": sha256 if kind == 1 else "old", "error": None})
-            rows[-1]["error"] = "no audio" if rng.random() < 0.3 else None
+        for found in ([], [sha256], ["old"], [sha256, "old"])[rng.integers(4)]:
+            rows.append({"path": path, "sha256": found, "error": "no audio" if rng.random() < 0.3 else None})
     rows.append({"path": "gone.wav", "sha256": next(iter(files.values())), "error": None})
     return files, [rows[place] for place in rng.permutation(len(rows))]
+
+
+def by_the_last_row(files, rows):
+    hashes = {row["path"]: row["sha256"] for row in rows}
+    return [path for path in files if hashes.get(path) != files[path]]
 
 
 # --- 13.2 -------------------------------------------------------------------------------------------------------------
@@ -217,6 +220,7 @@ EXERCISES = [
             ({"a.wav": "1", "b.wav": "2"}, []),
             ({"a.wav": "1"}, [{"path": "a.wav", "sha256": "1", "error": "no audio"}]),
             ({"a.wav": "1", "b.wav": "1"}, [{"path": "a.wav", "sha256": "1", "error": None}]),
+            ({"a.wav": "2"}, [{"path": "a.wav", "sha256": each, "error": None} for each in ("1", "2", "3")]),
         ],
         mistakes=[
             Mistake(
@@ -230,6 +234,10 @@ EXERCISES = [
             Mistake(
                 lambda files, rows: still_to_do(files, [row for row in rows if row["error"] is None]),
                 "A file that cannot be read will not be read the next time either: its row is done.",
+            ),
+            Mistake(
+                by_the_last_row,
+                "A file may have several rows, of this content and of older ones: one that fits is enough.",
             ),
             Mistake(
                 lambda files, rows: sorted(still_to_do(files, rows), reverse=True),
@@ -309,8 +317,6 @@ EXERCISES = [
         solution=waits,
         variants=[waits_by_searching, waits_by_sorting, waits_by_waiting_time],
         draw=draw_queue,
-        rtol=1e-9,
-        atol=1e-9,
         edges=[(np.array([0.0, 0.0, 0.0]), np.array([2.0, 1.0, 1.0]), 2), (np.array([1.0]), np.array([5.0]), 1)],
         mistakes=[
             Mistake(in_turns, "Workers do not take turns: the next file goes to the one that is free first."),

@@ -17,6 +17,7 @@ from labsupport.scaling.worker import Settings, Worker, describe_file, find_hash
 from labsupport.scaling.worker import load as load_model
 
 SETTINGS = Settings("tiny.en")
+SECONDS = 0.2  # that a row takes
 
 
 class QuickWorker(Worker):
@@ -28,7 +29,7 @@ class QuickWorker(Worker):
         if "always" in content or ("once" in content and not marker.exists()):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.2)
+        time.sleep(SECONDS)
         row = dict.fromkeys(schema().names) | {"text": content, "notes": [], "duration": 1.0}
         own = {"options": self.settings.digest, "worker": str(os.getpid()), "sha256": find_hash(file)}
         return row | own | describe_file(file)

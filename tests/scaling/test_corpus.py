@@ -1,51 +1,50 @@
-"""A corpus on two workers: nothing is lost or doubled, whoever is killed; the texts are those of `lab transcribe`."""
+"""A corpus whose rows are made in this process: what is done again, what is refused, and what the rows say."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import uuid
 from collections import Counter
 from pathlib import Path
 
 import corpus_workers
 import pandas as pd
-import psutil
 import pyarrow.parquet as pq
 import pytest
-from corpus_workers import SETTINGS, CountingWorker, QuickWorker, Silent, write_sounds
+from corpus_workers import SETTINGS, QuickWorker, Silent, write_sounds
 
-from labsupport.base.errors import CheckpointError, ScalingError, WhisperError
-from labsupport.base.paths import AUDIO, ROOT
+from labsupport.base.errors import CheckpointError, FolderError, ScalingError, WhisperError
+from labsupport.base.paths import AUDIO
+from labsupport.checkpoints.resolve import find_checkpoint
+from labsupport.scaling import corpus
 from labsupport.scaling.corpus import DIED, Pool, transcribe_corpus
-from labsupport.scaling.worker import Settings
-from labsupport.speech.audio import clip
+from labsupport.scaling.parts import Store
+from labsupport.scaling.worker import Settings, Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.weights]  # the model's hash is part of what a row holds for
-FORTY = 40
-LEFT = 8  # seconds after which nothing of a killed command may be left
 
 
-@pytest.fixture(scope="module", autouse=True)
-def by_value():
-    import ray.cloudpickle
+@pytest.fixture
+def here(monkeypatch):
+    """Rows come from this process, for what concerns them alone: Ray takes seconds for each pool of workers."""
 
-    ray.cloudpickle.register_pickle_by_value(corpus_workers)
-    yield
-    ray.cloudpickle.unregister_pickle_by_value(corpus_workers)
+    def make_rows(items, settings, pool, worker):
+        one = worker(settings)
+        for number, item in items.items():
+            yield number, json.loads(one({"number": number, "file": os.fsencode(item.file)})["row"])
+
+    monkeypatch.setattr(corpus, "ray_session", lambda *arguments: contextlib.nullcontext())
+    monkeypatch.setattr(corpus, "check_gpus", lambda pool: None)
+    monkeypatch.setattr(corpus, "stream_rows", make_rows)
+    monkeypatch.setattr(corpus_workers, "SECONDS", 0.0)
+    for name in ("use_threads", "let_threads_sleep"):  # which change the environment of a process
+        monkeypatch.setattr(f"labsupport.machine.backend.{name}", lambda *arguments: None)
 
 
-def run(source, output, settings=SETTINGS, worker=QuickWorker, **options):
-    return transcribe_corpus(source, output, settings, Silent(), pool=Pool(2), worker=worker, **options)
+def run(source, output, settings=SETTINGS, worker=QuickWorker, reporter=None, **options):
+    return transcribe_corpus(source, output, settings, reporter or Silent(), pool=Pool(2), worker=worker, **options)
 
 
 def rows_of(output):
@@ -56,141 +55,10 @@ def paths_of(output):
     return Counter(pd.read_parquet(output)["path"])
 
 
-# --- nothing lost, nothing doubled -----------------------------------------------------------------------------------
-
-
-def test_a_worker_that_is_killed_loses_and_doubles_nothing(two_workers, tmp_path):
-    source = write_sounds(tmp_path / "in", 12, killer="once")
-    summary = run(source, tmp_path / "out")
-    rows = rows_of(tmp_path / "out")
-    assert (source / ".killer.wav.died").exists()
-    assert paths_of(tmp_path / "out") == dict.fromkeys([f"{n:02}.wav" for n in range(12)] + ["killer.wav"], 1)
-    assert {name: row["text"] for name, row in rows.items()} == {
-        file.name: file.read_text() for file in source.glob("*.wav")
-    }
-    assert (summary.done, summary.failed, summary.waiting) == (13, 0, 0)
-    assert len({row["worker"] for row in rows.values()}) >= 2
-
-
-def test_a_file_that_kills_each_worker_is_a_row_and_is_tried_again(two_workers, tmp_path):
-    source = write_sounds(tmp_path / "in", 4, poison="always")
-    summary = run(source, tmp_path / "out")
-    row = rows_of(tmp_path / "out")["poison.wav"]
-    assert (summary.done, summary.failed) == (5, 1)
-    assert row["error_kind"] == DIED
-    assert "2 rounds" in row["error"]
-    (source / "poison.wav").write_text("well again")
-    again = run(source, tmp_path / "out")
-    assert (again.before, again.done, again.failed) == (4, 1, 0)
-    assert paths_of(tmp_path / "out") == dict.fromkeys([f"{n:02}.wav" for n in range(4)] + ["poison.wav"], 1)
-
-
-class Command:
-    """A corpus in a process of its own; all that it starts carries a mark."""
-
-    def __init__(self, source: Path, output: Path):
-        self.mark = uuid.uuid4().hex
-        self.process = subprocess.Popen(
-            [sys.executable, corpus_workers.__file__, source, output], start_new_session=True,
-            env=os.environ | {"LAB_TEST_MARK": self.mark, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        self.output = output
-
-    def started(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if self.is_ours(process)]
-
-    def is_ours(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("LAB_TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-
-    def wait_for_parts(self, count: int) -> None:
-        end = time.monotonic() + 300
-        while len(list(self.output.glob("part-*.parquet"))) < count:
-            assert self.process.poll() is None, "it ended by itself"
-            assert time.monotonic() < end, "it wrote no part"
-            time.sleep(0.05)
-
-    def end(self, number: int) -> tuple[int, list[psutil.Process]]:
-        """The exit code, and what is left of it."""
-        assert len(self.started()) > 3  # a planted end that finds nothing would prove nothing
-        self.process.send_signal(number)
-        code = self.process.wait(60)
-        end = time.monotonic() + LEFT
-        while (left := self.started()) and time.monotonic() < end:
-            time.sleep(0.1)
-        return code, left
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGKILL, -signal.SIGKILL),
-        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM),
-        pytest.param(signal.SIGINT, 128 + signal.SIGINT, marks=pytest.mark.soak),
-    ],
-    ids=["SIGKILL", "SIGTERM", "SIGINT"],
-)
-def test_a_killed_command_ends_all_of_ray_and_the_next_one_goes_on(two_workers, tmp_path, number, code):
-    source, output = write_sounds(tmp_path / "in", FORTY), tmp_path / "out"
-    command = Command(source, output)
-    command.wait_for_parts(3)
-    assert command.end(number) == (code, [])
-    written = paths_of(output)
-    assert 3 <= len(written) < FORTY
-    summary = run(source, output)
-    assert (summary.before, summary.done) == (len(written), FORTY - len(written))
-    assert paths_of(output) == dict.fromkeys([f"{n:02}.wav" for n in range(FORTY)], 1)
-    assert not list(output.glob(".*.part"))
-
-
-def test_gpus_that_nobody_has_are_an_error_and_no_wait(two_workers, tmp_path):
-    source = write_sounds(tmp_path / "in", 1)
-    with pytest.raises(ScalingError, match="asks for 1e\\+06 GPUs"):
-        transcribe_corpus(source, tmp_path / "out", SETTINGS, Silent(), pool=Pool(1, gpus=10**6), worker=QuickWorker)
-
-
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """The address of a cluster of this machine alone, with a token of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, value in {"MODE": "token", "TOKEN": uuid.uuid4().hex}.items():
-        monkeypatch.setenv(f"RAY_AUTH_{name}", value)
-    log, folder = tmp_path / "cluster.log", tempfile.mkdtemp(prefix="cluster-", dir="/tmp")
-    with log.open("w") as file:
-        head = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false",
-             f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}", "--disable-usage-stats",
-             "--object-store-memory=200000000"], stdout=file, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    end = time.monotonic() + 120
-    while "will now block" not in log.read_text():
-        assert head.poll() is None, log.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    yield re.search(r"--address='([^']+)'", log.read_text())[1]
-    for process in [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.soak
-@pytest.mark.skipif(os.name == "nt", reason="Ray makes no clusters of Windows")
-def test_a_cluster_does_it_with_this_checkout_s_code(cluster, tmp_path):
-    source = write_sounds(tmp_path / "in", 6, killer="once")
-    subprocess.run([sys.executable, corpus_workers.__file__, source, tmp_path / "out", cluster], check=True)
-    assert paths_of(tmp_path / "out") == dict.fromkeys([f"{n:02}.wav" for n in range(6)] + ["killer.wav"], 1)
-
-
 # --- what is not done again ------------------------------------------------------------------------------------------
 
 
-def test_what_is_done_costs_no_session_and_what_has_changed_is_done_again(two_workers, tmp_path):
+def test_what_is_done_costs_no_session_and_what_has_changed_is_done_again(here, tmp_path):
     source, output = write_sounds(tmp_path / "in", 3), tmp_path / "out"
     run(source, output)
     first = rows_of(output)
@@ -205,7 +73,24 @@ def test_what_is_done_costs_no_session_and_what_has_changed_is_done_again(two_wo
     assert set(paths_of(output).values()) == {1}
 
 
-def test_other_options_are_refused_unless_asked_for(two_workers, tmp_path):
+def test_the_output_may_lie_in_the_input_and_names_come_back_as_they_are(here, tmp_path):
+    names = {f"{name}.wav": name for name in ("two  spaces", "全\u3000角", "n\xa0bsp", "ü")}
+    write_sounds(tmp_path, 0, **{Path(name).stem: text for name, text in names.items()})
+    for done in (4, 0):
+        assert run(tmp_path, tmp_path / "out").done == done
+    assert {path: row["text"] for path, row in rows_of(tmp_path / "out").items()} == names
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has names of characters")
+def test_a_name_of_bytes_that_are_no_characters_is_done_once(here, tmp_path):
+    source = write_sounds(tmp_path / "in", 0)
+    Path(os.fsdecode(os.fsencode(source) + b"/caf\xe9.wav")).write_text("a text")
+    for done in (1, 0):
+        assert run(source, tmp_path / "out").done == done
+    assert rows_of(tmp_path / "out")["caf\\udce9.wav"]["text"] == "a text"
+
+
+def test_other_options_are_refused_unless_asked_for(here, tmp_path):
     source, output = write_sounds(tmp_path / "in", 2), tmp_path / "out"
     run(source, output)
     with pytest.raises(ScalingError, match="2 files were transcribed with other options"):
@@ -215,7 +100,77 @@ def test_other_options_are_refused_unless_asked_for(two_workers, tmp_path):
     assert set(paths_of(output).values()) == {1}
 
 
-def test_another_reference_is_judged_without_transcribing_again(two_workers, tmp_path):
+def test_rows_of_another_input_stay_and_are_never_mixed_with_other_options(here, tmp_path):
+    first, second = write_sounds(tmp_path / "a", 2), write_sounds(tmp_path / "b", 0, other="another input")
+    run(first, tmp_path / "out")
+    for redo in (False, True):
+        with pytest.raises(ScalingError, match="2 files that this input does not name"):
+            run(second, tmp_path / "out", Settings("tiny.en", beams=1), redo=redo)
+    told = Silent()
+    run(second, tmp_path / "out", reporter=told)
+    assert told.notes == ["Rows of files that this input does not name, which stay: 2."]
+    assert sorted(paths_of(tmp_path / "out")) == ["00.wav", "01.wav", "other.wav"]
+
+
+def test_a_file_whose_row_never_came_is_a_row_and_tried_again_by_the_next_call(here, tmp_path, monkeypatch):
+    source, output = write_sounds(tmp_path / "in", 2), tmp_path / "out"
+    with monkeypatch.context() as dying:
+        dying.setattr(corpus, "stream_rows", lambda *arguments: iter(()))
+        assert run(source, output).failed == 2
+    assert {row["error_kind"] for row in rows_of(output).values()} == {DIED}
+    again = run(source, output)
+    assert (again.before, again.done, again.failed) == (0, 2, 0)
+    assert set(paths_of(output).values()) == {1}
+
+
+class Refusing(QuickWorker):
+    def make_row(self, file):
+        return {"fatal": {"what": "No such language.", "where": None, "hint": None}}
+
+
+class Interrupted(QuickWorker):
+    def make_row(self, file):
+        if file.endswith("01.wav"):
+            raise KeyboardInterrupt
+        return super().make_row(file)
+
+
+def test_rows_are_replaced_when_there_are_new_ones_and_not_before(here, tmp_path):
+    source, output = write_sounds(tmp_path / "in", 3), tmp_path / "out"
+    run(source, output)
+    before, other = rows_of(output), Settings("tiny.en", beams=1)
+    with pytest.raises(WhisperError, match="No such language"):
+        run(source, output, other, worker=Refusing, redo=True)
+    assert rows_of(output) == before
+    assert run(source, output, other, worker=Interrupted, redo=True).interrupted
+    assert set(paths_of(output).values()) == {1}
+    assert [rows_of(output)[f"0{n}.wav"] == before[f"0{n}.wav"] for n in range(3)] == [False, True, True]
+    with pytest.raises(ScalingError, match="2 files were transcribed with other options"):
+        run(source, output, other)
+    assert run(source, output, other, redo=True).before == 1
+    assert len({row["options"] for row in rows_of(output).values()}) == 1
+
+
+def test_a_model_in_a_folder_is_named_by_its_full_path_and_known_by_its_files(here, tmp_path, monkeypatch):
+    folder = shutil.copytree(find_checkpoint("tiny.en").folder, tmp_path / "model")
+    source = write_sounds(tmp_path / "in", 1)
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    class Noting(QuickWorker):
+        def __init__(self, settings):
+            super().__init__(settings)
+            seen.append(settings.model)
+
+    run(source, tmp_path / "out", Settings("./model"), worker=Noting)
+    assert seen == [str(folder)]
+    with (folder / "generation_config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ScalingError, match="other options"):
+        run(source, tmp_path / "out", Settings("model"))
+
+
+def test_another_reference_is_judged_without_transcribing_again(here, tmp_path):
     write_sounds(tmp_path, 2)
     table, output = tmp_path / "m.csv", tmp_path / "out"
     table.write_text("path,reference\n00.wav,text zero\n01.wav,\n")
@@ -230,58 +185,37 @@ def test_another_reference_is_judged_without_transcribing_again(two_workers, tmp
     assert set(paths_of(output).values()) == {1}
 
 
-# --- the real worker -------------------------------------------------------------------------------------------------
+def test_a_disk_that_fills_up_ends_the_run_and_the_next_one_goes_on(here, tmp_path, monkeypatch):
+    source, output = write_sounds(tmp_path / "in", 6), tmp_path / "out"
+    monkeypatch.setattr(corpus, "ROWS", 2)
+    write = Store.write
+
+    def fill_up(store, rows):
+        if store.number == 2:
+            raise FolderError("The folder cannot be used: No space left on device.")
+        return write(store, rows)
+
+    with monkeypatch.context() as full:
+        full.setattr(Store, "write", fill_up)
+        with pytest.raises(FolderError, match="No space left"):
+            run(source, output)
+    summary = run(source, output)
+    assert (summary.before, summary.done) == (4, 2)
+    assert paths_of(output) == dict.fromkeys([f"0{n}.wav" for n in range(6)], 1)
 
 
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
-    """Speech, silence by its absence, and files that cannot be read; a table with one reference."""
-    folder = tmp_path_factory.mktemp("mixed")
-    shutil.copy(AUDIO / "jfk.flac", folder / "jfk.flac")
-    shutil.copy(AUDIO / "jfk.flac", folder / "again ü.flac")
-    (folder / "bad.wav").write_bytes(b"no sound")
-    (folder / "cut.flac").write_bytes((AUDIO / "jfk.flac").read_bytes()[:9000])
-    names = ["jfk.flac", "again ü.flac", "bad.wav", "cut.flac", "missing.wav"]
-    lines = [{"path": name} for name in names]
-    lines[0]["reference"] = clip("jfk").text
-    (folder / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder / "m.jsonl"
-
-
-def test_the_texts_are_those_of_lab_transcribe_and_a_bad_file_is_a_row(two_workers, mixed, tmp_path):
-    settings, log = Settings("tiny.en", engine="torch"), tmp_path / "loads"
-
-    class Counting(CountingWorker):
-        def __init__(self, settings):
-            super().__init__(settings, str(log))
-
-    summary = run(mixed, tmp_path / "out", settings, worker=Counting)
-    rows = rows_of(tmp_path / "out")
-    loads = log.read_text().split()
-    assert len(loads) == len(set(loads)) <= 2  # the model once in each worker
-    assert (summary.files, summary.done, summary.failed) == (5, 5, 3)
-    assert {name: row["error_kind"] for name, row in rows.items() if row["error"]} == {
-        "bad.wav": "NoAudio", "cut.flac": "AudioError", "missing.wav": "AudioError"
-    }  # fmt: skip
-    files = [str(mixed.parent / name) for name in ("jfk.flac", "again ü.flac")]
-    plain = subprocess.run(
-        [sys.executable, "-m", "labsupport", "transcribe", *files, "--format", "json", "--model", "tiny.en",
-         "--engine", "torch"], cwd=ROOT, capture_output=True, check=True,
-    )  # fmt: skip
-    for document in json.loads(plain.stdout):
-        row = rows[Path(document["file"]).name]
-        assert row["text"] == document["text"]
-        assert [(s["start"], s["end"], s["text"]) for s in row["segments"]] == [
-            (s["start"], s["end"], s["text"]) for s in document["segments"]
-        ]
-        assert row["duration"] == document["duration"]
-    assert rows["jfk.flac"]["wer"] == 0
-    assert rows["jfk.flac"]["seconds"] > 0
-
-
-def test_what_no_file_could_be_transcribed_with_is_an_error_and_no_row(two_workers, mixed, tmp_path):
+@pytest.mark.parametrize("first", ["jfk.flac", "bad.wav", "missing.wav"])
+def test_what_no_file_could_be_transcribed_with_is_an_error_and_no_row(here, tmp_path, first):
+    shutil.copy(AUDIO / "jfk.flac", tmp_path)
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    names = sorted(["jfk.flac", "bad.wav", "missing.wav"], key=lambda name: name != first)
+    (tmp_path / "m.csv").write_text("\n".join(["path", *names]))
     with pytest.raises(WhisperError, match="English"):
-        transcribe_corpus(mixed, tmp_path / "out", Settings("tiny.en", engine="torch", language="de"), Silent())
+        run(tmp_path / "m.csv", tmp_path / "out", Settings("tiny.en", engine="torch", language="de"), worker=Worker)
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_a_model_that_is_not_there_is_an_error_before_anything_is_made(tmp_path):
     with pytest.raises(CheckpointError):
-        transcribe_corpus(mixed, tmp_path / "out", Settings("tiny.no"), Silent())
+        run(write_sounds(tmp_path / "in", 1), tmp_path / "out", Settings("tiny.no"))
+    assert not (tmp_path / "out").exists()

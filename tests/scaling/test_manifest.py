@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,16 +76,23 @@ def test_a_folder_is_searched_to_any_depth_for_what_may_hold_sound(tmp_path):
 def test_a_pipe_in_a_folder_which_would_be_read_for_ever_is_left_out(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "a.wav").write_bytes(b"")
-    assert [item.path for item in find_corpus(tmp_path).items] == ["a.wav"]
+    corpus = find_corpus(tmp_path)
+    assert [item.path for item in corpus.items] == ["a.wav"]
+    assert corpus.notes == ["Left out, for they are pipes, sockets or devices: 1."]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("m.csv", b"path,text\na.wav,one\na.wav,two\n", "twice, with two texts"),
-        ("m.csv", b"file\na.wav\n", "names no file"),
+        ("m.csv", b"file,text\na.wav,one\n", 'no column "path"(.|\n)*It has: file, text'),
+        ("m.csv", b"path;text\na.wav;one\n", "It has: path;text"),
+        ("m.csv", b"path,text\na.wav,One, two\n", "line 2 has more fields than the header"),
+        ("m.csv", "path\nü.wav\n".encode("utf-16"), "UTF-8"),
+        ("m.jsonl", b'{"audio_filepath": "a.wav"}\n', "It has: audio_filepath"),
         ("m.csv", b'path\n""\n', "names no file"),
-        ("m.csv", b"", "No sound file"),
+        ("m.csv", b"", "The table has no rows"),
+        ("m.csv", b"path\n", "The table has no rows"),
         ("m.csv", b"path\n\xff\xfe.wav\n", "cannot be read"),
         ("m.csv", b'path\n"a.wav\n', "cannot be read"),
         ("m.jsonl", b'{"path": "a.wav"}\n{"path": "b.w', "cannot be read"),
@@ -95,8 +103,37 @@ def test_a_pipe_in_a_folder_which_would_be_read_for_ever_is_left_out(tmp_path):
 )
 def test_a_table_that_could_lose_a_file_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ScalingError, match=message):
+    with pytest.raises(ScalingError) as error:
         find_corpus(tmp_path / name)
+    assert re.search(message, str(error.value))
+
+
+def test_a_parquet_without_a_column_path_says_what_it_has(tmp_path):
+    with pytest.raises(ScalingError, match="no column") as error:
+        find_corpus(write_table(tmp_path / "m.parquet", [{"audio": "a.wav", "sentence": "One."}]))
+    assert error.value.hint == "It has: audio, sentence."
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_a_byte_order_mark_as_windows_writes_it_is_no_part_of_a_name(tmp_path, ending):
+    table = write_table(tmp_path / f"m{ending}", ROWS)
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert [item.path for item in find_corpus(table).items] == [row["path"] for row in ROWS]
+
+
+def test_files_of_one_name_in_two_folders_are_two_and_folders_behind_links_are_not_searched(tmp_path):
+    for name in ("a/x.wav", "b/x.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "circle").symlink_to(tmp_path, target_is_directory=True)
+    assert [item.path for item in find_corpus(tmp_path).items] == ["a/x.wav", "b/x.wav"]
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "moved.wav").symlink_to(tmp_path / "missing.wav")
+    (tmp_path / "circle.wav").symlink_to(tmp_path / "circle.wav")
+    corpus = find_corpus(tmp_path)
+    assert ([item.path for item in corpus.items], corpus.notes) == (["circle.wav", "moved.wav"], [])
 
 
 def test_a_folder_without_sound_and_no_folder_at_all_are_errors(tmp_path):

@@ -184,6 +184,13 @@ def test_a_file_that_is_gone_is_tried_again(done):
     assert make_plan([item], read_store(out), "o").waiting == [item]
 
 
+def test_a_file_that_could_not_be_read_or_changed_meanwhile_is_tried_again(tmp_path):
+    item, row = make_sound(tmp_path, "a.wav")
+    with open_store(tmp_path / "out") as store:
+        store.write([row | {"sha256": None, "error": "This user may not read it.", "error_kind": "AudioError"}])
+    assert make_plan([item], read_store(tmp_path / "out"), "o").waiting == [item]
+
+
 def test_other_options_and_another_reference_are_told_apart(done):
     item, _, out = done
     assert make_plan([item], read_store(out), "p").others == {"a.wav"}

@@ -17,7 +17,7 @@ def group(function, *arguments, processes=2, **options):
 
 
 def test_each_process_gives_its_result_in_the_order_of_ranks():
-    assert group("os:getenv", "RANK", processes=3) == ["0", "1", "2"]
+    assert group("os:getenv", "RANK") == ["0", "1"]
 
 
 def test_they_talk_over_the_loopback_device_alone():

@@ -1,13 +1,15 @@
-"""Ray's session: where it listens, what its workers import, and what it leaves as it was."""
+"""Ray's session: which address it takes for a cluster, what becomes of a failed start, what comes back after it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,63 +18,6 @@ from labsupport.base.errors import NotAvailable, ScalingError
 from labsupport.base.paths import ROOT
 from labsupport.scaling import ray_session as sessions
 from labsupport.scaling.ray_session import ray_session, remove_abandoned, standing_in, variables
-
-PLANTED = "planted_where_the_user_stands"
-
-
-def find_places(names):
-    """In a worker: where it stands, and what it gets for each name that it imports."""
-    import importlib
-
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.import_module(name).__file__
-        except ImportError:
-            found[name] = None
-    return os.getcwd(), dict(os.environ), found
-
-
-@pytest.mark.slow
-def test_workers_import_this_checkout_and_nothing_from_where_the_user_stands(two_workers):
-    import ray
-    import ray.cloudpickle
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # it cannot be imported there
-    place, env, found = ray.get(ray.remote(num_cpus=0.1)(find_places).remote(["labsupport", "json", PLANTED]))
-    assert Path(found["labsupport"]) == ROOT / "labsupport" / "__init__.py"
-    assert found[PLANTED] is None
-    assert str(two_workers) not in found["json"]
-    assert place != str(two_workers)
-    assert env["RAY_USAGE_STATS_ENABLED"] == "0"
-
-
-@pytest.mark.slow
-def test_nothing_listens_but_on_the_loopback_address(two_workers):
-    addresses = {
-        connection.laddr.ip
-        for process in psutil.Process().children(recursive=True)
-        for connection in listening(process)
-    }
-    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert addresses
-
-
-def listening(process):
-    try:
-        found = process.net_connections(kind="tcp")
-    except psutil.Error:  # it has ended
-        return []
-    return [connection for connection in found if connection.status == psutil.CONN_LISTEN]
-
-
-@pytest.mark.slow
-def test_a_session_inside_a_session_is_the_same_and_stays(two_workers):
-    import ray
-
-    with ray_session(1):
-        assert ray.cluster_resources()["CPU"] == 2
-    assert ray.is_initialized()
 
 
 def test_without_ray_the_error_says_so(monkeypatch):
@@ -90,8 +35,44 @@ def test_a_cluster_that_does_not_answer_is_an_error_and_no_wait(monkeypatch):
 
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(ScalingError, match="nobody is there"), ray_session(1, "203.0.113.1:6379"):
+    with pytest.raises(ScalingError, match="nobody is there"), ray_session(1, "auto"):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid"])
+def test_an_address_where_nobody_listens_is_an_error_before_ray_tries_for_minutes(monkeypatch, host):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would wait"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        with (
+            pytest.raises(ScalingError, match="No cluster answers"),
+            ray_session(1, f"{host}:{closed.getsockname()[1]}"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["a dashboard", "nothing"])
+def test_another_server_is_no_cluster(monkeypatch, answer):
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(100)
+            self.request.sendall(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(ScalingError, match="another server is there") as error:
+            sessions.check_answer(f"127.0.0.1:{server.server_address[1]}")
+    assert "6379" in error.value.hint
+
+
+def test_a_port_that_cannot_be_is_an_error():
+    with pytest.raises(ScalingError, match="No cluster answers"):
+        sessions.check_answer("127.0.0.1:99999")
 
 
 def fail_to_start(monkeypatch, times):
@@ -160,6 +141,16 @@ def test_a_sigterm_that_ray_turned_into_an_exit_reaches_the_handler_that_was_the
         assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_what_another_thread_prints_is_dropped(capsys):
+    with contextlib.redirect_stdout(sessions.ThisThread(sys.stdout)):
+        print("ours")
+        thread = threading.Thread(target=print, args=("Ray's",))
+        thread.start()
+        thread.join()
+        print("ours again", flush=True)
+    assert capsys.readouterr().out == "ours\nours again\n"
 
 
 def test_in_a_thread_no_handler_is_touched(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from labsupport.base.errors import ScalingError
 from labsupport.scaling import waiting
@@ -79,6 +80,22 @@ def test_constant_services_wait_as_pollaczek_and_khinchine_say():
     assert waits.mean() == pytest.approx(md1_mean_wait(0.07, 10.0), rel=0.05)
     exponential_mean = 0.7 * 10 / (1 - 0.7)  # M/M/1, twice as long: a simulation that mixed them up would show
     assert waits.mean() < 0.6 * exponential_mean
+
+
+def mdc_mean_wait(rate, service, workers):
+    """Crommelin 1932, for workers that all take the same time, by tails of Poisson distributions."""
+    load, periods = rate * service, np.arange(1, 2000)
+    reached = stats.poisson.sf(periods * workers - 1, periods * load)  # at least i c arrivals in i services
+    passed = stats.poisson.sf(periods * workers, periods * load)
+    return service * np.sum(reached - workers / load * passed)
+
+
+@pytest.mark.parametrize(("workers", "used"), [(1, 0.7), (3, 0.8), (10, 0.9)])
+def test_constant_services_of_several_workers_wait_as_crommelin_says(workers, used):
+    rng, rate = np.random.default_rng(3), used * workers / 10.0
+    waits = simulate_waits(draw_arrivals(rate, FILES, rng), np.full(FILES, 10.0), workers)
+    assert waits.mean() == pytest.approx(mdc_mean_wait(rate, 10.0, workers), rel=0.1)
+    assert md1_mean_wait(0.07, 10.0) == pytest.approx(mdc_mean_wait(0.07, 10.0, 1), rel=1e-6)
 
 
 def simulate_slowly(arrivals, services, workers):

@@ -62,6 +62,7 @@ def test_an_error_of_the_lab_or_of_memory_is_a_row_too(monkeypatch, model):
     first, second = one.make_row(str(JFK)), one.make_row(str(JFK))
     assert "a fault" in first["error"]
     assert "too little memory" in second["error"]
+    assert not {first["error_kind"], second["error_kind"]} & parts.PERMANENT  # another time it may go well
 
 
 def test_options_reach_the_model(model):
@@ -77,6 +78,43 @@ def test_what_is_wrong_with_the_model_is_fatal(monkeypatch, model):
 
     monkeypatch.setattr("labsupport.whisper.load_default", refuse)
     assert call(SETTINGS, JFK) == {"fatal": {"what": "It is damaged.", "where": "there", "hint": "Fetch it again."}}
+
+
+@pytest.mark.parametrize("first", ["missing.wav", JFK], ids=["unreadable", "readable"])
+def test_no_file_gets_a_row_with_options_that_the_model_refuses(model, tmp_path, first):
+    model.model.config.multilingual = False
+    one = Worker(Settings("tiny.en", language="de"))
+    rows = [one.make_row(str(file)) for file in (first, JFK, JFK)]
+    assert [set(row) for row in rows] == [{"fatal"}] * 3
+    assert "English alone" in rows[0]["fatal"]["what"]
+
+
+def test_a_file_that_changes_while_it_is_transcribed_has_no_hash(model, tmp_path, monkeypatch):
+    file = tmp_path / "a.flac"
+    file.write_bytes(JFK.read_bytes())
+    transcribe = model.transcribe
+
+    def change_meanwhile(samples, on_progress, **options):
+        transcript = transcribe(samples, on_progress, **options)
+        file.write_bytes(b"another sound")
+        return transcript
+
+    monkeypatch.setattr(model, "transcribe", change_meanwhile)
+    row = call(SETTINGS, file)
+    assert (row["text"], row["sha256"], row["bytes"]) == ("One. Two.", None, JFK.stat().st_size)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_is_a_row_and_no_wait(model, tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    row = call(SETTINGS, tmp_path / "pipe.wav")
+    assert "not a regular file" in row["error"]
+    assert row["sha256"] is None
+
+
+def test_a_name_that_no_file_can_have_is_a_row(model):
+    row = call(SETTINGS, "/nowhere/a\0.wav")
+    assert "No file can have this name" in row["error"]
 
 
 def test_the_engine_asked_for_is_loaded(monkeypatch, model):
