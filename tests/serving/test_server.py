@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ from served import LONGEST, encode, serve, speech, wav, write_small_model
 
 from labsupport import whisper
 from labsupport.base.errors import CheckpointError, ServingError
-from labsupport.serving.server import allowed_hosts, bind, running
+from labsupport.serving.server import address_of, allowed_hosts, bind, running
 from labsupport.serving.settings import Settings
 from labsupport.serving.spool import PREFIX
 from labsupport.speech import audio
@@ -106,6 +107,12 @@ def test_it_runs_inside_a_process_too(small_model):
 def test_a_model_that_cannot_be_loaded_is_told_inside_a_process_too(tmp_path):
     with pytest.raises(CheckpointError), running(lambda: whisper.load(str(tmp_path / "none"), engine="onnx")):
         pass
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_may_have_brackets(host):
+    with contextlib.closing(bind(host, 0)) as bound:
+        assert address_of(bound).startswith("http://[::1]:")
 
 
 def test_only_names_of_this_machine_are_taken_on_loopback():
