@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import io
@@ -12,6 +13,7 @@ import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,6 +22,11 @@ import pytest
 from served import encode, serve, wav, write_small_model
 
 from labsupport import whisper
+from labsupport.serving.answers import Collected
+from labsupport.serving.exchange import AudioResponse, Sender, attended
+from labsupport.serving.jobs import Ask, Finished, Job, Piece
+from labsupport.serving.problems import ClientGone
+from labsupport.serving.schemas import TranscriptionForm
 from labsupport.serving.server import running
 from labsupport.serving.settings import Settings
 from labsupport.serving.watching import WatchedModel
@@ -283,6 +290,28 @@ def test_a_client_that_leaves_in_a_stream_frees_its_place(served):
         client.sendall(head_of(len(body)) + body)
         assert client.recv(15) == b"HTTP/1.1 200 OK"
     wait_until(lambda: count_left(served) == before + 1)
+
+
+def test_a_client_that_leaves_before_the_last_event_is_seen_to_leave():
+    """Though all events are there, and sending them waits for nothing."""
+    form, sent = TranscriptionForm(model="small", stream=True), []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    async def answer():
+        job, sender = Job(Ask(), Path("none"), limit=60), Sender({}, receive, send)
+        for event in (Piece(" One."), Piece(" Two."), Finished("en", 2.0, 2)):
+            job.put(event)
+        async with attended(job, receive):
+            await AudioResponse.stream(None, job, form, Collected(), sender)
+        assert (type(job.reason), sender.ended) == (ClientGone, False)
+
+    asyncio.run(answer())
+    assert len(sent) < 4
 
 
 def test_work_stops_when_the_client_leaves(served):
