@@ -97,7 +97,7 @@ def test_a_file_becomes_text_with_times(open_page, served):
     expect(page.locator("#chosen")).to_have_text("jfk.flac")
     answer = ask(served, JFK, "verbose_json").json()
     assert page.locator("#segments li > span:last-child").all_text_contents() == [
-        each["text"] for each in answer["segments"]
+        each["text"].strip() for each in answer["segments"]
     ]
     assert page.locator(".word").all_text_contents() == [each["word"] for each in answer["words"]]
     starts = page.locator(".word").evaluate_all("all => all.map(word => Number(word.dataset.start))")
