@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import numpy as np
+import openai
 import soundfile
 from small_folder import write
 
@@ -28,6 +30,13 @@ from labsupport.speech import audio
 
 VOCABULARIES = {"tiny.en": 51864, "base": 51865}
 LONGEST = 240.0  # seconds that anything may take on a busy machine
+# One for all, for it reads the system's certificates, 20 ms of CPU; each request has a connection of its own.
+HTTP = httpx.Client(timeout=LONGEST, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
+
+
+def openai_client(url: str, key: str = "none", retries: int = 0) -> openai.OpenAI:
+    without_certificates = httpx.Client(verify=False, timeout=LONGEST)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=retries, http_client=without_certificates)
 
 
 def write_small_model(folder: Path, like: str = "tiny.en") -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from served import serve, speech, wav, write_small_model
+from served import HTTP, serve, speech, wav, write_small_model
 
 from labsupport import whisper
 from labsupport.serving.exchange import AudioResponse
@@ -123,10 +122,10 @@ def test_a_fault_in_one_form_of_answer_is_found(model, monkeypatch):
 
 
 def test_all_routes_are_described_and_alive(served):
-    paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    paths = HTTP.get(f"{served.url}/openapi.json").json()["paths"]
     assert {(method.upper(), path) for path, methods in paths.items() for method in methods} == {
         *ROUTES,
         *(("POST", path) for path in AUDIO),
     }
-    assert httpx.get(f"{served.url}/healthz").status_code == 200
+    assert HTTP.get(f"{served.url}/healthz").status_code == 200
     assert not [line for line in served.lines if line["level"] != "info"]

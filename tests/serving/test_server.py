@@ -204,7 +204,7 @@ def test_two_services_leave_each_others_uploads_alone(tmp_path, small_model):
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.soak)])
 def test_of_many_at_once_each_is_answered_or_told_to_come_back(tmp_path, small_model, count):
     content = speech(0, 3)
     with serve(tmp_path, "--queue", "16", model=small_model) as served, ThreadPoolExecutor(count) as pool:
