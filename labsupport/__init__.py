@@ -13,6 +13,10 @@ import logging
 __version__ = "0.1.0"
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore reads it on import: errors only, its warnings are for its makers
+# ONNX Runtime would send its makers what it is used for, and leave a file with a session's number in the temporary
+# folder; huggingface_hub adds versions to its requests. Both read it on import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # transformers imports torchao, which tells of kernels for machines that this is not, and torch of torchao's style.
 for _name in ("torchao", "torch.utils._pytree"):

@@ -75,6 +75,16 @@ def test_an_import_planted_in_a_command_is_seen():
     assert NUMERIC & modules_after("--version", plant="import numpy") == {"numpy"}
 
 
+OPENING = "import labsupport; from labsupport.speech.segments import open_network; open_network()"
+
+
+def test_onnx_runtime_sends_nothing_to_its_makers(monkeypatch, tmp_path):
+    """Where it does, it leaves a session's number in the temporary folder."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    run_python(OPENING, TMPDIR=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_model_is_built_without_torchs_compiler():
     assert not COMPILERS & build_small()

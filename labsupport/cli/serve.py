@@ -36,7 +36,10 @@ def serve(
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="let others in without a token")] = False,
 ) -> None:
-    """Serve speech to text over HTTP, in the form of OpenAI's API. SIGTERM and Ctrl-C end it after what it accepted."""
+    """Serve speech to text over HTTP, in the form of OpenAI's API. SIGTERM and Ctrl-C end it after what it accepted.
+
+    Its texts are those of `lab transcribe` with the same beams, and with a batch of more than 1.
+    """
     from labsupport.machine.backend import let_threads_sleep, use_threads
     from labsupport.results.memory import take_fresh_blocks
     from labsupport.serving import server

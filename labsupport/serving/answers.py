@@ -76,7 +76,7 @@ def number_segments(collected: Collected, encode: Callable[[str], list[int]]) ->
     for number, (seek, segment) in enumerate(pairs):
         yield TimedSegment(
             id=number, seek=seek, start=segment.start, end=segment.end, text=segment.text,
-            tokens=encode(f" {segment.text}"), temperature=segment.temperature,
+            tokens=encode(segment.text), temperature=segment.temperature,
             avg_logprob=finite(segment.avg_logprob), compression_ratio=finite(segment.compression_ratio),
             no_speech_prob=finite(segment.no_speech_prob),
         )  # fmt: skip
@@ -106,7 +106,7 @@ def delta_event(delta: str) -> bytes:
 def segment_event(number: int, segment: Segment) -> bytes:
     """As of OpenAI's diarized streams, without a speaker; `words` where their times are asked for."""
     content = {"type": "transcript.text.segment", "id": str(number), "speaker": "",
-               "start": segment.start, "end": segment.end, "text": segment.text}  # fmt: skip
+               "start": segment.start, "end": segment.end, "text": segment.text.strip()}  # fmt: skip
     timed = [each.model_dump() for each in describe_timings(segment)]
     return event({**content, "words": timed} if timed else content)
 

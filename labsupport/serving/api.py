@@ -16,7 +16,6 @@ from labsupport.base.errors import LabError
 from labsupport.serving import pages
 from labsupport.serving.exchange import AudioResponse
 from labsupport.serving.gate import Gate, answer_http_error, answer_lab_error
-from labsupport.serving.problems import Problem
 from labsupport.serving.schemas import (
     Answer,
     AudioForm,
@@ -125,8 +124,8 @@ def add_models(app: FastAPI, service: Service) -> None:
 def add_operation(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", tags=["operation"], summary="Whether it lives", responses=describe_problems(503))
     async def healthz() -> Health:
-        if service.scheduler and not service.scheduler.alive:
-            raise Problem(503, "The model's thread has ended.", code="dead")
+        if service.scheduler:
+            service.transcriber  # noqa: B018 (raises where the model's thread has ended)
         return Health()
 
     @app.get("/readyz", tags=["operation"], summary="Whether it can answer", responses=describe_problems(503))

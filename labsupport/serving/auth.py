@@ -58,7 +58,7 @@ def read_tokens(file: str | None, environment: Mapping[str, str] = os.environ) -
 
 def read_file(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors begin with a mark
         mode = path.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8"

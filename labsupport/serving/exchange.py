@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -115,6 +116,7 @@ class Sender:
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def send_part(self, content: bytes, last: bool = False) -> None:
+        await anyio.lowlevel.checkpoint()  # sending waits for nothing: a client that has left would go unseen
         await self.send({"type": "http.response.body", "body": content, "more_body": not last})
         self.ended = last
 

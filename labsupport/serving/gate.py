@@ -86,6 +86,9 @@ class Gate:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         waits = headers.get("expect", "").lower() == "100-continue"
         passage = Passage(receive, send, self.service.settings.linger_seconds, waits)
+        method = scope["method"]
+        if method == "HEAD":  # the server leaves the body of its answer out
+            scope = {**scope, "method": "GET"}
         try:
             if problem := self.find_problem(scope, headers):
                 await respond(problem)(scope, passage.receive, passage.send)
@@ -98,7 +101,7 @@ class Gate:
             if not passage.status:
                 await respond(explain(error))(scope, passage.receive, passage.send)
         finally:
-            self.note(scope, passage)
+            self.note(scope, method, passage)
 
     def find_problem(self, scope: Scope, headers: dict[str, str]) -> Problem | None:
         """Why the request must not come in."""
@@ -115,9 +118,9 @@ class Gate:
             return Problem(401, what, code="invalid_api_key")
         return None
 
-    def note(self, scope: Scope, passage: Passage) -> None:
+    def note(self, scope: Scope, method: str, passage: Passage) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = method if method in METHODS else "other"
         seconds, metrics = time.monotonic() - passage.began, self.service.metrics
         metrics.requests.labels(f"{method} {route}", str(passage.status)).inc()
         metrics.request_seconds.labels(f"{method} {route}").observe(seconds)

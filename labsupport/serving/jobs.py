@@ -30,7 +30,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Piece:
-    """What was found next: text with its leading space, and segments where times are asked for.
+    """What was found next: text with its leading space, and segments, with theirs, where times are asked for.
 
     seek: where its window begins, in log-mel frames of the recording.
     """

@@ -144,7 +144,10 @@ class TimedWord(BaseModel):
 
 
 class TimedSegment(BaseModel):
-    """tokens: of its text; seek: where its window begins, in hundredths of a second."""
+    """text: with the space before it, so that all together are the whole text, in languages without spaces, too.
+
+    tokens: of its text; seek: where its window begins, in hundredths of a second.
+    """
 
     id: int
     seek: int

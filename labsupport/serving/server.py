@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from labsupport.serving.settings import DEFAULTS, LOOPBACK_NAMES, Settings, is_l
 from labsupport.whisper.transcribe import Transcriber
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+OPEN_FILES = 65_536
 BACKLOG = 2048  # connections that the system holds until they are accepted
 DRAIN_SECONDS = 60.0  # for uploads, beside the time that a request may take
 STARTING_SECONDS = 300.0  # that a model may take to load, its graphs to be built
@@ -68,7 +70,7 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
@@ -82,6 +84,21 @@ def bind(host: str, port: int) -> socket.socket:
         hint = "Another program may have the port: choose another with --port."
         raise ServingError(f"The port cannot be had: {error.strerror}.", where=f"{host}:{port}", hint=hint) from error
     return bound
+
+
+def allow_connections() -> None:
+    """Lets this process have as many files and connections as it may: many systems begin with 1024.
+
+    A server that has no more cannot accept or refuse anybody, and asyncio logs each try.
+    """
+    if importlib.util.find_spec("resource") is None:  # Windows
+        return
+    import resource
+
+    most, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if allowed == resource.RLIM_INFINITY else min(allowed, OPEN_FILES)
+    if most != resource.RLIM_INFINITY and most < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
 
 
 def make_server(service: Service) -> Server:
@@ -119,6 +136,7 @@ def serve(
         LabError: the model cannot be loaded.
     """
     logs.start()
+    allow_connections()
     with contextlib.closing(bind(host, port)) as bound:
         url = address_of(bound)
         service = Service(load, settings, tokens, allowed_hosts(host), spool_parent)

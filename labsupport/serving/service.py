@@ -100,9 +100,11 @@ class Service:
 
     @property
     def transcriber(self) -> Transcriber:
-        """Raises Problem while the model is loaded."""
+        """Raises Problem while the model is loaded, and where its thread has ended."""
         if self.scheduler is None:
             raise Problem(503, "The model is being loaded.", code="loading", retry_after=LOADING_SECONDS)
+        if not self.scheduler.alive:
+            raise Problem(503, "The model's thread has ended.", code="dead")
         return self.scheduler.transcriber
 
     # --- requests ---

@@ -40,13 +40,19 @@ class Spool:
         with using_folder(self.parent, "TMPDIR"):
             self.parent.mkdir(parents=True, exist_ok=True)
             self.cleared = clear_stale(self.parent)
-            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.parent))
-            self.lock = filelock.FileLock(self.folder / LOCK)
-            self.lock.acquire()
+            self.make_folder()
+
+    def make_folder(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.parent))
+        self.lock = filelock.FileLock(self.folder / LOCK)
+        self.lock.acquire()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Upload]:
-        """An upload's file, removed at the end of the block."""
+        """An upload's file, removed at the end of the block. OSError where this machine cannot store it."""
+        if not self.folder.is_dir():  # systems clear their temporary folder of what is some days old
+            self.lock.release()
+            self.make_folder()
         upload = Upload(self, self.folder / uuid.uuid4().hex)
         try:
             yield upload

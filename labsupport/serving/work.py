@@ -17,7 +17,7 @@ from labsupport.whisper.guards import GuardedDecoder, Guards
 from labsupport.whisper.protocol import EncoderOut
 from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.token_filters import add_context, make_prompt
-from labsupport.whisper.transcribe import Decoded, Transcriber, check_rounds, finish
+from labsupport.whisper.transcribe import Decoded, Transcriber, check_rounds
 from labsupport.whisper.windows import cut_segments, place_segments
 
 
@@ -110,7 +110,7 @@ class Work:
         """In the recording's own time, cut into subtitles."""
         restored = [each for segment in spoken for each in self.recording.restore(segment)]
         cues = [cue for segment in restored for cue in cut_into_cues(segment)]
-        return [finish(cue, self.job.ask.word_times) for cue in cues]
+        return cues if self.job.ask.word_times else [replace(cue, word_timings=()) for cue in cues]
 
 
 def begin(job: Job, recording: Recording, transcriber: Transcriber, beams: int) -> Work:

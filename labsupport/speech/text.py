@@ -134,8 +134,12 @@ class Tokenizer:
         self.languages = self._find_languages()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` alone, without the special tokens around it."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of `text` alone, without the special tokens around it.
+
+        What is written like a special token is text, too: a prompt could otherwise end the transcript or begin another.
+        """
+        parts = re.split(r"(?<=<)(?=\|)", text)
+        return [each for part in parts for each in self._tokenizer.encode(part, add_special_tokens=False).ids]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`, with its leading space; timestamps count as special tokens."""

@@ -95,8 +95,11 @@ def sample(
     model.select_rows(rows, cache)
 
     def draw(allowed: np.ndarray) -> np.ndarray:
-        # adding Gumbel noise and taking the largest draws by softmax's probabilities
-        return (allowed / temperature + rng.gumbel(size=allowed.shape)).argmax(-1)
+        # adding Gumbel noise and taking the largest draws by softmax's probabilities; float64 and below the largest,
+        # because divided by 1e-300 all would be infinite, and the first token be taken
+        below = (allowed - allowed.max(-1, keepdims=True)).astype(np.float64)  # (running, vocab)
+        with np.errstate(over="ignore"):  # -infinity: a token that is not drawn
+            return (below / temperature + rng.gumbel(size=allowed.shape)).argmax(-1)
 
     limit = model.config.text_positions - len(prompt)
     texts, logprobs = extend_rows(model, cache, logits[rows], rules, limit, draw, stop_loops=True)

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import numpy as np
+import openai
 import soundfile
 from small_folder import write
 
@@ -26,22 +28,29 @@ from labsupport.checkpoints.resolve import find_checkpoint
 from labsupport.serving.spool import LOCK, PREFIX
 from labsupport.speech import audio
 
-SMALL = Config(
-    d_model=16, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=51864, audio_positions=1500, text_positions=10
-)
+VOCABULARIES = {"tiny.en": 51864, "base": 51865}
 LONGEST = 240.0  # seconds that anything may take on a busy machine
+# One for all, for it reads the system's certificates, 20 ms of CPU; each request has a connection of its own.
+HTTP = httpx.Client(timeout=LONGEST, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
 
 
-def write_small_model(folder: Path) -> Path:
-    """A Whisper of random weights with tiny.en's tokenizer: what it says is of no use, but it says it quickly."""
+def openai_client(url: str, key: str = "none", retries: int = 0) -> openai.OpenAI:
+    without_certificates = httpx.Client(verify=False, timeout=LONGEST)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=retries, http_client=without_certificates)
+
+
+def write_small_model(folder: Path, like: str = "tiny.en") -> Path:
+    """A Whisper of random weights with another's tokenizer: what it says is of no use, but it says it quickly."""
     from safetensors.numpy import save_file
 
+    config = Config(d_model=16, encoder_layers=1, decoder_layers=1, heads=2, vocab_size=VOCABULARIES[like],
+                    audio_positions=1500, text_positions=10)  # fmt: skip
     folder.mkdir(parents=True)
-    write(folder / "config.json", {"model_type": "whisper", **SMALL.to_hf()})
-    source = find_checkpoint("tiny.en").folder
+    write(folder / "config.json", {"model_type": "whisper", **config.to_hf()})
+    source = find_checkpoint(like).folder
     for name in ("tokenizer.json", "generation_config.json"):
         shutil.copy(source / name, folder / name)
-    save_file(dict(random_tensors(SMALL, 0)), folder / "model.safetensors")
+    save_file(dict(random_tensors(config, 0)), folder / "model.safetensors")
     return folder
 
 

@@ -28,8 +28,8 @@ FINISHED = Finished("de", 61.234567, 2)
 
 def collected() -> Collected:
     found = Collected()
-    found.add(Piece(" One two.", (Segment(0.5, 1.5, "One two.", WORDS, -0.1, 1.2, 0.01, 0.0),), 0))
-    found.add(Piece(" Three.", (Segment(31.0, 32.0, "Three.", (), -math.inf, math.nan, 0.5, 0.2),), 3000))
+    found.add(Piece(" One two.", (Segment(0.5, 1.5, " One two.", WORDS, -0.1, 1.2, 0.01, 0.0),), 0))
+    found.add(Piece(" Three.", (Segment(31.0, 32.0, " Three.", (), -math.inf, math.nan, 0.5, 0.2),), 3000))
     return found
 
 
@@ -50,6 +50,7 @@ def test_verbose_json_is_openais_type_and_holds_every_number():
     assert (parsed.language, parsed.duration, parsed.text) == ("german", 61.23, "One two. Three.")
     assert [(each.word, each.start, each.end) for each in parsed.words] == [("One", 0.5, 1.0), ("two.", 1.0, 1.5)]
     assert [(each.id, each.seek, each.tokens) for each in parsed.segments] == [(0, 0, [3, 4]), (1, 3000, [6])]
+    assert [each.text for each in parsed.segments] == [" One two.", " Three."]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,8 @@ def test_events_are_openais():
     assert answers.delta_event("ä\n").count(b"\n") == 2
     assert TranscriptionTextDeltaEvent.model_validate(parse(answers.delta_event("ä\n")), strict=True).delta == "ä\n"
     segment = parse(answers.segment_event(3, collected().segments[0]))
-    assert TranscriptionTextSegmentEvent.model_validate(segment, strict=True).id == "3"
+    parsed = TranscriptionTextSegmentEvent.model_validate(segment, strict=True)
+    assert (parsed.id, parsed.text) == ("3", "One two.")
     assert [each["word"] for each in segment["words"]] == ["One", "two."]
     assert "words" not in parse(answers.segment_event(0, collected().segments[1]))
     assert TranscriptionTextDoneEvent.model_validate(parse(answers.done_event(collected(), FINISHED)), strict=True)

@@ -56,6 +56,13 @@ def test_a_file_and_the_environment_are_read(tmp_path):
     assert not read_tokens(None, {})
 
 
+def test_a_file_as_windows_writes_it_is_read(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_bytes(f"\ufeff{TOKEN}\r\n".encode())
+    file.chmod(0o600)
+    assert read_tokens(str(file), {}).accepts(f"Bearer {TOKEN}")
+
+
 @pytest.mark.parametrize("content", ["", "# none\n", "short\n", "token with spaces in it\n", "ein-tökén-mit-ümläut\n"])
 def test_a_file_without_a_good_token_is_refused(tmp_path, content):
     file = tmp_path / "tokens"

@@ -71,6 +71,21 @@ def test_a_bad_head_gets_an_answer_in_our_form(address, data, status):
     assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/none", 404)])
+def test_head_gets_the_head_of_get(address, path, status):
+    """As of monitors and proxies, which RFC 9110 lets rely on it."""
+    answers = [
+        exchange(address, f"{method} {path} HTTP/1.1\r\n".encode() + HOST + b"\r\n") for method in ("GET", "HEAD")
+    ]
+    (head, _, body), (only_head, _, nothing) = (answer.partition(b"\r\n\r\n") for answer in answers)
+    assert only_head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert f"content-length: {len(body)}".encode() in only_head
+    assert [line.split(b":")[0] for line in only_head.split(b"\r\n")] == [
+        line.split(b":")[0] for line in head.split(b"\r\n")
+    ]
+    assert (nothing, bool(body)) == (b"", True)
+
+
 def test_a_second_request_on_a_connection_has_its_own_time(address):
     whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with socket.create_connection(address, timeout=60) as client:

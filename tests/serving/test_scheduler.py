@@ -191,7 +191,7 @@ def test_times_are_in_order_and_those_of_the_recording(bench, transcriber, jfk):
     assert starts == sorted(starts)
     for segment in segments:
         assert 19.5 < segment.start < segment.end < 31.1 or 50.5 < segment.start < segment.end <= 62
-        assert "".join(word.text for word in segment.word_timings).strip() == segment.text
+        assert "".join(word.text for word in segment.word_timings) == segment.text
 
 
 def test_the_thread_lives_until_it_is_stopped(transcriber, sounds):

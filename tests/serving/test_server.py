@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -16,13 +17,14 @@ import numpy as np
 import openai
 import psutil
 import pytest
-from served import LONGEST, encode, serve, speech, wav, write_small_model
+from fresh_process import run_python
+from served import HTTP, LONGEST, encode, openai_client, serve, speech, wav, write_small_model
 
 from labsupport import whisper
 from labsupport.base.errors import CheckpointError, ServingError
-from labsupport.serving.server import allowed_hosts, bind, running
+from labsupport.serving.server import address_of, allowed_hosts, bind, running
 from labsupport.serving.settings import Settings
-from labsupport.serving.spool import PREFIX
+from labsupport.serving.spool import PREFIX, Spool
 from labsupport.speech import audio
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
@@ -35,9 +37,8 @@ def small_model(tmp_path_factory):
 
 def ask(url: str, content: bytes, retries: int = 0) -> int:
     """The status; 0 where the connection broke."""
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=retries, timeout=LONGEST)
     try:
-        with client:
+        with openai_client(url, retries=retries) as client:
             client.audio.transcriptions.create(file=("a.wav", content), model="small")
     except openai.APIStatusError as error:
         return error.status_code
@@ -70,18 +71,17 @@ def refuse(*options: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_it_does_not_let_others_in_without_a_token(host):
-    assert "everybody who reaches this machine could use the service" in refuse("--host", host, "--port", "0")
+def test_it_does_not_let_others_in_without_a_token():
+    assert "everybody who reaches this machine could use the service" in refuse("--host", "0.0.0.0", "--port", "0")
 
 
 def test_a_taken_port_a_wrong_address_and_a_missing_model_are_named(tmp_path):
     with bind("127.0.0.1", 0) as taken:
         taken.listen()
         assert "The port cannot be had" in refuse("--port", str(taken.getsockname()[1]))
-    assert "There is no such address" in refuse("--host", "no-such-host.invalid", "--insecure")
     assert "missing-model" in refuse("--port", "0", "--model", str(tmp_path / "missing-model"))
-    assert "cannot be read" in refuse("--token-file", str(tmp_path / "none"))
+    with pytest.raises(ServingError, match="There is no such address"):
+        bind("no-such-host.invalid", 0)
 
 
 def test_others_are_let_in_with_a_token_or_if_told(tmp_path, small_model):
@@ -92,9 +92,9 @@ def test_others_are_let_in_with_a_token_or_if_told(tmp_path, small_model):
         address = f"http://127.0.0.1:{served.port}/v1/models"
         for token, status in (("second-token-of-the-file", 200), ("first-token-of-the-file", 200), ("none", 401)):
             headers = {"authorization": f"Bearer {token}", "host": "speech.example:80"}
-            assert httpx.get(address, headers=headers).status_code == status
+            assert HTTP.get(address, headers=headers).status_code == status
     with serve(tmp_path / "b", "--host", "0.0.0.0", "--insecure", model=small_model) as served:
-        assert httpx.get(f"http://127.0.0.1:{served.port}/v1/models").status_code == 200
+        assert HTTP.get(f"http://127.0.0.1:{served.port}/v1/models").status_code == 200
 
 
 def test_it_runs_inside_a_process_too(small_model):
@@ -106,6 +106,28 @@ def test_it_runs_inside_a_process_too(small_model):
 def test_a_model_that_cannot_be_loaded_is_told_inside_a_process_too(tmp_path):
     with pytest.raises(CheckpointError), running(lambda: whisper.load(str(tmp_path / "none"), engine="onnx")):
         pass
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_may_have_brackets(host):
+    with contextlib.closing(bind(host, 0)) as bound:
+        assert address_of(bound).startswith("http://[::1]:")
+
+
+LIMITED = """
+import resource
+from labsupport.serving import server
+_, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, allowed))
+server.OPEN_FILES = min(allowed, 200) if allowed > 0 else 200
+server.allow_connections()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (server.OPEN_FILES, allowed)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such limit")
+def test_it_takes_as_many_connections_as_the_system_allows():
+    run_python(LIMITED)
 
 
 def test_only_names_of_this_machine_are_taken_on_loopback():
@@ -172,18 +194,17 @@ def test_killed_and_started_again_it_answers_clients_that_come_back(tmp_path, sm
 
 
 def test_two_services_leave_each_others_uploads_alone(tmp_path, small_model):
-    with serve(tmp_path, model=small_model) as first, ThreadPoolExecutor(1) as pool:
-        pending = start_asking(pool, first.url, 1, encode_speech(200))
-        wait_until(first.uploads)
+    with contextlib.closing(Spool(1000, tmp_path)) as first, first.open() as upload:
         with serve(tmp_path, model=small_model) as second:
             assert second.wait_for("listening")["stale_spools"] == 0
-        assert pending[0].result() == 200
+            assert second.stop() == 0
+        assert upload.path.exists()
 
 
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.soak)])
 def test_of_many_at_once_each_is_answered_or_told_to_come_back(tmp_path, small_model, count):
     content = speech(0, 3)
     with serve(tmp_path, "--queue", "16", model=small_model) as served, ThreadPoolExecutor(count) as pool:
@@ -191,7 +212,7 @@ def test_of_many_at_once_each_is_answered_or_told_to_come_back(tmp_path, small_m
 
         def ask_together(_: int) -> int:
             together.wait()
-            answer = httpx.post(
+            answer = HTTP.post(
                 f"{served.url}/v1/audio/transcriptions", files={"file": ("a.wav", content)}, data={"model": "small"},
                 timeout=LONGEST,
             )  # fmt: skip
@@ -213,7 +234,7 @@ def test_a_storm_of_good_and_bad_clients_leaves_nothing(tmp_path, small_model, c
         def act(number: int) -> int:
             if number % 7 == 0:
                 try:
-                    httpx.post(f"{served.url}/v1/audio/transcriptions", files={"file": good}, timeout=0.05)
+                    HTTP.post(f"{served.url}/v1/audio/transcriptions", files={"file": good}, timeout=0.05)
                 except httpx.HTTPError:
                     return 0
             return ask(served.url, bad if number % 3 == 0 else good, retries=50)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from served import LONGEST, Served, serve, wav, write_small_model
+from served import HTTP, LONGEST, Served, serve, wav, write_small_model
 
 SECONDS, WARM_UP = 600, 120
 CLIENTS = 8
@@ -28,7 +28,7 @@ def ask_until(end: float, url: str, sounds: list[bytes], seed: int) -> list[int]
         patience = httpx.Timeout(LONGEST, read=chance.choice([0.05, LONGEST, LONGEST, LONGEST]))
         try:
             files = {"file": ("a.wav", sound)}
-            answer = httpx.post(f"{url}/v1/audio/transcriptions", data=data, files=files, timeout=patience)
+            answer = HTTP.post(f"{url}/v1/audio/transcriptions", data=data, files=files, timeout=patience)
             statuses.append(answer.status_code)
         except httpx.ReadTimeout:
             statuses.append(0)
@@ -76,7 +76,7 @@ def test_memory_does_not_grow_under_load(tmp_path):
 
 def wait_until_empty(served: Served, url: str) -> None:
     limit = time.monotonic() + LONGEST
-    while "lab_requests_inside 0.0" not in httpx.get(f"{url}/metrics").text:
+    while "lab_requests_inside 0.0" not in HTTP.get(f"{url}/metrics").text:
         assert time.monotonic() < limit, "a request stays inside"
         time.sleep(0.1)
 

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from labsupport.base.errors import CheckpointError
+from labsupport.serving.api import create_app
 from labsupport.serving.jobs import Ask, Job
 from labsupport.serving.problems import ClientGone, Problem
 from labsupport.serving.schemas import TranscriptionForm, TranslationForm
@@ -40,6 +42,14 @@ def test_until_the_model_is_there_clients_are_told_to_come_back(service):
         service.check_model("tiny.en")
     assert (caught.value.status, caught.value.code) == (503, "loading")
     assert caught.value.retry_after > 0
+
+
+def test_once_the_models_thread_has_ended_nothing_is_taken_any_more(service):
+    service.scheduler = SimpleNamespace(alive=False, stop=lambda: None)
+    client = TestClient(create_app(service))
+    for path in ("/healthz", "/readyz", "/v1/models"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "dead"), path
 
 
 def test_a_model_that_cannot_be_loaded_is_noted(service):

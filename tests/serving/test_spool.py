@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -43,6 +44,20 @@ def test_an_upload_lies_in_a_private_file_until_its_block_ends(tmp_path):
     spool.close()
     assert list(tmp_path.iterdir()) == []
     spool.close()
+
+
+def test_a_spool_that_the_system_has_cleared_is_made_again(tmp_path):
+    spool = Spool(100, tmp_path)
+    with spool.open() as lost:
+        shutil.rmtree(spool.folder)
+        with spool.open() as upload:
+            upload.write(b"abc")
+            upload.finish()
+            assert upload.path.read_bytes() == b"abc"
+            assert clear_stale(tmp_path) == 0  # its lock is held
+    assert (spool.bytes, lost.path.exists(), upload.path.exists()) == (0, False, False)
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_in_the_block_removes_the_upload_too(tmp_path):

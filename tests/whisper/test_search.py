@@ -97,9 +97,11 @@ def test_draws_follow_the_softmax_of_the_divided_logits():
     )
 
 
-def test_a_low_temperature_draws_what_greedy_takes():
-    model = ScriptedModel(says([5, 6, 7]))
-    assert sample(model, WINDOWS, [1], RULES, 0.01, 3, np.random.default_rng(1)) == greedy(model, WINDOWS, [1], RULES)
+@pytest.mark.parametrize("temperature", [0.01, 1e-45, 1e-300, 5e-324])
+def test_a_low_temperature_draws_what_greedy_takes(temperature):
+    """Also one by which no logit can be divided."""
+    model, rng = ScriptedModel(says([5, 6, 7])), np.random.default_rng(1)
+    assert sample(model, WINDOWS, [1], RULES, temperature, 3, rng) == greedy(model, WINDOWS, [1], RULES)
 
 
 def test_of_several_draws_the_likeliest_is_given():

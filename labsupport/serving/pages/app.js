@@ -111,7 +111,7 @@ async function readStream(response) {
 }
 
 async function readWhole(response) {
-  for (const segment of (await response.json()).segments) show(segment);
+  for (const segment of (await response.json()).segments) show({ ...segment, text: segment.text.trim() });
 }
 
 function show(segment) {
