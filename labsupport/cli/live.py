@@ -24,12 +24,10 @@ def live(
     """Write down what is said while it is said. Printed text is stable; Ctrl-C ends it."""
     from labsupport import whisper
     from labsupport.machine.backend import let_threads_sleep
-    from labsupport.results.memory import take_fresh_blocks
     from labsupport.speech import audio, live_sound
     from labsupport.whisper.language import find_code
     from labsupport.whisper.live_screen import show_live
 
-    take_fresh_blocks()
     let_threads_sleep()
     pieces = live_sound.record(step) if file is None else live_sound.play(audio.read_blocks(file), step, speed)
     with StopSignals() as stop:

@@ -151,14 +151,12 @@ def transcribe(
     with StopSignals() as stop:
         from labsupport import whisper
         from labsupport.machine.backend import let_threads_sleep, loaded_framework, use_threads
-        from labsupport.results.memory import take_fresh_blocks
         from labsupport.speech.audio import Limits
         from labsupport.whisper.file_progress import TerminalWatcher
         from labsupport.whisper.files import Input, Output, transcribe_files
         from labsupport.whisper.guards import Guards, parse_temperatures
         from labsupport.whisper.language import find_code
 
-        take_fresh_blocks()
         let_threads_sleep()
         if threads:
             use_threads(threads)

@@ -97,9 +97,7 @@ class Worker:
 
     def __init__(self, settings: Settings):
         from labsupport.machine.backend import let_threads_sleep, use_threads
-        from labsupport.results.memory import take_fresh_blocks
 
-        take_fresh_blocks()
         let_threads_sleep()
         use_threads(settings.threads)
         self.settings = settings

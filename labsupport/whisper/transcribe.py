@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from labsupport.base.errors import WhisperError
-from labsupport.results.memory import return_free_memory
+from labsupport.results.memory import return_free_memory, take_fresh_blocks
 from labsupport.speech.features import WINDOW_FRAMES
 from labsupport.speech.recording import Recording, analyse
 from labsupport.speech.segments import Span
@@ -24,6 +24,7 @@ from labsupport.whisper.windows import Cut, cut_segments, move_to_pause, place_s
 from labsupport.whisper.word_timestamps import align_window
 
 GUARDS = Guards()
+LONG = 600.0  # seconds of a recording from which on memory counts for more than a twentieth of the time
 FEWER_ROUNDS = 0.9  # texts of the same rounds differ by less: by full stops, or a word
 
 
@@ -75,6 +76,8 @@ class Transcriber:
     ) -> Transcript:
         """Sound of any length to text.
 
+        From a recording of more than ten minutes on, the process gives freed memory back at once: `take_fresh_blocks`.
+
         Args:
             samples: (n,) float32, mono, 16 kHz, or blocks of them in order, such as `audio.read_blocks` gives: then
                 the samples are never all in memory.
@@ -101,6 +104,8 @@ class Transcriber:
         check_language(self.model, self.tokenizer, language)
         hotword_tokens = self.encode_hotwords(hotwords)
         recording = self.analyse(samples, vad)
+        if recording.seconds > LONG:
+            take_fresh_blocks()
         encode = functools.lru_cache(maxsize=VOTES)(lambda span: self.model.encode(recording.window(span)[None]))
         language, probability = self.choose_language(language, recording, encode)
         decoder = GuardedDecoder(

@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # each thread has an arena of its own
 import numpy as np
 
 from labsupport import whisper
-from labsupport.results.memory import peak_memory, take_fresh_blocks
+from labsupport.results.memory import peak_memory
 from labsupport.speech import audio
 
 PAUSE = np.zeros(3 * audio.SAMPLE_RATE, np.float32)
@@ -27,7 +27,6 @@ def repeat(times: int):
 
 if __name__ == "__main__":
     name, times = sys.argv[1], int(sys.argv[2])
-    take_fresh_blocks()  # as `lab transcribe` does
     transcriber = whisper.load(name, backend="torch")
     options = {"language": "en", "vad": True}
     transcriber.transcribe(audio.read(audio.clip("jfk").path), **options)  # libraries begin their own work then
