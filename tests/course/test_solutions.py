@@ -133,6 +133,8 @@ def in_form(value, form):
         return {key: in_form(each, form) for key, each in value.items()}
     if isinstance(value, (list, tuple)) and any(isinstance(each, (list, tuple, np.ndarray, str)) for each in value):
         return type(value)(in_form(each, form) for each in value)
+    if isinstance(value, list) and None in value:  # no array holds it: its numbers one by one
+        return [None if each is None else in_form(each, form) for each in value]
     return value if isinstance(value, str) else form(np.asarray(value))
 
 
