@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from labsupport.results.memory import return_free_memory
 from labsupport.serving.batching import Lane, take_batch
 from labsupport.serving.jobs import Job
 from labsupport.serving.metrics import Metrics
@@ -158,6 +159,7 @@ class Scheduler:
                 if len(apart) == 1:
                     self.fail(group[0][0].job, error)
                 groups += apart if len(apart) > 1 else []  # one's error is no other's
+        return_free_memory()  # of all threads: else free blocks between used ones add up over the hours
 
     def decode(self, batch: Batch) -> None:
         """Windows of one key: those that pass the guards are settled, the others are put aside."""
