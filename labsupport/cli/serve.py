@@ -49,7 +49,7 @@ def serve(
 
     tokens = read_tokens(token_file)
     check_binding(host, bool(tokens), insecure)
-    take_fresh_blocks()
+    take_fresh_blocks()  # for it lives long, and sounds of all lengths come
     let_threads_sleep()
     if threads:
         use_threads(threads)

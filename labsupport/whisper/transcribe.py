@@ -24,7 +24,7 @@ from labsupport.whisper.windows import Cut, cut_segments, move_to_pause, place_s
 from labsupport.whisper.word_timestamps import align_window
 
 GUARDS = Guards()
-LONG = 600.0  # seconds of a recording from which on memory counts for more than a twentieth of the time
+LONG = 600.0  # seconds of a recording from which on less memory is worth up to a tenth more time
 FEWER_ROUNDS = 0.9  # texts of the same rounds differ by less: by full stops, or a word
 
 

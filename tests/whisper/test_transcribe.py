@@ -20,6 +20,7 @@ from labsupport.base.paths import ROOT
 from labsupport.speech import audio, text
 from labsupport.speech.features import LogMel
 from labsupport.speech.recording import analyse
+from labsupport.whisper import transcribe
 from labsupport.whisper.guards import GuardedDecoder, Guards
 from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.transcribe import decode_in_batches
@@ -74,6 +75,16 @@ def test_windows_in_batches_lose_little(tiny, narration):
 def test_windows_in_batches_say_no_round_more_than_the_speaker(tiny, jfk, beams, times):
     found = tiny.ours.transcribe(np.tile(jfk, times), beams=beams, batch=4, vad=True)
     assert text.wer(audio.clip("jfk").text * times, found.text) < 0.02
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("longest", "times"), [(10.0, 1), (12.0, 0)])
+def test_only_a_long_recording_has_freed_memory_given_back(tiny, jfk, monkeypatch, longest, times):
+    called = []
+    monkeypatch.setattr(transcribe, "LONG", longest)  # the clip has 11 s
+    monkeypatch.setattr(transcribe, "take_fresh_blocks", lambda: called.append(1))
+    tiny.ours.transcribe(jfk)
+    assert len(called) == times
 
 
 def transcribe_in_child(times: int) -> dict:
