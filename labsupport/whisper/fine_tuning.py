@@ -45,7 +45,7 @@ from labsupport.whisper.token_filters import check_vocabulary, make_prompt
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, Seq2SeqTrainer, TrainerCallback
+    from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 IGNORE_INDEX = -100  # a label that the loss leaves out
 CHECKPOINTS_KEPT = 2
@@ -128,13 +128,30 @@ def make_trainer(
     folder: Path, checkpoint: Checkpoint, options: MemoryOptions, asked: Training, save: bool
 ) -> Seq2SeqTrainer:
     """A trainer on these weights and the training sentences, with a checkpoint in `folder` after every step."""
-    import torch
-    from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
+    from transformers import PrinterCallback, Seq2SeqTrainer, WhisperForConditionalGeneration
 
     tokenizer = Tokenizer(checkpoint.folder)
     check_vocabulary(tokenizer, checkpoint)
     examples = [to_example(sentence, tokenizer, checkpoint.config) for sentence in corpus.load("train")]
-    arguments = Seq2SeqTrainingArguments(
+    model = WhisperForConditionalGeneration.from_pretrained(
+        checkpoint.folder, use_safetensors=True, local_files_only=True
+    )
+    model.config.use_cache = False  # useless in training, and checkpointing cannot do with it
+    with own_precision():
+        trainer = Seq2SeqTrainer(
+            model, training_arguments(folder, options, asked, save), train_dataset=examples, data_collator=collate,
+            compute_loss_func=loss_per_token,
+        )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # the losses are in the report
+    trainer.add_callback(finish_saves(folder, asked))
+    return trainer
+
+
+def training_arguments(folder: Path, options: MemoryOptions, asked: Training, save: bool) -> Seq2SeqTrainingArguments:
+    import torch
+    from transformers import Seq2SeqTrainingArguments
+
+    return Seq2SeqTrainingArguments(
         output_dir=str(unfinished(folder)),
         max_steps=asked.steps,
         per_device_train_batch_size=options.batch,
@@ -153,16 +170,23 @@ def make_trainer(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    model = WhisperForConditionalGeneration.from_pretrained(
-        checkpoint.folder, use_safetensors=True, local_files_only=True
-    )
-    model.config.use_cache = False  # useless in training, and checkpointing cannot do with it
-    trainer = Seq2SeqTrainer(
-        model, arguments, train_dataset=examples, data_collator=collate, compute_loss_func=loss_per_token
-    )
-    trainer.remove_callback(PrinterCallback)  # the losses are in the report
-    trainer.add_callback(finish_saves(folder, asked))
-    return trainer
+
+
+@contextlib.contextmanager
+def own_precision() -> Iterator[None]:
+    """Inside, a trainer takes the precision of its own arguments, and leaves it to no other.
+
+    transformers writes bfloat16 into a variable of the environment and never takes it back: every later trainer without
+    it, in this process or in a child, would train in bfloat16 all the same.
+    """
+    name = "ACCELERATE_MIXED_PRECISION"
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def train(folder: Path, name: str, options: MemoryOptions, steps: int, lr: float = 2e-5, save: bool = True) -> dict:

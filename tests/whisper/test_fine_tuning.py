@@ -100,6 +100,19 @@ def test_accumulated_over_all_tokens_the_gradient_is_that_of_one_large_batch(exa
     assert (whole - of_means).norm() > 1e-3 * whole.norm(), "what transformers does by itself"
 
 
+@pytest.mark.parametrize("inherited", [None, "bf16"])
+def test_a_trainer_leaves_its_precision_to_no_other(tmp_path, small, monkeypatch, inherited):
+    """transformers alone: once a trainer had bfloat16, all have it."""
+    name, checkpoint, found = "ACCELERATE_MIXED_PRECISION", find_checkpoint(str(small)), []
+    monkeypatch.setenv(name, inherited) if inherited else monkeypatch.delenv(name, raising=False)
+    for bf16 in (False, True, False):
+        options = MemoryOptions(bf16=bf16)
+        trainer = fine_tuning.make_trainer(tmp_path, checkpoint, options, ASKED, save=False)
+        found.append(trainer.accelerator.mixed_precision)
+        assert os.environ.get(name) == inherited
+    assert found == ["no", "bf16", "no"]
+
+
 @pytest.mark.slow
 def test_a_killed_training_resumes_from_its_last_checkpoint(tmp_path, small):
     """The same losses as without the kill, and a model that our own Whisper reads."""
