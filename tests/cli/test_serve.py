@@ -14,6 +14,7 @@ def test_serve_passes_its_limits_on(monkeypatch):
 
     monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setenv("LAB_SERVE_TOKEN", "a-token-of-some-length")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # else the command sets it, for all tests after this one
     done = invoke("serve", "--host", "0.0.0.0", "--port", 9, "--batch", 4, "--queue", 3, "--timeout", 7, "--beams", 2,
                   "--max-minutes", 2, "--max-megabytes", 1)  # fmt: skip
     assert done.exit_code == 0, done.output
