@@ -1,0 +1,100 @@
+"""The engine's compiled graphs in the cache folder: built once for a checkpoint, a processor and a version of OpenVINO."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labsupport.base.cached_folder import cached_folder, find_damage
+from labsupport.base.paths import cache_dir
+from labsupport.checkpoints.config import Config
+from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.engine.runtime import compile_graph, describe_runtime
+from labsupport.graphs.store import identify
+from labsupport.speech import corpus, features
+from labsupport.speech.audio import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import openvino
+
+HERE = Path(__file__).resolve().parent
+BUILDERS = ("calibration", "decoder", "encoder", "ops", "quantization", "runtime", "store", "weights")
+CALIBRATION_WINDOWS = 4
+log = logging.getLogger(__name__)
+
+
+def find_compiled(checkpoint: Checkpoint) -> Path:
+    """The folder with a checkpoint's compiled graphs, NAME.blob each.
+
+    They are built on first use, again if a file is damaged, and anew where the weights, the processor, OpenVINO or the
+    code that builds them changed: those of earlier code are then removed.
+    """
+    folder = locate(checkpoint)
+
+    def write(part: Path) -> None:
+        remove_outdated(folder.parent)
+        log.info("Compiling the fast engine's graphs of %s, once.", checkpoint.label)
+        for name, graph in build_graphs(checkpoint):
+            (part / f"{name}.blob").write_bytes(export(graph))
+
+    return cached_folder(folder, f"fast engine's graphs of {checkpoint.label}", 500, write)
+
+
+def has_compiled(checkpoint: Checkpoint) -> bool:
+    """Whether `find_compiled` would find them whole, and so build none."""
+    return find_damage(locate(checkpoint)) is None
+
+
+def locate(checkpoint: Checkpoint) -> Path:
+    key = hashlib.sha256(json.dumps([identify(checkpoint), describe_runtime()]).encode()).hexdigest()
+    return cache_dir() / "engine" / checkpoint.name.replace("/", "--") / f"{hash_builders()[:8]}-{key[:8]}"
+
+
+@functools.cache
+def hash_builders() -> str:
+    """One hash of the source of all that builds graphs."""
+    return hashlib.sha256(b"".join((HERE / f"{name}.py").read_bytes() for name in BUILDERS)).hexdigest()
+
+
+def remove_outdated(folder: Path) -> None:
+    """Removes a checkpoint's graphs that other code has built, which would fill the disk with every change."""
+    for old in folder.iterdir():
+        if old.is_dir() and old.suffix != ".part" and not old.name.startswith(hash_builders()[:8]):
+            shutil.rmtree(old)
+
+
+def export(graph: openvino.Model) -> bytes:
+    return compile_graph(graph).export_model().getvalue()
+
+
+def build_graphs(checkpoint: Checkpoint) -> Iterator[tuple[str, openvino.Model]]:
+    """All graphs by name, one at a time: each holds its weights."""
+    from labsupport.engine import calibration
+    from labsupport.engine.decoder import build_alignment, build_cross_kv, build_decoder
+    from labsupport.engine.encoder import build_encoder
+    from labsupport.engine.weights import Weights, read_tensors
+
+    config, tensors = checkpoint.config, read_tensors(checkpoint)
+    decoder = Weights(tensors)
+    yield "decoder", build_decoder(config, decoder.layer, tensors)
+    for number in range(config.decoder_layers):
+        yield f"cross_kv_{number}", build_cross_kv(config, decoder.layer, number)
+    yield "alignment", build_alignment(config, decoder.layer, tensors, config.decoder_layers - 1)
+    smoothed, ranges = calibration.calibrate(config, tensors, list(calibration_windows(config)))
+    yield "encoder", build_encoder(config, Weights(smoothed, ranges=ranges).layer, smoothed)
+
+
+def calibration_windows(config: Config) -> Iterator[np.ndarray]:
+    """Windows full of the corpus's training sentences, (mels, 3000) float32 each."""
+    samples = np.concatenate([sentence.samples for sentence in corpus.load("train")])
+    for number in range(CALIBRATION_WINDOWS):
+        window = samples[number * 30 * SAMPLE_RATE :][: 30 * SAMPLE_RATE]
+        yield features.window(features.log_mel(window, config.mels), 0)
