@@ -151,7 +151,7 @@ def build_decoder(config: Config, layers: Layers, norms: Norms) -> ov.Model:
 
 
 def build_cross_kv(config: Config, layers: Layers, number: int) -> ov.Model:
-    """encoder_out (windows, frames, d_model) -> a decoder layer's cross_k, cross_v (windows, heads, frames, head_dim)"""
+    """encoder_out (windows, frames, d_model) -> a layer's cross_k and cross_v (windows, heads, frames, head_dim)"""
     encoder_out = ops.parameter([-1, -1, config.d_model], np.float32, name="encoder_out")
     both = linear(encoder_out, layers(f"decoder.layers.{number}.cross_kv"))
     parts = ops.split(both, ops.constant(np.int64(2)), 2)

@@ -1,4 +1,4 @@
-"""The engine's compiled graphs in the cache folder: built once for a checkpoint, a processor and a version of OpenVINO."""
+"""The engine's compiled graphs in the cache folder: built once for a checkpoint, a processor, a version of OpenVINO."""
 
 from __future__ import annotations
 
