@@ -18,8 +18,8 @@ def load(name: str | None = None) -> Transcriber:
     """
     require_openvino()
     from labsupport.engine.model import Whisper
-    from labsupport.engine.store import find_compiled
+    from labsupport.engine.store import find_compiled, open_graphs
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
-    model = Whisper(checkpoint.config, find_compiled(checkpoint))
+    model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint)))
     return make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
@@ -10,7 +10,6 @@ import openvino as ov
 from labsupport.base.errors import OptimError
 from labsupport.checkpoints.config import Config
 from labsupport.engine.decoder import INPUTS
-from labsupport.engine.runtime import import_graph
 from labsupport.whisper.protocol import Heads, check_heads
 
 HIDDEN = np.float32(-1e9)  # a mask's value for what may not be attended to: its softmax is 0
@@ -54,7 +53,7 @@ class StepCache:
         self.request.infer()
         self.length += length
         self.rows = np.arange(len(tokens), dtype=np.int32)
-        return self.request.get_output_tensor(0).data
+        return self.request.get_output_tensor(0).data.copy()  # the next step writes there
 
 
 def causal_mask(past: int, length: int) -> np.ndarray:
@@ -74,20 +73,13 @@ class Whisper:
     """See `protocol.WhisperModel`; the encoder takes windows of any even number of frames up to 3000.
 
     Args:
-        folder: with the compiled graphs, from `store.find_compiled`.
+        graph: gives a compiled graph by its name in `store.build_graphs`, when it is first needed.
     """
 
     backend = "openvino"
 
-    def __init__(self, config: Config, folder: Path):
-        self.config, self.folder = config, folder
-        self.compiled: dict[str, ov.CompiledModel] = {}
-
-    def graph(self, name: str) -> ov.CompiledModel:
-        """One of the folder's, read when it is first needed."""
-        if name not in self.compiled:
-            self.compiled[name] = import_graph(self.folder / f"{name}.blob")
-        return self.compiled[name]
+    def __init__(self, config: Config, graph: Callable[[str], ov.CompiledModel]):
+        self.config, self.graph = config, graph
 
     def encode(self, mel: np.ndarray) -> np.ndarray:
         """(windows, mels, frames) float32 -> (windows, frames / 2, d_model) float32; a window at a time

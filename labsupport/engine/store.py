@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from labsupport.base.cached_folder import cached_folder, find_damage
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
-from labsupport.engine.runtime import compile_graph, describe_runtime
+from labsupport.engine.runtime import compile_graph, describe_runtime, import_graph
 from labsupport.graphs.store import identify
 from labsupport.speech import corpus, features
 from labsupport.speech.audio import SAMPLE_RATE
@@ -46,6 +46,11 @@ def find_compiled(checkpoint: Checkpoint) -> Path:
             (part / f"{name}.blob").write_bytes(export(graph))
 
     return cached_folder(folder, f"fast engine's graphs of {checkpoint.label}", 500, write)
+
+
+def open_graphs(folder: Path) -> Callable[[str], openvino.CompiledModel]:
+    """Name -> the compiled graph of that name in the folder, read once."""
+    return functools.cache(lambda name: import_graph(folder / f"{name}.blob"))
 
 
 def has_compiled(checkpoint: Checkpoint) -> bool:
