@@ -25,7 +25,9 @@ def corpus(
     redo: Annotated[bool, typer.Option("--redo", help="replace what was done with other options")] = False,
     model: Annotated[str, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = "tiny.en",
     backend: Backend = None,
-    engine: Annotated[Literal["torch", "mindspore", "onnx"] | None, typer.Option(help="onnx: graphs", **MODEL)] = None,
+    engine: Annotated[
+        Literal["torch", "mindspore", "onnx", "fast"] | None, typer.Option(help="onnx: graphs", **MODEL)
+    ] = None,
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, max=4096, help="of a worker; 0: its share of the cores", **MODEL)
     ] = 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal
 
 import typer
@@ -14,7 +15,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
     engine: Annotated[
-        Literal["torch", "mindspore", "onnx"] | None, typer.Option(help="onnx on a CPU, if not given")
+        Literal["torch", "mindspore", "onnx", "fast"] | None, typer.Option(help="onnx on a CPU, if not given")
     ] = None,
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine")
@@ -40,6 +41,7 @@ def serve(
 
     Its texts are those of `lab transcribe` with the same beams, and with a batch of more than 1.
     """
+    from labsupport.engine.loading import load_fast
     from labsupport.machine.backend import let_threads_sleep, use_threads
     from labsupport.results.memory import take_fresh_blocks
     from labsupport.serving import server
@@ -57,4 +59,7 @@ def serve(
         batch=batch, active=batch, queue=queue, beams=beams, request_seconds=timeout, audio_seconds=max_minutes * 60,
         upload_bytes=round(max_megabytes * 2**20), spool_bytes=8 * round(max_megabytes * 2**20),
     )  # fmt: skip
-    server.serve(lambda: load_for_service(model, engine), host, port, settings, tokens)
+    load = (
+        functools.partial(load_fast, model) if engine == "fast" else functools.partial(load_for_service, model, engine)
+    )
+    server.serve(load, host, port, settings, tokens)

@@ -43,8 +43,8 @@ def transcribe(
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = None,
     backend: Backend = None,
     engine: Annotated[
-        Literal["torch", "mindspore", "onnx"] | None,
-        typer.Option(help="onnx: article B's graphs, with no framework loaded", **MODEL),
+        Literal["torch", "mindspore", "onnx", "fast"] | None,
+        typer.Option(help="fast: the course's best, on CPUs; onnx: article B's graphs", **MODEL),
     ] = None,
     threads: Annotated[
         int,
@@ -150,6 +150,7 @@ def transcribe(
     """
     with StopSignals() as stop:
         from labsupport import whisper
+        from labsupport.engine import loading
         from labsupport.machine.backend import let_threads_sleep, loaded_framework, use_threads
         from labsupport.speech.audio import Limits
         from labsupport.whisper.file_progress import TerminalWatcher
@@ -163,7 +164,7 @@ def transcribe(
 
         def load() -> whisper.Transcriber:
             if backend or engine:
-                loaded = whisper.load(model, backend=backend, engine=engine)
+                loaded = loading.load(model, backend=backend, engine=engine)
             else:
                 loaded = whisper.load_default(model, report=print_hint)
             if threads and loaded_framework() == "mindspore":

@@ -1,15 +1,28 @@
-"""Loads a Whisper on the fast engine, ready to transcribe."""
+"""Loads a Whisper on any engine, the fast one among them, ready to transcribe."""
 
 from __future__ import annotations
 
+from labsupport.base.errors import WhisperError
 from labsupport.checkpoints.resolve import DEFAULT_MODEL, find_checkpoint
 from labsupport.engine.runtime import require_openvino
 from labsupport.speech.text import Tokenizer
-from labsupport.whisper.loading import make_transcriber
+from labsupport.whisper import loading as whisper_loading
 from labsupport.whisper.transcribe import Transcriber
 
+ENGINES = (*whisper_loading.ENGINES, "fast")
 
-def load(name: str | None = None) -> Transcriber:
+
+def load(name: str | None = None, backend: str | None = None, engine: str | None = None, **options) -> Transcriber:
+    """As `whisper.load`, but for the engine "fast", see `load_fast`."""
+    if engine != "fast":
+        return whisper_loading.load(name, backend=backend, engine=engine, **options)
+    if backend or options:
+        what = "The fast engine runs its own graphs, on the CPU: it takes no backend and no other option."
+        raise WhisperError(what, hint="Leave them out.")
+    return load_fast(name)
+
+
+def load_fast(name: str | None = None) -> Transcriber:
     """Loads a model on OpenVINO; its graphs are compiled on first use, and no framework is imported.
 
     Raises:
@@ -22,4 +35,4 @@ def load(name: str | None = None) -> Transcriber:
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
     model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint)))
-    return make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))
+    return whisper_loading.make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))

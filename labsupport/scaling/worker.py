@@ -131,9 +131,10 @@ class Worker:
 def load(settings: Settings):
     """The transcriber, as `lab transcribe` loads it."""
     from labsupport import whisper
+    from labsupport.engine import loading
 
     if settings.backend or settings.engine:
-        return whisper.load(settings.model, backend=settings.backend, engine=settings.engine)
+        return loading.load(settings.model, backend=settings.backend, engine=settings.engine)
     return whisper.load_default(settings.model)
 
 

@@ -1,4 +1,4 @@
-"""The fast engine's graphs in float32, with weights as they are: what they compute can be compared to the last digits."""
+"""The fast engine's graphs in float32, with weights as they are, to be compared to the last digits."""
 
 import numpy as np
 
