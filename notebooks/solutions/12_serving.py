@@ -325,7 +325,13 @@ EXERCISES = [
         solution=percentile,
         variants=[percentile_by_counting, percentile_with_numpy, percentile_from_the_top],
         draw=draw_latencies,
-        edges=[([3.0, 1.0, 2.0], 50), ([1.0, 2.0], 50), ([5.0, 4.0], 100), ([1.0] * 19 + [9.0], 95)],
+        edges=[
+            ([3.0, 1.0, 2.0], 50),
+            ([1.0, 2.0], 50),
+            ([5.0, 4.0], 100),
+            ([1.0] * 19 + [9.0], 95),
+            ([float(each) for each in range(1, 121)], 95),
+        ],
         mistakes=[
             Mistake(
                 lambda seconds, percent: seconds[math.ceil(percent * len(seconds) / 100) - 1], "Sort the values first."

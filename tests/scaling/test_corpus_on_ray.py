@@ -36,7 +36,7 @@ from labsupport.speech.audio import clip
 pytestmark = [pytest.mark.slow, pytest.mark.weights]  # the model's hash is part of what a row holds for
 FILES = 24  # of a command that is killed
 LEFT = 8  # seconds after which nothing of a killed command may be left
-PLANTED = "planted_where_the_user_stands"  # by the fixture `two_workers`
+PLANTED = "planted_where_the_user_stands"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,6 +46,25 @@ def by_value():
     ray.cloudpickle.register_pickle_by_value(corpus_workers)
     yield
     ray.cloudpickle.unregister_pickle_by_value(corpus_workers)
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """Ray with two logical CPUs, started in a folder of somebody's modules; gives that folder.
+
+    It takes some 15 s to start. It ends with this file: the environment that its processes inherit is also that of
+    whatever test comes next.
+    """
+    hostile, before = tmp_path_factory.mktemp("hostile"), os.getcwd()
+    for name in (PLANTED, "json", "labsupport"):
+        (hostile / f"{name}.py").write_text("raise SystemExit('foreign code')")
+    os.chdir(hostile)
+    try:
+        with ray_session(2):
+            os.chdir(before)
+            yield hostile
+    finally:
+        os.chdir(before)
 
 
 def run(source, output, settings=SETTINGS, worker=QuickWorker):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labsupport.base.errors import FolderError
 from labsupport.base.paths import AUDIO, ROOT, lab_dir
-from labsupport.speech.audio import read
+from labsupport.speech.audio import SAMPLE_RATE, read
 from labsupport.speech.text import Segment, Word
 from labsupport.whisper.files import Input, transcribe_files
 from labsupport.whisper.guards import Guards
@@ -126,7 +126,7 @@ class Stop(Exception):
     ids=["conditioned", "in batches", "seek"],
 )
 def test_broken_off_after_any_window_the_text_is_that_of_an_unbroken_run(tiny, jfk, options):
-    sound = np.concatenate([np.tile(np.concatenate([jfk, np.zeros(40_000, np.float32)]), 6), jfk[:70_000]])
+    sound = np.concatenate([np.tile(np.concatenate([jfk, np.zeros(40_000, np.float32)]), 3), jfk[:70_000]])
     journal = Journal()
     whole = tiny.ours.transcribe(sound, journal=journal, **options)
     for most in range(1, journal.windows + 1):
@@ -171,7 +171,9 @@ def stored_windows(home: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
 def test_killed_at_random_points_the_output_is_that_of_an_unbroken_run(tmp_path, kill_times):
-    files = [str(shutil.copy(AUDIO / "narration.flac", tmp_path / f"{i}.flac")) for i in range(2)]
+    files = [str(tmp_path / name) for name in ("0.flac", "1.flac")]
+    for file in files:  # two windows each
+        soundfile.write(file, read(AUDIO / "narration.flac")[: 45 * SAMPLE_RATE], SAMPLE_RATE)
     began = time.monotonic()
     assert command(tmp_path / "whole", *files, "-o", str(tmp_path / "expected")).wait() == 0
     seconds = time.monotonic() - began
@@ -198,8 +200,6 @@ def test_killed_at_random_points_the_output_is_that_of_an_unbroken_run(tmp_path,
 @pytest.mark.weights
 @pytest.mark.slow
 def test_channels_and_a_changed_option_and_a_finished_file(tiny, tmp_path, capsys):
-    import soundfile
-
     sound = read(AUDIO / "jfk.flac")
     soundfile.write(tmp_path / "two.wav", np.stack([sound, sound[::-1]], axis=1), 16_000)
     notes = Notes()
