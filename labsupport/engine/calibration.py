@@ -46,11 +46,11 @@ def channel_maxima(
     model = build_encoder(config, Weights(tensors, int8=False).layer, tensors, observed.__setitem__)
     model.add_outputs([node.output(0) for node in observed.values()])
     request = compile_graph(model, exact=True).create_infer_request()
-    maxima = {name: np.float32(0) for name in observed}
+    maxima = {name: np.zeros(1, np.float32) for name in observed}
     for mel in mels:
         found = list(request.infer([mel[None]]).values())[1:]
         for name, inputs in zip(observed, found, strict=True):
-            maxima[name] = np.maximum(maxima[name], np.abs(inputs).max(axis=(0, 1)))
+            maxima[name] = np.maximum(maxima[name], np.abs(inputs).max(axis=(0, 1)))  # (in,)
     return maxima
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from labsupport import whisper
 from labsupport.base.errors import WhisperError
 from labsupport.checkpoints.resolve import DEFAULT_MODEL, find_checkpoint
 from labsupport.engine.runtime import require_openvino
 from labsupport.speech.text import Tokenizer
-from labsupport.whisper import loading as whisper_loading
-from labsupport.whisper.transcribe import Transcriber
-
-ENGINES = (*whisper_loading.ENGINES, "fast")
+from labsupport.whisper import Transcriber
+from labsupport.whisper.loading import make_transcriber
 
 
 def load(name: str | None = None, backend: str | None = None, engine: str | None = None, **options) -> Transcriber:
     """As `whisper.load`, but for the engine "fast", see `load_fast`."""
     if engine != "fast":
-        return whisper_loading.load(name, backend=backend, engine=engine, **options)
+        return whisper.load(name, backend=backend, engine=engine, **options)
     if backend or options:
         what = "The fast engine runs its own graphs, on the CPU: it takes no backend and no other option."
         raise WhisperError(what, hint="Leave them out.")
@@ -35,4 +34,4 @@ def load_fast(name: str | None = None) -> Transcriber:
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
     model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint)))
-    return whisper_loading.make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))
+    return make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))

@@ -29,7 +29,7 @@ class Linear:
     inputs: Range | None = None
 
 
-def constant(array: np.ndarray) -> Node:
+def constant(array: np.ndarray | np.float32) -> Node:
     return ops.constant(np.ascontiguousarray(array))
 
 

@@ -44,6 +44,6 @@ def test_an_unknown_model_is_refused():
 
 def test_other_engines_are_whispers(monkeypatch):
     given = {}
-    monkeypatch.setattr(loading.whisper_loading, "load", lambda name, **options: given.update(name=name, **options))
+    monkeypatch.setattr(loading.whisper, "load", lambda name, **options: given.update(name=name, **options))
     loading.load("base", backend="torch", engine="torch", device="cpu")
     assert given == {"name": "base", "backend": "torch", "engine": "torch", "device": "cpu"}
