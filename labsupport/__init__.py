@@ -17,6 +17,8 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore reads it on import: errors onl
 # folder; huggingface_hub adds versions to its requests. Both read it on import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# OpenVINO would send an event at each import, whatever it is asked; without this package it sends none.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's mark of a module not to import
 
 # transformers imports torchao, which tells of kernels for machines that this is not, and torch of torchao's style.
 for _name in ("torchao", "torch.utils._pytree"):

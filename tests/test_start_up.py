@@ -85,6 +85,13 @@ def test_onnx_runtime_sends_nothing_to_its_makers(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("first", ["labsupport", "sys"])
+def test_openvino_imports_what_tells_its_makers_only_where_the_lab_is_not_there(tmp_path, first):
+    (tmp_path / "openvino_telemetry.py").write_text("print('imported'); raise ImportError")  # the real one would send
+    said = run_python(f"import {first}; import openvino", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert ("imported" in said) == (first == "sys")
+
+
 @pytest.mark.slow
 def test_a_model_is_built_without_torchs_compiler():
     assert not COMPILERS & build_small()
