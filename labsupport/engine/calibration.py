@@ -13,6 +13,7 @@ from openvino import Node
 from labsupport.checkpoints.config import Config
 from labsupport.engine.encoder import build_encoder
 from labsupport.engine.quantization import Range, smoothing, symmetric_range
+from labsupport.engine.rounding import EXACT
 from labsupport.engine.runtime import compile_graph
 from labsupport.engine.weights import PARTS, Weights
 
@@ -45,7 +46,7 @@ def channel_maxima(
     observed: dict[str, Node] = {}
     model = build_encoder(config, Weights(tensors, int8=False).layer, tensors, observed.__setitem__)
     model.add_outputs([node.output(0) for node in observed.values()])
-    request = compile_graph(model, exact=True).create_infer_request()
+    request = compile_graph(model, EXACT).create_infer_request()
     maxima = {name: np.zeros(1, np.float32) for name in observed}
     for mel in mels:
         found = list(request.infer([mel[None]]).values())[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from labsupport import whisper
 from labsupport.base.errors import WhisperError
 from labsupport.checkpoints.resolve import DEFAULT_MODEL, find_checkpoint
+from labsupport.engine.rounding import FAST, Rounding
 from labsupport.engine.runtime import require_openvino
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper import Transcriber
@@ -21,8 +22,11 @@ def load(name: str | None = None, backend: str | None = None, engine: str | None
     return load_fast(name)
 
 
-def load_fast(name: str | None = None) -> Transcriber:
+def load_fast(name: str | None = None, rounding: Rounding = FAST) -> Transcriber:
     """Loads a model on OpenVINO; its graphs are compiled on first use, and no framework is imported.
+
+    Args:
+        rounding: what is rounded; less than in `FAST` is for comparison.
 
     Raises:
         CheckpointError: no such model, or it is damaged.
@@ -33,5 +37,5 @@ def load_fast(name: str | None = None) -> Transcriber:
     from labsupport.engine.store import find_compiled, open_graphs
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
-    model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint)))
+    model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint, rounding), rounding))
     return make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from labsupport.base.errors import NotAvailable
+from labsupport.engine.rounding import Rounding
 from labsupport.graphs.session import count_threads
 
 DEVICE = "CPU"
@@ -40,27 +41,23 @@ def can_multiply_bfloat16() -> bool:
     return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
-def options(exact: bool = False) -> dict[str, object]:
-    """How graphs run: one request at a time on all threads, in bfloat16 where the processor multiplies it.
-
-    exact: in float32, and keys and values, too.
-    """
-    precision = "bf16" if can_multiply_bfloat16() and not exact else "f32"
+def options(rounding: Rounding) -> dict[str, object]:
+    """How graphs run: one request at a time, on all threads."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": count_threads(),
-        "INFERENCE_PRECISION_HINT": precision,
-        "KV_CACHE_PRECISION": "f32" if exact else "u8",
+        "INFERENCE_PRECISION_HINT": "bf16" if rounding.bfloat16 and can_multiply_bfloat16() else "f32",
+        "KV_CACHE_PRECISION": "u8" if rounding.cache else "f32",
     }
 
 
-def compile_graph(graph, exact: bool = False):
-    return core().compile_model(graph, DEVICE, options(exact))
+def compile_graph(graph, rounding: Rounding):
+    return core().compile_model(graph, DEVICE, options(rounding))
 
 
-def import_graph(file: Path):
+def import_graph(file: Path, rounding: Rounding):
     """A compiled graph from a file that `CompiledModel.export_model` gave; its weights are mapped, not copied."""
     import openvino
 
-    return core().import_model(openvino.Tensor(np.memmap(file, np.uint8, "r")), DEVICE, options())
+    return core().import_model(openvino.Tensor(np.memmap(file, np.uint8, "r")), DEVICE, options(rounding))

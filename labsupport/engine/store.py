@@ -17,6 +17,7 @@ from labsupport.base.cached_folder import cached_folder, find_damage
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
+from labsupport.engine.rounding import FAST, Rounding
 from labsupport.engine.runtime import compile_graph, describe_runtime, import_graph
 from labsupport.graphs.store import identify
 from labsupport.speech import corpus, features
@@ -26,40 +27,41 @@ if TYPE_CHECKING:
     import openvino
 
 HERE = Path(__file__).resolve().parent
-BUILDERS = ("calibration", "decoder", "encoder", "ops", "quantization", "runtime", "store", "weights")
+BUILDERS = ("calibration", "decoder", "encoder", "ops", "quantization", "rounding", "runtime", "store", "weights")
 CALIBRATION_WINDOWS = 4
 log = logging.getLogger(__name__)
 
 
-def find_compiled(checkpoint: Checkpoint) -> Path:
+def find_compiled(checkpoint: Checkpoint, rounding: Rounding = FAST) -> Path:
     """The folder with a checkpoint's compiled graphs, NAME.blob each.
 
     They are built on first use, again if a file is damaged, and anew where the weights, the processor, OpenVINO or the
     code that builds them changed: those of earlier code are then removed.
     """
-    folder = locate(checkpoint)
+    folder = locate(checkpoint, rounding)
 
     def write(part: Path) -> None:
         remove_outdated(folder.parent)
         log.info("Compiling the fast engine's graphs of %s, once.", checkpoint.label)
-        for name, graph in build_graphs(checkpoint):
-            (part / f"{name}.blob").write_bytes(export(graph))
+        for name, graph in build_graphs(checkpoint, rounding):
+            (part / f"{name}.blob").write_bytes(compile_graph(graph, rounding).export_model().getvalue())
 
     return cached_folder(folder, f"fast engine's graphs of {checkpoint.label}", 500, write)
 
 
-def open_graphs(folder: Path) -> Callable[[str], openvino.CompiledModel]:
+def open_graphs(folder: Path, rounding: Rounding = FAST) -> Callable[[str], openvino.CompiledModel]:
     """Name -> the compiled graph of that name in the folder, read once."""
-    return functools.cache(lambda name: import_graph(folder / f"{name}.blob"))
+    return functools.cache(lambda name: import_graph(folder / f"{name}.blob", rounding))
 
 
-def has_compiled(checkpoint: Checkpoint) -> bool:
+def has_compiled(checkpoint: Checkpoint, rounding: Rounding = FAST) -> bool:
     """Whether `find_compiled` would find them whole, and so build none."""
-    return find_damage(locate(checkpoint)) is None
+    return find_damage(locate(checkpoint, rounding)) is None
 
 
-def locate(checkpoint: Checkpoint) -> Path:
-    key = hashlib.sha256(json.dumps([identify(checkpoint), describe_runtime()]).encode()).hexdigest()
+def locate(checkpoint: Checkpoint, rounding: Rounding = FAST) -> Path:
+    described = [identify(checkpoint), describe_runtime(), rounding.describe()]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return cache_dir() / "engine" / checkpoint.name.replace("/", "--") / f"{hash_builders()[:8]}-{key[:8]}"
 
 
@@ -76,25 +78,23 @@ def remove_outdated(folder: Path) -> None:
             shutil.rmtree(old)
 
 
-def export(graph: openvino.Model) -> bytes:
-    return compile_graph(graph).export_model().getvalue()
-
-
-def build_graphs(checkpoint: Checkpoint) -> Iterator[tuple[str, openvino.Model]]:
+def build_graphs(checkpoint: Checkpoint, rounding: Rounding) -> Iterator[tuple[str, openvino.Model]]:
     """All graphs by name, one at a time: each holds its weights."""
-    from labsupport.engine import calibration
+    from labsupport.engine.calibration import calibrate
     from labsupport.engine.decoder import build_alignment, build_cross_kv, build_decoder
     from labsupport.engine.encoder import build_encoder
     from labsupport.engine.weights import Weights, read_tensors
 
     config, tensors = checkpoint.config, read_tensors(checkpoint)
-    decoder = Weights(tensors)
+    decoder = Weights(tensors, int8=rounding.decoder_weights)
     yield "decoder", build_decoder(config, decoder.layer, tensors)
     for number in range(config.decoder_layers):
         yield f"cross_kv_{number}", build_cross_kv(config, decoder.layer, number)
     yield "alignment", build_alignment(config, decoder.layer, tensors, config.decoder_layers - 1)
-    smoothed, ranges = calibration.calibrate(config, tensors, list(calibration_windows(config)))
-    yield "encoder", build_encoder(config, Weights(smoothed, ranges=ranges).layer, smoothed)
+    encoder = Weights(tensors, int8=rounding.encoder_weights)
+    if rounding.encoder_inputs:
+        encoder.tensors, encoder.ranges = calibrate(config, tensors, list(calibration_windows(config)))
+    yield "encoder", build_encoder(config, encoder.layer, encoder.tensors)
 
 
 def calibration_windows(config: Config) -> Iterator[np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from exact_engine import exact_graphs
+from exact_engine import exact_encoder
 from small_whisper import SMALL
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -47,7 +47,7 @@ def test_the_maxima_are_those_of_transformers_inputs(tensors, maxima):
 
 def test_smoothing_changes_weights_and_not_what_comes_out(tensors, maxima):
     smoothed, _ = smooth(SMALL.config, tensors, maxima)
-    before, after = (exact_graphs(SMALL, each)["encoder"]([MELS])[0] for each in (tensors, smoothed))
+    before, after = (exact_encoder(SMALL.config, each)([MELS])[0] for each in (tensors, smoothed))
     np.testing.assert_allclose(after, before, atol=1e-4)
     changed = {name for name in tensors if not np.array_equal(tensors[name], smoothed[name])}
     assert {f"{LAYER}.fc1.weight", f"{LAYER}.self_attn.v_proj.bias", f"{LAYER}.self_attn_layer_norm.bias"} < changed

@@ -18,6 +18,7 @@ from labsupport.engine.ops import (
     split_in_three,
 )
 from labsupport.engine.quantization import quantize, symmetric_range
+from labsupport.engine.rounding import EXACT
 from labsupport.engine.runtime import compile_graph
 
 RNG = np.random.default_rng(0)
@@ -27,7 +28,7 @@ WEIGHT, BIAS = RNG.normal(size=(8, 12)).astype(np.float32), RNG.normal(size=8).a
 
 def run(build, x=X) -> np.ndarray:
     given = ops.parameter([-1] * x.ndim, np.float32, name="x")
-    return compile_graph(ov.Model([ops.result(build(given))], [given], "test"), exact=True)([x])[0]
+    return compile_graph(ov.Model([ops.result(build(given))], [given], "test"), EXACT)([x])[0]
 
 
 @pytest.mark.parametrize("bias", [None, BIAS])

@@ -6,11 +6,12 @@ import pytest
 
 from labsupport.base.errors import NotAvailable
 from labsupport.engine import runtime
+from labsupport.engine.rounding import EXACT, FAST
 
 
 def test_threads_are_those_that_are_asked_for(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert runtime.options()["INFERENCE_NUM_THREADS"] == 3
+    assert runtime.options(FAST)["INFERENCE_NUM_THREADS"] == 3
 
 
 @pytest.mark.parametrize(("abilities", "precision"), [(["FP32", "BF16"], "bf16"), (["FP32", "INT8"], "f32")])
@@ -20,9 +21,9 @@ def test_bfloat16_is_taken_where_the_processor_multiplies_it(monkeypatch, abilit
             return abilities
 
     monkeypatch.setattr(runtime, "core", Core)
-    assert runtime.options()["INFERENCE_PRECISION_HINT"] == precision
-    assert runtime.options(exact=True)["INFERENCE_PRECISION_HINT"] == "f32"
-    assert (runtime.options()["KV_CACHE_PRECISION"], runtime.options(exact=True)["KV_CACHE_PRECISION"]) == ("u8", "f32")
+    assert runtime.options(FAST)["INFERENCE_PRECISION_HINT"] == precision
+    assert runtime.options(EXACT)["INFERENCE_PRECISION_HINT"] == "f32"
+    assert (runtime.options(FAST)["KV_CACHE_PRECISION"], runtime.options(EXACT)["KV_CACHE_PRECISION"]) == ("u8", "f32")
 
 
 def test_the_description_names_version_processor_and_abilities():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from small_whisper import SMALL
 
 from labsupport.engine import store
 from labsupport.engine.model import Whisper
+from labsupport.engine.rounding import EXACT, FAST
 from labsupport.engine.store import BUILDERS, HERE, calibration_windows, find_compiled, has_compiled, open_graphs
 
 
@@ -53,6 +55,10 @@ def test_another_version_processor_or_ability_has_its_own(monkeypatch, part):
     described[part] += " of another kind"
     monkeypatch.setattr(store, "describe_runtime", lambda: described)
     assert store.locate(SMALL) != first
+
+
+def test_each_rounding_has_its_own():
+    assert len({store.locate(SMALL, each) for each in (EXACT, FAST, replace(FAST, cache=False))}) == 3
 
 
 def test_those_of_earlier_code_are_removed(cache):

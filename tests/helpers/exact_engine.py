@@ -2,25 +2,24 @@
 
 import numpy as np
 
+from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
-from labsupport.engine.decoder import build_alignment, build_cross_kv, build_decoder
 from labsupport.engine.encoder import build_encoder
 from labsupport.engine.model import Whisper
+from labsupport.engine.rounding import EXACT
 from labsupport.engine.runtime import compile_graph
-from labsupport.engine.weights import Weights, read_tensors
+from labsupport.engine.store import build_graphs
+from labsupport.engine.weights import Weights
 
 
-def exact_graphs(checkpoint: Checkpoint, tensors: dict[str, np.ndarray] | None = None) -> dict:
+def exact_graphs(checkpoint: Checkpoint) -> dict:
     """By name, as `store.build_graphs` gives them; compiled."""
-    config, tensors = checkpoint.config, tensors or read_tensors(checkpoint)
-    layer = Weights(tensors, int8=False).layer
-    graphs = {
-        "encoder": build_encoder(config, layer, tensors),
-        "decoder": build_decoder(config, layer, tensors),
-        "alignment": build_alignment(config, layer, tensors, config.decoder_layers - 1),
-    }
-    graphs |= {f"cross_kv_{number}": build_cross_kv(config, layer, number) for number in range(config.decoder_layers)}
-    return {name: compile_graph(graph, exact=True) for name, graph in graphs.items()}
+    return {name: compile_graph(graph, EXACT) for name, graph in build_graphs(checkpoint, EXACT)}
+
+
+def exact_encoder(config: Config, tensors: dict[str, np.ndarray]):
+    """The compiled encoder of these tensors."""
+    return compile_graph(build_encoder(config, Weights(tensors, int8=False).layer, tensors), EXACT)
 
 
 def exact_model(checkpoint: Checkpoint) -> Whisper:

@@ -1,0 +1,30 @@
+"""What the fast engine rounds where: each field is one rung of notebook 15's ladder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Every field is off in `EXACT`, which computes in float32 throughout, and on in `FAST`.
+
+    bfloat16: arithmetic in bfloat16, where the processor multiplies it.
+    encoder_weights: the encoder's weights in eight bits.
+    encoder_inputs: the inputs of its layers, too, by calibration: then products are of integers.
+    decoder_weights: the decoder's weights in eight bits.
+    cache: keys and values of both attentions in eight bits.
+    """
+
+    bfloat16: bool = True
+    encoder_weights: bool = True
+    encoder_inputs: bool = True
+    decoder_weights: bool = True
+    cache: bool = True
+
+    def describe(self) -> list[bool]:
+        return list(asdict(self).values())
+
+
+FAST = Rounding()
+EXACT = Rounding(*[False] * 5)
