@@ -1,0 +1,1 @@
+"""The fast engine: the course's optimisations in one Whisper, and the race against the engines that people use."""
