@@ -1,4 +1,4 @@
-"""How much memory another process holds, with all that it has started: sampled from outside, so it costs that no time."""
+"""How much memory another process holds, with all that it has started, sampled from outside."""
 
 from __future__ import annotations
 

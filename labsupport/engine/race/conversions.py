@@ -1,4 +1,4 @@
-"""One checkpoint in every engine's format: made once, and kept in the cache under a key of the versions that made it."""
+"""One checkpoint in every engine's format: made once, and cached under a key of the versions that made it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,11 @@ def write_openai(checkpoint: Checkpoint, target: Path) -> None:
 
 
 def export(form: str, source: Path, target: Path) -> None:
-    """By the engine's own tools, in a process of the race's environment; EngineError with the end of what it printed."""
+    """By the engine's own tools, in a process of the race's environment.
+
+    Raises:
+        EngineError: it failed; the end of what it printed is quoted.
+    """
     given = source / "model.pt" if form == "sherpa" else source
     command = children.python_code(EXPORT, form, str(given), str(target), python=str(require_environment().python))
     done = subprocess.run(

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Environment:
         found = {normalise(d.metadata["Name"]): d.version for d in self.distributions()}
         return {name: found[normalise(name)] for name in packages if normalise(name) in found}
 
-    def distributions(self) -> Iterator[importlib.metadata.Distribution]:
+    def distributions(self) -> Iterable[importlib.metadata.Distribution]:
         return importlib.metadata.distributions(path=[str(self.site_packages)])
 
 
@@ -134,7 +134,9 @@ def install(made: Environment, say: Callable[[str], None]) -> None:
         raise NotAvailable("uv, the installer, was not found.", hint="Run `./lab setup`.")
     say(f"[1/4] The packages of the group `{GROUP}`, as uv.lock pins them")
     run_step([*uv, "venv", "--relocatable", "--python", sys.executable, str(made.folder)])
-    run_step([*uv, "sync", "--locked", "--only-group", GROUP, "--python", python], UV_PROJECT_ENVIRONMENT=str(made.folder))
+    run_step(
+        [*uv, "sync", "--locked", "--only-group", GROUP, "--python", python], UV_PROJECT_ENVIRONMENT=str(made.folder)
+    )
     say("[2/4] torch, from the lab's own environment")
     link_package("torch", made)
     say("[3/4] Checking what the packages need of each other")
@@ -155,7 +157,9 @@ def run_step(command: Sequence[str], **variables: str) -> None:
     if done.returncode:
         lines = [printable(line) for line in done.stdout.splitlines() if line.strip()][-QUOTED:]
         what = "\n  | ".join(["The race's environment could not be made.", *lines])
-        raise EngineError(what, where=" ".join(command), hint="Nothing of it is left; what was fetched is in uv's cache.")
+        raise EngineError(
+            what, where=" ".join(command), hint="Nothing of it is left; what was fetched is in uv's cache."
+        )
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ Each opener takes the model's folder, how many threads, and whether the model is
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labsupport.engine.race.running import Answer, Clips, Running, in_batches
+from labsupport.engine.race.running import Answer, Clips, Running, cut_at_quiet, in_batches
 
 if TYPE_CHECKING:
     from whisper.decoding import DecodingResult  # type: ignore[import-not-found]
@@ -53,7 +54,7 @@ def run_generate(model: Any, folder: Path, multilingual: bool, batch: int) -> Ru
     import torch
     from transformers import WhisperProcessor
 
-    processor = WhisperProcessor.from_pretrained(folder)
+    processor: Any = WhisperProcessor.from_pretrained(folder)
 
     def transcribe(clips: Clips) -> Answer:
         texts: list[str] = []
@@ -61,7 +62,9 @@ def run_generate(model: Any, folder: Path, multilingual: bool, batch: int) -> Ru
         with torch.inference_mode():
             for group in in_batches(clips, batch):
                 is_long = max(map(len, group)) > WINDOW
-                ids = model.generate(**extract_features(processor, group, is_long), **choose_options(multilingual, is_long))
+                ids = model.generate(
+                    **extract_features(processor, group, is_long), **choose_options(multilingual, is_long)
+                )
                 tokens += int((ids != processor.tokenizer.pad_token_id).sum())
                 texts += processor.batch_decode(ids, skip_special_tokens=True)
         return Answer(texts, tokens)
@@ -116,7 +119,7 @@ def open_openai(folder: Path, threads: int, multilingual: bool, batch: int = 1) 
 
 def open_faster_whisper(folder: Path, threads: int, multilingual: bool, dtype: str, batch: int = 1) -> Running:
     """With a batch, its own pipeline, which cuts a recording at pauses by voice activity detection."""
-    import faster_whisper  # type: ignore[import-untyped]
+    import faster_whisper
 
     model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type=dtype, cpu_threads=threads)
     pipeline = faster_whisper.BatchedInferencePipeline(model)
@@ -128,11 +131,13 @@ def open_faster_whisper(folder: Path, threads: int, multilingual: bool, dtype: s
             return transcribe_together(clips)
         found = []
         for clip in clips:
-            segments, _ = pipeline.transcribe(clip, batch_size=batch, **options) if batch > 1 else model.transcribe(
-                clip, **options
+            segments, _ = (
+                pipeline.transcribe(clip, batch_size=batch, **options)
+                if batch > 1
+                else model.transcribe(clip, **options)
             )
             found.append(list(segments))
-        return Answer(["".join(each.text for each in segments) for segments in found], count(sum(found, [])))
+        return Answer(["".join(each.text for each in segments) for segments in found], count([*chain(*found)]))
 
     def transcribe_together(clips: Clips) -> Answer:
         """Many clips in one recording, with the times at which each begins and ends: a window for each."""
@@ -196,8 +201,6 @@ def open_openvino(folder: Path, threads: int, multilingual: bool, timestamps: bo
 # --- sherpa-onnx ------------------------------------------------------------------------------------------------------
 
 LONGEST = 29 * RATE  # sherpa-onnx takes no more than a window at once; a little room for what it pads
-LATEST = 5 * RATE  # of these a cut chooses the quietest moment
-MOMENT = RATE // 5
 
 
 def open_sherpa(folder: Path, threads: int, multilingual: bool) -> Running:
@@ -207,25 +210,12 @@ def open_sherpa(folder: Path, threads: int, multilingual: bool) -> Running:
     recogniser = sherpa_onnx.OfflineRecognizer.from_whisper(*names, language="en", num_threads=threads)
 
     def transcribe(clips: Clips) -> Answer:
-        streams = []
-        for clip in clips:
-            streams.append([recogniser.create_stream() for _ in cut_at_quiet(clip)])
-            for stream, part in zip(streams[-1], cut_at_quiet(clip), strict=True):
-                stream.accept_waveform(RATE, part)
-        recogniser.decode_streams([stream for parts in streams for stream in parts])
-        tokens = sum(len(stream.result.tokens) for parts in streams for stream in parts)
-        return Answer([" ".join(stream.result.text for stream in parts) for parts in streams], tokens)
+        parts = [cut_at_quiet(clip, LONGEST) for clip in clips]
+        streams = [[recogniser.create_stream() for _ in each] for each in parts]
+        for stream, part in zip(chain(*streams), chain(*parts), strict=True):
+            stream.accept_waveform(RATE, part)
+        recogniser.decode_streams([stream for each in streams for stream in each])
+        tokens = sum(len(stream.result.tokens) for each in streams for stream in each)
+        return Answer([" ".join(stream.result.text for stream in each) for each in streams], tokens)
 
     return Running(transcribe)
-
-
-def cut_at_quiet(samples: np.ndarray) -> list[np.ndarray]:
-    """(n,) -> parts of at most LONGEST samples, each but the last ending at the quietest moment of its last seconds."""
-    parts = []
-    while len(samples) > LONGEST:
-        late = samples[LONGEST - LATEST : LONGEST]
-        loudness = np.square(late).reshape(-1, MOMENT).sum(axis=1)
-        end = LONGEST - LATEST + int(loudness.argmin()) * MOMENT + MOMENT // 2
-        parts.append(samples[:end])
-        samples = samples[end:]
-    return [*parts, samples]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+MOMENT = 3200  # samples, 0.2 s: in so short a time one is quiet between two words
 Clips = Sequence[np.ndarray]  # each (n,) float32, mono, 16 kHz
 
 
@@ -62,3 +63,15 @@ def make_tasks(order: str) -> dict[str, Callable[[], object]]:
 
 def in_batches(clips: Clips, batch: int) -> list[Clips]:
     return [clips[first : first + batch] for first in range(0, len(clips), batch)]
+
+
+def cut_at_quiet(samples: np.ndarray, longest: int) -> list[np.ndarray]:
+    """(n,) -> parts of at most `longest` samples, each but the last ending at the quietest moment of its last part."""
+    parts = []
+    while len(samples) > longest:
+        late = longest - longest // (6 * MOMENT) * MOMENT  # where the last sixth begins, or a little later
+        loudness = np.square(samples[late:longest]).reshape(-1, MOMENT).sum(axis=1)
+        end = late + int(loudness.argmin()) * MOMENT + MOMENT // 2
+        parts.append(samples[:end])
+        samples = samples[end:]
+    return [*parts, samples]

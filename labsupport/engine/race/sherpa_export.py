@@ -31,7 +31,7 @@ class Encoder(nn.Module):
     def __init__(self, model: Any):
         super().__init__()
         self.encoder = model.encoder
-        self.attentions = nn.ModuleList(block.cross_attn for block in model.decoder.blocks)
+        self.attentions: Any = nn.ModuleList(block.cross_attn for block in model.decoder.blocks)
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         encoder = self.encoder
@@ -46,8 +46,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The next tokens (batch, new), the self-attention's caches (layers, batch, 448, d_model), what the encoder gave, and
-    how many places are filled (1,) -> logits (batch, new, vocab) and both caches with the new tokens.
+    """The next tokens (batch, new), the self-attention's caches (layers, batch, 448, d_model), what the encoder gave,
+    and how many places are filled (1,) -> logits (batch, new, vocab) and both caches with the new tokens.
     """
 
     def __init__(self, model: Any):
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
 
 
 def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(batch, new, d_model) to keys and values (batch, places, d_model), without the fused operator, which ONNX lacks."""
+    """(batch, new, d_model) to keys and values (batch, places, d_model); ONNX lacks the fused operator."""
     q, k, v = (each.unflatten(-1, (attention.n_head, -1)) for each in (attention.query(x), keys, values))
     scores = torch.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)  # (batch, heads, new, places)
     weights = (scores if mask is None else scores + mask).softmax(-1)
@@ -114,7 +114,9 @@ def add_metadata(path: Path, fields: dict[str, object]) -> None:
 def export(weights: Path, target: Path) -> None:
     """Writes encoder.onnx, decoder.onnx and tokens.txt from a file in openai-whisper's format."""
     model = whisper.load_model(str(weights), device="cpu").float().eval()
-    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language="en", task="transcribe")
+    tokenizer = get_tokenizer(
+        model.is_multilingual, num_languages=model.num_languages, language="en", task="transcribe"
+    )
     dims = model.dims
     mel = torch.zeros(1, dims.n_mels, 2 * dims.n_audio_ctx)
     encoder, decoder = Encoder(model), Decoder(model)
