@@ -13,7 +13,7 @@ from labsupport.speech import audio, corpus
 from labsupport.speech.audio import SAMPLE_RATE
 
 PART = 10 * SAMPLE_RATE  # samples of speech at most between two pauses
-PAUSES = (3, 5, 12)  # seconds, in turns
+PAUSES = (3, 4, 10)  # seconds, in turns
 ROOM = 10 ** (-60 / 20)  # of full scale: the noise of a quiet room, which a pause holds
 READINGS = 4  # of the narration in ten minutes
 TEN_MINUTES = 600 * SAMPLE_RATE
