@@ -97,7 +97,7 @@ def hold(
             for entrant in entrants:
                 if entrant.name in contest.alone:
                     with listing_errors(contest, entrant.name):
-                        workers[entrant.name] = warm_up(stack.enter_context(start(entrant)))
+                        workers[entrant.name] = warm_up(stack.enter_context(start(entrant)), entrant.warmup)
             run_rounds(contest, workers, rounds, say)
     return contest
 
@@ -185,8 +185,8 @@ def check_memory(alone: Any) -> None:
         raise EngineError(what, hint="Race fewer of them at once: --entrants.")
 
 
-def warm_up(running: Worker) -> Worker:
-    for task in ("load", "transcribe"):
+def warm_up(running: Worker, runs: int) -> Worker:
+    for task in ("load", *["transcribe"] * runs):
         run_task(running, task)
     return running
 

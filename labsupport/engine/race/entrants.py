@@ -25,6 +25,7 @@ class Entrant:
         home: the environment that it runs in: the lab's own, or the race's.
         differs: in what it cannot do as the others.
         arithmetic: of its encoder's matrix products, and of the decoder's weights, for the roofline.
+        warmup: transcriptions before the rounds.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entrant:
     home: str = "lab"
     differs: str = ""
     arithmetic: str = "float32"
+    warmup: int = 1
 
     @property
     def is_ours(self) -> bool:
@@ -45,8 +47,8 @@ def ours(name: str, engine: str, differs: str = "", arithmetic: str = "float32",
     return Entrant(name, OURS, settings={"engine": engine, **settings}, differs=differs, arithmetic=arithmetic)
 
 
-def transformers(name: str, differs: str = "", **settings) -> Entrant:
-    return Entrant(name, f"{PEERS}open_transformers", settings=settings, package="transformers", differs=differs)
+def transformers(name: str, warmup: int = 1, **settings) -> Entrant:
+    return Entrant(name, f"{PEERS}open_transformers", settings=settings, package="transformers", warmup=warmup)
 
 
 def faster_whisper(dtype: str, batch: int = 1) -> Entrant:
@@ -76,7 +78,7 @@ def sherpa(dtype: str, form: str) -> Entrant:
 ENTRANTS = (
     transformers("transformers"),
     transformers("transformers, batch 16", batch=16),
-    transformers("transformers, static cache, compiled", compiled=True),
+    transformers("transformers, static cache, compiled", warmup=3, compiled=True),  # new shapes compile a few times
     Entrant("openai-whisper", f"{PEERS}open_openai", "openai", {"batch": 16}, "openai-whisper", "race"),
     faster_whisper("fp32"),
     faster_whisper("int8"),

@@ -31,7 +31,7 @@ class Agreement:
 
 
 class OptimumWhisper:
-    """optimum's two graphs, in this environment's ONNX Runtime. Arrays are NumPy's; caches are its own names' values."""
+    """optimum's two graphs, in this environment's ONNX Runtime. Arrays are NumPy's; a cache's have optimum's names."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -76,7 +76,8 @@ def compare_exports(checkpoint: Checkpoint, mel: np.ndarray, text: str) -> Agree
     """
     folder, tokenizer = find_form(checkpoint, "onnx").folder, Tokenizer(checkpoint.folder)
     ours, theirs = load_model(checkpoint, tokenizer), OptimumWhisper(folder)
-    *tokens, last = [tokenizer.sot, tokenizer.no_timestamps, *tokenizer.encode(f" {text}")]
+    said = [tokenizer.sot, tokenizer.no_timestamps, *tokenizer.encode(f" {text}")]
+    tokens, last = said[:-1], said[-1]
     encoder_out = ours.encode(mel)  # (1, 1500, d_model)
     logits, step = decode_ours(ours, encoder_out, tokens, last)
     their_logits, past = theirs.decode(np.array([tokens]), encoder_out)
@@ -101,7 +102,7 @@ def largest(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def count_nodes(ours: Whisper, folder: Path) -> dict[str, tuple[int, int]]:
-    """Nodes, without constants, of the encoder, and of the decoder: our prefill and loop together, their two branches."""
+    """Nodes without constants, of encoder and decoder: our prefill and loop together, and both of their branches."""
     import onnx
 
     def count(path: Path) -> int:

@@ -11,7 +11,7 @@ from labsupport.checkpoints.config import Config
 from labsupport.engine.race.contest import Alone, Contest
 from labsupport.engine.race.entrants import Entrant
 from labsupport.engine.race.environment import find_environment
-from labsupport.engine.race.judging import Score, find_fault, find_impossible, score
+from labsupport.engine.race.judging import Score, find_fault, find_impossible, score, set_bar
 from labsupport.engine.race.ours import PARTS, encoder_flops
 from labsupport.machine.description import installed_version
 from labsupport.machine.roofline import Roofline
@@ -79,13 +79,14 @@ def judge(
         return None
     timed = contest.comparison()
     reference = next((each for each in finished if not each.is_ours), finished[0])
-    against = worst_score(contest, reference.name)
+    scores = {each.name: worst_score(contest, each.name) for each in finished}
+    bar = set_bar(scores[reference.name], list(scores.values()))
     least = least_seconds(contest.sound.speech, config, limits)
     results = []
     for entrant in finished:
-        found, answer = worst_score(contest, entrant.name), contest.answers[entrant.name][-1]
+        found, answer = scores[entrant.name], contest.answers[entrant.name][-1]
         # the fastest round: one that was skipped shows, however slow the others were
-        fault = find_fault(found, against) or find_impossible(min(timed[entrant.name].wall), least)
+        fault = find_fault(found, bar) or find_impossible(min(timed[entrant.name].wall), least)
         tokens = sum(len(tokenizer.encode(text)) for text in answer["texts"])
         results.append(Result(
             entrant, timed[entrant.name], contest.alone[entrant.name], found, tokens, answer["tokens"], fault
@@ -152,7 +153,7 @@ def time_table(outcome: Outcome) -> str:
         "RTF": [f"{each.timed.rtf:.3f}" for each in ordered],
         "CPU s": [f"{each.timed.cpu_median:.3g}" for each in ordered],
         "WER": [f"{each.score.wer:.1%}" for each in ordered],
-        "words": [str(each.score.words) for each in ordered],
+        "words": [str(each.score.word_count) for each in ordered],
         "tokens": [str(each.tokens) for each in ordered],
         f"times as fast as {outcome.reference}": [
             "" if each is reference else str(outcome.gain(each, reference)) for each in ordered
@@ -263,7 +264,7 @@ def numbers(result: Result, near: Mapping[str, float]) -> dict[str, tuple[float,
         "loading": (alone.load, "s"),
         "first run": (alone.first, "s"),
         "word error rate": (100 * result.score.wer, "%"),
-        "words": (result.score.words, "words"),
+        "words": (result.score.word_count, "words"),
         "tokens": (result.tokens, "tokens"),
     }
     for part, entry in (alone.split or {}).items():

@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def planted(cache, checkpoint, monkeypatch):
-    """An export that writes one file, or fails half way; gives how often it was called, and the environment's versions."""
+    """An export that writes one file, or fails half way; gives its calls, and the environment's versions."""
     calls, versions = [], {"openvino": "1"}
 
     def export(form, source, target):

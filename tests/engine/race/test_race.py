@@ -32,7 +32,7 @@ def test_a_real_engine_that_leaves_out_the_end_of_the_sound_never_wins(engines, 
     plot = tmp_path / "race.svg"
     (outcome,) = run.run("tiny.en", [one_clip("jfk")], [*honest, skipper], 2, 1, said.append, plot)
     assert {each.entrant.name for each in outcome.ranking} == {"faster-whisper int8", "ours, onnx"}
-    assert outcome.find("skipper").score.words < 20
+    assert outcome.find("skipper").score.word_count < 20
     printed = capsys.readouterr().out
     assert "Does not count: skipper: " in printed
     assert "tiny.en, jfk, 1 threads" in printed
