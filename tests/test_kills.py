@@ -137,7 +137,7 @@ def read_results(home: Path) -> dict[str, str]:
 @pytest.mark.parametrize("number", kill_and(signal.SIGTERM))
 def test_a_benchmark_leaves_no_worker(tmp_path, number):
     bench = Command("bench", "engines", "--model", "tiny.en", "--runs", "1000", home=tmp_path / "lab")
-    bench.wait_for("benchmarks.worker")
+    bench.wait_for("results.worker")
     time.sleep(2)
     code, printed, left = bench.end(number)
     assert left == []

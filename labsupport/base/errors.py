@@ -116,5 +116,9 @@ class CourseError(LabError):
     """A notebook, an exercise, a run or the report is not what it must be."""
 
 
+class EngineError(LabError):
+    """The race cannot be run as asked, its environment cannot be made, or another engine's model not be converted."""
+
+
 class ServingError(LabError):
     """The service cannot start as asked, or a request asks for what it cannot do."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labsupport.benchmarks import worker
-from labsupport.benchmarks.recording import Recording
+from labsupport.results import worker
+from labsupport.results.recording import Recording
 
 STEPS = 32  # decode steps timed at once
 

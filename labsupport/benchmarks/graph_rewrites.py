@@ -13,11 +13,11 @@ import functools
 import numpy as np
 
 from labsupport import whisper
-from labsupport.benchmarks.recording import Recording
 from labsupport.checkpoints.resolve import find_checkpoint
 from labsupport.graphs import passes, whisper_graphs
 from labsupport.graphs.loop import Loop, past_after, project_cross_kv
 from labsupport.results import timing
+from labsupport.results.recording import Recording
 from labsupport.speech import audio, features
 
 TOKENS = 100

@@ -23,8 +23,8 @@ from labsupport import whisper
 from labsupport.base.errors import BenchError
 from labsupport.base.tables import text_table
 from labsupport.benchmarks import noises
-from labsupport.benchmarks.recording import Recording
-from labsupport.checkpoints.resolve import PACKAGED, find_part
+from labsupport.checkpoints.resolve import PACKAGED, write_ctranslate2
+from labsupport.results.recording import Recording
 from labsupport.speech import audio, corpus, features, text
 from labsupport.speech.audio import SAMPLE_RATE
 from labsupport.speech.features import WINDOW_FRAMES
@@ -299,14 +299,11 @@ def transcribe_plainly(loaded: Transcriber, samples: np.ndarray, language: str |
 
 
 def open_peers(model: str, folder: Path) -> dict[str, Transcribe]:
-    """faster-whisper on the packaged weights: they are CTranslate2's own files, put together again in `folder`."""
+    """faster-whisper on the packaged weights, put together in `folder`."""
     import ctranslate2  # type: ignore[import-untyped]
     import faster_whisper
 
-    parts = [find_part(*part) for part in PACKAGED[model].parts]
-    for file in (*parts[0].parent.glob("*.json"), *parts[0].parent.glob("*.txt")):
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
+    write_ctranslate2(model, folder)
     ctranslate2.set_random_seed(0)  # once: its generators run on from text to text
     peer = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32")
 

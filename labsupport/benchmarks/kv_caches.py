@@ -16,9 +16,9 @@ import numpy as np
 
 from labsupport import whisper
 from labsupport.arrays import xp
-from labsupport.benchmarks.recording import Recording
 from labsupport.optim.kv_cache import DynamicCache, PaddedCache, StaticCache, count_rows, moved_bytes, step_bytes
 from labsupport.results import timing
+from labsupport.results.recording import Recording
 from labsupport.speech import audio, features
 from labsupport.whisper import Transcriber
 from labsupport.whisper.replay import Recorder, bandwidth_floor, replay, step_at

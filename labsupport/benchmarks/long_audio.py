@@ -18,8 +18,8 @@ import numpy as np
 from labsupport import whisper
 from labsupport.benchmarks import noises
 from labsupport.benchmarks.invented_text import ROOM, Condition, Score, join_texts, score
-from labsupport.benchmarks.recording import Recording
 from labsupport.results.memory import peak_memory
+from labsupport.results.recording import Recording
 from labsupport.results.timing import compare
 from labsupport.speech import audio, corpus
 from labsupport.speech.audio import SAMPLE_RATE

@@ -28,13 +28,13 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from labsupport import whisper
-from labsupport.benchmarks.recording import Recording
 from labsupport.checkpoints.resolve import PACKAGED, find_checkpoint, find_part
 from labsupport.graphs import session, whisper_graphs
 from labsupport.machine import children
 from labsupport.optim.attention import sdpa
 from labsupport.optim.quantization import Scheme
 from labsupport.results import timing
+from labsupport.results.recording import Recording
 from labsupport.speech import audio, corpus, features, text
 from labsupport.whisper import Transcriber, quantized, quantized_files
 from labsupport.whisper.replay import step_at

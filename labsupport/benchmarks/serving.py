@@ -22,8 +22,8 @@ import psutil
 
 from labsupport.base.errors import BenchError, printable
 from labsupport.base.records import from_fields
-from labsupport.benchmarks.recording import Recording
 from labsupport.machine import children
+from labsupport.results.recording import Recording
 from labsupport.results.timing import Comparison, Measurement
 from labsupport.speech import audio
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labsupport.benchmarks import worker
-from labsupport.benchmarks.recording import Recording
 from labsupport.machine.backend import FRAMEWORKS
+from labsupport.results import worker
+from labsupport.results.recording import Recording
 
 
 def run(model: str, runs: int, clip: str) -> None:

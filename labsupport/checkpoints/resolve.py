@@ -175,6 +175,14 @@ def write_converted(folder: Path, name: str) -> None:
         raise CheckpointError("The conversion gave other weights than pinned.", where=folder, hint="Report this bug.")
 
 
+def write_ctranslate2(name: str, folder: Path) -> None:
+    """Fills `folder` with a packaged model as CTranslate2 reads it: its own files, put together again."""
+    parts = [find_part(*part) for part in PACKAGED[name].parts]
+    for file in (*parts[0].parent.glob("*.json"), *parts[0].parent.glob("*.txt")):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "model.bin").write_bytes(read_parts(name, PACKAGED[name]))
+
+
 def read_parts(name: str, package: Package) -> bytes:
     """The packaged model.bin in one piece; CheckpointError if a part is missing or it is not the pinned one."""
     buffer = b"".join(find_part(*part).read_bytes() for part in package.parts)

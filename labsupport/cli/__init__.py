@@ -11,7 +11,7 @@ import typer
 from labsupport import __version__
 from labsupport.base.errors import LabError
 from labsupport.base.masking import MaskedStream
-from labsupport.cli import bench, corpus, course, doctor, live, serve, sophon, transcribe
+from labsupport.cli import bench, corpus, course, doctor, live, race, serve, sophon, transcribe
 from labsupport.cli.file_command import SPELLED_AS_WHISPERS, FileCommand
 from labsupport.cli.printing import out, print_error
 
@@ -62,4 +62,5 @@ app.command()(serve.serve)
 app.command()(course.report)
 app.command()(course.progress)
 app.command()(sophon.sophon)
+app.command()(race.race)
 app.add_typer(bench.app, name="bench")

@@ -38,13 +38,13 @@ SECONDS = 0.5  # between two looks, where a system cannot say that a process has
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def python_code(code: str, *arguments: str) -> list[str]:
-    """The command that executes `code` in this interpreter; nothing is imported from the folder where it stands.
+def python_code(code: str, *arguments: str, python: str | None = None) -> list[str]:
+    """The command that executes `code`; nothing is imported from the folder where it stands.
 
-    `labsupport` is this one, whatever is installed.
+    `labsupport` is this one, whatever is installed. python: another interpreter than this one.
     """
     own = IN_PLACE.format(init=os.path.join(PACKAGE, "__init__.py"), package=PACKAGE)
-    return [sys.executable, "-c", own + code, *arguments]
+    return [python or sys.executable, "-c", own + code, *arguments]
 
 
 def python_module(name: str, *arguments: str) -> list[str]:

@@ -19,7 +19,7 @@ def test_bench_lists_every_benchmark_with_a_line():
     assert all(re.search(rf"{name} +[A-Za-z]", shown) for name in BENCHMARKS)
     modules = {path.stem for path in (ROOT / "labsupport" / "benchmarks").glob("*.py")}
     parts = {"bark_batches", "serving_article", "serving_clients"}
-    assert modules - set(BENCHMARKS) == {"__init__", "worker", "recording", "noises", *parts}
+    assert modules - set(BENCHMARKS) == {"__init__", "noises", *parts}
 
 
 @pytest.mark.parametrize("name", TIMED)

@@ -14,7 +14,8 @@ from labsupport import cli
 from labsupport.base.paths import ROOT
 
 COMMANDS = (
-    "run", "test", "open", "doctor", "transcribe", "live", "corpus", "serve", "report", "progress", "sophon", "bench",
+    "run", "test", "open", "doctor", "transcribe", "live", "corpus", "serve", "report", "progress", "sophon", "race",
+    "bench",
 )  # fmt: skip
 
 

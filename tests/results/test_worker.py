@@ -8,9 +8,8 @@ import time
 import pytest
 
 from labsupport.base.errors import BenchError
-from labsupport.benchmarks import worker
-from labsupport.benchmarks.worker import Worker
-from labsupport.results import rows
+from labsupport.results import rows, worker
+from labsupport.results.worker import Worker
 
 
 @pytest.fixture(autouse=True)

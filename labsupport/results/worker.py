@@ -16,15 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from labsupport.base.errors import BenchError, printable
 from labsupport.base.paths import ROOT
 from labsupport.machine import children
 from labsupport.results import rows
+from labsupport.results.load import cpu_seconds
 from labsupport.results.timing import Comparison, Measurement
 
-SERVE = "from labsupport.benchmarks.worker import serve; serve(*sys.argv[1:])"
+SERVE = "from labsupport.results.worker import serve; serve(*sys.argv[1:])"
 
 
 def serve(module: str, *arguments: str) -> None:
@@ -47,31 +49,50 @@ def answer(stream: TextIO, content: object) -> None:
 
 
 def time_task(task: Callable[[], object]) -> tuple[float, float, object]:
-    """Wall and CPU seconds of one call, and what it gave."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """Wall and CPU seconds of one call, children's included, and what it gave."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
     result = task()
-    return time.perf_counter() - wall, time.process_time() - cpu, result
+    wall = time.perf_counter() - wall
+    return wall, cpu_seconds() - cpu, result
 
 
-def start(name: str, module: str, *arguments: str, backend: str) -> Worker:
-    """A worker for `module.make_tasks(*arguments)`, in a process with this backend."""
-    variables = {"LAB_BACKEND": backend, "LAB_RUN_ID": rows.run_id()}
-    return Worker(name, children.python_code(SERVE, module, *arguments), variables)
+def start(
+    name: str,
+    module: str,
+    *arguments: str,
+    backend: str,
+    python: str | None = None,
+    log: Path | None = None,
+    **variables: str,
+) -> Worker:
+    """A worker for `module.make_tasks(*arguments)`, in a process with this backend, and these environment variables.
+
+    Args:
+        python: another environment's interpreter; it needs what `module` and this file import, and no more of the lab.
+        log: as for `Worker`.
+    """
+    shared = {"LAB_BACKEND": backend, "LAB_RUN_ID": rows.run_id(), **variables}
+    return Worker(name, children.python_code(SERVE, module, *arguments, python=python), shared, log)
 
 
 class Worker:
     """A process that speaks the protocol; at the end of a `with` block it is closed, or ended where an error came.
 
+    log: where its messages go in place of standard error; an error then quotes the last of them.
+
     Raises:
         BenchError: it ended, or answered what is no JSON.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None):
-        self.name = name
-        self.process = subprocess.Popen(
-            children.guarded(command), cwd=ROOT, env=children.environment(**(environment or {})),
-            text=True, stdin=-1, stdout=-1,
-        )  # fmt: skip
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None
+    ):
+        self.name, self.log = name, log
+        with open(log, "ab") if log else contextlib.nullcontext() as messages:
+            self.process = subprocess.Popen(
+                children.guarded(command), cwd=ROOT, env=children.environment(**(environment or {})),
+                text=True, stdin=-1, stdout=-1, stderr=messages,
+            )  # fmt: skip
         self.tasks: list[str] = self.read()
 
     def __enter__(self) -> Worker:
@@ -101,13 +122,18 @@ class Worker:
         assert self.process.stdout is not None
         if not (line := self.process.stdout.readline()):
             code = self.process.wait()
-            raise BenchError(f"The worker {self.name} ended with code {code}.", hint="Its message stands above.")
+            hint = None if self.log else "Its message stands above."
+            raise BenchError(f"The worker {self.name} ended with code {code}.", where=self.last_message(), hint=hint)
         try:
             return json.loads(line)
         except ValueError as error:
             self.process.kill()
             where = printable(line.strip()[:200])
             raise BenchError(f"The worker {self.name} answered what is no JSON.", where=where) from error
+
+    def last_message(self) -> str | None:
+        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log else []
+        return printable(next(filter(str.strip, reversed(lines)), "")[:300]) or None
 
 
 def compare(workers: Mapping[str, Worker], task: str, runs: int, warmup: int = 1) -> Comparison:

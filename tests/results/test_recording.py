@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
-from labsupport.benchmarks.recording import Recording
 from labsupport.results import rows
+from labsupport.results.recording import Recording
 from labsupport.results.timing import Comparison, Measurement
 
 TIMED = Comparison({name: Measurement(name, (1.0, 2.0, 3.0), (1.0, 2.0, 3.0), None) for name in ("a", "b")})

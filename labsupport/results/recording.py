@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from labsupport.benchmarks import worker
-from labsupport.results import rows
+from labsupport.results import rows, worker
 from labsupport.results.timing import Comparison
 
 

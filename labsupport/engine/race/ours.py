@@ -1,0 +1,102 @@
+"""The lab's own engines in the race, and where the time of one transcription goes in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labsupport.checkpoints.config import Config
+from labsupport.engine.race.running import Answer, Clips, Running, in_batches
+
+PARTS = ("encode", "project_cross_kv", "prefill", "decode_step")  # of `whisper.protocol.WhisperModel`
+
+
+def open_ours(
+    folder: Path, threads: int, multilingual: bool, name: str, engine: str, batch: int = 1, vad: bool = False, **options
+) -> Running:
+    """Any engine of `whisper.load`; name: the packaged model's. options: for `whisper.load`."""
+    from labsupport import whisper
+    from labsupport.whisper.guards import NO_GUARDS
+
+    if engine == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+        options = {"device": "cpu", **options}
+    transcriber = whisper.load(name, engine=engine, **options)
+
+    def transcribe(clips: Clips) -> Answer:
+        if batch > 1 and len(clips) > 1:
+            return Answer(
+                [text for group in in_batches(clips, batch) for text in transcribe_together(transcriber, group)]
+            )
+        found = [transcriber.transcribe(clip, "en", batch=batch, vad=vad, guards=NO_GUARDS) for clip in clips]
+        return Answer([transcript.text for transcript in found])
+
+    return Running(transcribe, lambda clips: measure_split(transcriber.model, lambda: transcribe(clips)))
+
+
+def transcribe_together(transcriber: Any, clips: Clips) -> list[str]:
+    """Clips of 30 s at most, a window each, side by side and without timestamps."""
+    from labsupport.speech import features
+    from labsupport.whisper.search import greedy
+    from labsupport.whisper.token_filters import make_prompt
+
+    model, tokenizer = transcriber.model, transcriber.tokenizer
+    mels = np.stack([features.window(features.log_mel(clip, model.config.mels), 0) for clip in clips])
+    prompt = make_prompt(tokenizer, "en" if model.config.multilingual else None, timestamps=False)
+    rules = replace(transcriber.rules, timestamps=False)
+    found = greedy(model, model.encode(mels), prompt, rules)  # (clips, mels, 3000) -> (clips, 1500, d_model)
+    return [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+
+
+# --- where the time goes ----------------------------------------------------------------------------------------------
+
+
+def measure_split(model: Any, work: Callable[[], object]) -> dict[str, dict[str, float]]:
+    """Of one run of `work`: part -> seconds, calls, and rows (windows, texts) of all calls; "all" is the whole run."""
+    found: dict[str, dict[str, float]] = {part: {"seconds": 0.0, "calls": 0, "rows": 0} for part in PARTS}
+    with timed_parts(model, found):
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+    return {"all": {"seconds": seconds, "calls": 1, "rows": 1}, **found}
+
+
+@contextmanager
+def timed_parts(model: Any, found: dict[str, dict[str, float]]) -> Iterator[None]:
+    """In the block each of PARTS adds its time to `found`."""
+
+    def wrap(part: str, function: Callable) -> Callable:
+        def timed(first: Any, *rest: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = function(first, *rest, **options)
+            entry = found[part]
+            entry["seconds"] += time.perf_counter() - start
+            entry["calls"] += 1
+            entry["rows"] += len(first)
+            return result
+
+        return timed
+
+    for part in PARTS:
+        setattr(model, part, wrap(part, getattr(model, part)))
+    try:
+        yield
+    finally:
+        for part in PARTS:
+            delattr(model, part)
+
+
+def encoder_flops(config: Config) -> int:
+    """Multiplies and adds of one window: two convolutions, then projections, feed-forward net and attention a layer."""
+    d, places = config.d_model, config.audio_positions
+    convolutions = 2 * 3 * d * (config.mels * 2 * places + d * places)
+    layer = 2 * places * (4 * d * d + 2 * d * config.ffn_dim) + 2 * 2 * places * places * d
+    return convolutions + config.encoder_layers * layer

@@ -1,0 +1,78 @@
+"""Where the time of one of our transcriptions goes, and the arithmetic that the roofline is held against."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from labsupport.checkpoints.config import SIZES
+from labsupport.engine.race.ours import PARTS, encoder_flops, measure_split, transcribe_together
+
+
+class Slow:
+    """A model whose parts take a known time."""
+
+    def encode(self, mel):
+        time.sleep(0.02)
+        return mel
+
+    def project_cross_kv(self, encoder_out, cache):
+        time.sleep(0.01)
+
+    def prefill(self, tokens, cache, logits_to_keep=0):
+        return tokens
+
+    def decode_step(self, tokens, cache):
+        time.sleep(0.001)
+        return tokens
+
+
+def test_each_part_is_counted_with_its_rows_and_the_model_stays_as_it_was():
+    model = Slow()
+
+    def work():
+        model.project_cross_kv(model.encode(np.zeros((4, 80, 3000))), None)
+        model.prefill(np.zeros((4, 3)), None, logits_to_keep=1)
+        for rows in (4, 4, 1):
+            model.decode_step(np.zeros(rows), None)
+
+    split = measure_split(model, work)
+    assert {part: (split[part]["calls"], split[part]["rows"]) for part in PARTS} == {
+        "encode": (1, 4), "project_cross_kv": (1, 4), "prefill": (1, 4), "decode_step": (3, 9),
+    }  # fmt: skip
+    assert split["encode"]["seconds"] >= 0.02
+    assert split["all"]["seconds"] >= sum(split[part]["seconds"] for part in PARTS) >= 0.033
+    assert vars(model) == {}
+
+
+def test_a_failure_leaves_the_model_as_it_was():
+    model = Slow()
+    with pytest.raises(ZeroDivisionError):
+        measure_split(model, lambda: 1 / 0)
+    assert vars(model) == {}
+
+
+def test_the_arithmetic_is_what_torch_counts():
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import WhisperConfig, WhisperModel
+
+    config = SIZES["tiny.en"]
+    encoder = WhisperModel(WhisperConfig(**config.to_hf(), attn_implementation="eager")).encoder.eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        encoder(torch.zeros(1, config.mels, 3000))
+    assert encoder_flops(config) == counter.get_total_flops()
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_clips_side_by_side_give_what_each_gives_alone(engine, tiny):
+    from labsupport import whisper
+    from labsupport.speech import corpus
+
+    transcriber = tiny.ours if engine == "torch" else whisper.load("tiny.en", engine="onnx")
+    clips = [sentence.samples for sentence in corpus.load("held_out")[:3]]
+    together = transcribe_together(transcriber, clips)
+    assert together == [transcribe_together(transcriber, [clip])[0] for clip in clips]
