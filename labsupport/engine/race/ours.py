@@ -39,7 +39,10 @@ def open_ours(
         found = [transcriber.transcribe(clip, "en", batch=batch, vad=vad, guards=NO_GUARDS) for clip in clips]
         return Answer([transcript.text for transcript in found])
 
-    return Running(transcribe, lambda clips: measure_split(transcriber.model, lambda: transcribe(clips)))
+    def split(clips: Clips) -> dict[str, dict[str, float]]:
+        return measure_split(transcriber.model, lambda: transcribe(clips))
+
+    return Running(transcribe, split if all(hasattr(transcriber.model, part) for part in PARTS) else None)
 
 
 def transcribe_together(transcriber: Any, clips: Clips) -> list[str]:
