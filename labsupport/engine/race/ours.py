@@ -98,8 +98,13 @@ def timed_parts(model: Any, found: dict[str, dict[str, float]]) -> Iterator[None
 
 
 def encoder_flops(config: Config) -> int:
-    """Multiplies and adds of one window: two convolutions, then projections, feed-forward net and attention a layer."""
+    """Multiplies and adds of one window: those of `linear_flops`, and each place's attention to all others."""
+    attention = 2 * 2 * config.audio_positions**2 * config.d_model
+    return linear_flops(config) + config.encoder_layers * attention
+
+
+def linear_flops(config: Config) -> int:
+    """Of one window, what grows with its length: two convolutions, each layer's projections and feed-forward net."""
     d, places = config.d_model, config.audio_positions
     convolutions = 2 * 3 * d * (config.mels * 2 * places + d * places)
-    layer = 2 * places * (4 * d * d + 2 * d * config.ffn_dim) + 2 * 2 * places * places * d
-    return convolutions + config.encoder_layers * layer
+    return convolutions + config.encoder_layers * 2 * places * (4 * d * d + 2 * d * config.ffn_dim)
