@@ -120,6 +120,17 @@ MUTANTS = (
     Mutant("waiting: a worker is busy from the arrival on", "scaling/waiting.py",
            "heapq.heapreplace(free, begin + service)", "heapq.heapreplace(free, arrival + service)",
            "tests/scaling/test_waiting.py"),
+    Mutant("race: who leaves words out in a row may win", "engine/race/judging.py",
+           "if found.lost > bar.lost + IN_A_ROW:", "if False:", "tests/engine/race/test_judging.py"),
+    Mutant("race: a skipper is ranked", "engine/race/results.py",
+           "(each for each in self.results if each.fault is None), key", "self.results, key",
+           "tests/engine/race/test_results.py"),
+    Mutant("race: one honest round is enough", "engine/race/results.py",
+           "for answer in contest.answers[name]}", "for answer in contest.answers[name][:1]}",
+           "tests/engine/race/test_results.py"),
+    Mutant("whisper.cpp's weights: eight bits without their scale", "engine/race/ggml.py",
+           'blocks["scale"], blocks["codes"] = scales[:, 0], codes', 'blocks["codes"] = codes',
+           "tests/engine/race/test_ggml.py"),
 )  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 
 import pytest
+from stand_ins import script
 
 from labsupport.base.errors import BenchError
 from labsupport.results import rows, worker
@@ -85,6 +87,46 @@ def test_a_worker_imports_nothing_from_the_folder_where_it_is_started(planted, t
     with planted("a") as one:
         assert one.run("say")[2] == "a"
     assert not (tmp_path / "executed").exists()
+
+
+BURN = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
+
+
+def test_the_cpu_time_of_what_a_task_starts_is_counted():
+    def ended():
+        subprocess.run([sys.executable, "-c", BURN], check=True)
+
+    wall, cpu, _ = worker.time_task(ended)
+    assert 0.4 <= cpu <= wall + 0.5
+    running = subprocess.Popen([sys.executable, "-c", BURN + "\nprint(1, flush=True)\ntime.sleep(60)"], stdout=-1)
+    _, cpu, _ = worker.time_task(running.stdout.readline)
+    running.kill()
+    running.communicate()
+    assert cpu > 0.2  # what it burned before the task began does not count
+    assert worker.time_task(lambda: time.sleep(0.3))[1] < 0.3
+
+
+def test_messages_go_to_a_log_and_an_error_quotes_the_last(planted, tmp_path):
+    log = tmp_path / "log"
+    with (
+        worker.start("logged", "planted_tasks", "a", backend="torch", log=log) as one,
+        pytest.raises(BenchError, match="ended with code 1") as raised,
+    ):
+        one.run("fail")
+    assert raised.value.where == "ZeroDivisionError: division by zero"
+    assert raised.value.hint is None
+    assert "a library greets" in log.read_text()
+
+
+def test_another_interpreter_and_variables_are_the_workers_own(tmp_path, monkeypatch):
+    (tmp_path / "where_tasks.py").write_text(
+        "import os\ndef make_tasks():\n"
+        "    return {'where': lambda: [os.environ[name] for name in ('PLANTED_BY', 'PLANTED', 'LAB_BACKEND')]}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    other = script(tmp_path / "other", f'PLANTED_BY=other exec {sys.executable} "$@"')
+    with worker.start("other", "where_tasks", backend="torch", python=str(other), PLANTED="yes") as one:
+        assert one.run("where")[2] == ["other", "yes", "torch"]
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

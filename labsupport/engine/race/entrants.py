@@ -65,9 +65,9 @@ def whisper_cpp(kind: str) -> Entrant:
     )
 
 
-def openvino(dtype: str, differs: str = NO_TIMES, **settings) -> Entrant:
-    name = f"openvino-genai {dtype}" + (", timestamps" if settings else "")
-    return Entrant(name, f"{PEERS}open_openvino", f"openvino-{dtype}", settings, "openvino-genai", "race", differs)
+def openvino(dtype: str) -> Entrant:
+    name, form = f"openvino-genai {dtype}", f"openvino-{dtype}"
+    return Entrant(name, f"{PEERS}open_openvino", form, package="openvino-genai", home="race")
 
 
 def sherpa(dtype: str, form: str) -> Entrant:
@@ -90,7 +90,6 @@ ENTRANTS = (
     Entrant("optimum-onnx", f"{PEERS}open_optimum", "onnx", {"batch": 16}, "optimum-onnx", "race"),
     openvino("int8"),
     openvino("fp16"),
-    openvino("int8", differs="", timestamps=True),
     sherpa("fp32", "sherpa"),
     sherpa("int8", "sherpa-int8"),
     ours("ours, torch", "torch"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from labsupport.engine.race.sounds import Sound
 from labsupport.speech import text
@@ -48,15 +48,14 @@ def score(sound: Sound, texts: Sequence[str]) -> Score:
 
 
 def set_bar(reference: Score, scores: Sequence[Score]) -> Score:
-    """What every text is held against: the reference entrant's, or the middle of all where that is better.
+    """What every text is held against: the reference entrant's, or that of the middle of all where it is much better.
 
     So a reference that goes wrong, as over long pauses, lets nobody through, and a skipper sets no bar.
     """
-    return replace(
-        reference,
-        wer=min(reference.wer, statistics.median_low(each.wer for each in scores)),
-        lost=min(reference.lost, statistics.median_low(each.lost for each in scores)),
-    )
+    middle = statistics.median_low(each.wer for each in scores)
+    if reference.wer <= middle + WORSE:
+        return reference
+    return min((each for each in scores if each.wer == middle), key=lambda each: each.lost)
 
 
 def find_fault(found: Score, bar: Score) -> str | None:

@@ -72,7 +72,7 @@ def compare_exports(checkpoint: Checkpoint, mel: np.ndarray, text: str) -> Agree
         mel: (1, mels, 3000) float32.
 
     Raises:
-        NotAvailable: optimum's export was not made yet, and the race's environment is not there.
+        NotAvailable: the race's environment, which makes optimum's export, is not there.
     """
     folder, tokenizer = find_form(checkpoint, "onnx").folder, Tokenizer(checkpoint.folder)
     ours, theirs = load_model(checkpoint, tokenizer), OptimumWhisper(folder)

@@ -39,7 +39,10 @@ def open_ours(
         found = [transcriber.transcribe(clip, "en", batch=batch, vad=vad, guards=NO_GUARDS) for clip in clips]
         return Answer([transcript.text for transcript in found])
 
-    return Running(transcribe, lambda clips: measure_split(transcriber.model, lambda: transcribe(clips)))
+    def split(clips: Clips) -> dict[str, dict[str, float]]:
+        return measure_split(transcriber.model, lambda: transcribe(clips))
+
+    return Running(transcribe, split if all(hasattr(transcriber.model, part) for part in PARTS) else None)
 
 
 def transcribe_together(transcriber: Any, clips: Clips) -> list[str]:
@@ -95,8 +98,13 @@ def timed_parts(model: Any, found: dict[str, dict[str, float]]) -> Iterator[None
 
 
 def encoder_flops(config: Config) -> int:
-    """Multiplies and adds of one window: two convolutions, then projections, feed-forward net and attention a layer."""
+    """Multiplies and adds of one window: those of `linear_flops`, and each place's attention to all others."""
+    attention = 2 * 2 * config.audio_positions**2 * config.d_model
+    return linear_flops(config) + config.encoder_layers * attention
+
+
+def linear_flops(config: Config) -> int:
+    """Of one window, what grows with its length: two convolutions, each layer's projections and feed-forward net."""
     d, places = config.d_model, config.audio_positions
     convolutions = 2 * 3 * d * (config.mels * 2 * places + d * places)
-    layer = 2 * places * (4 * d * d + 2 * d * config.ffn_dim) + 2 * 2 * places * places * d
-    return convolutions + config.encoder_layers * layer
+    return convolutions + config.encoder_layers * 2 * places * (4 * d * d + 2 * d * config.ffn_dim)

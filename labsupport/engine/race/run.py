@@ -11,10 +11,10 @@ from labsupport.checkpoints.resolve import PACKAGED, find_checkpoint
 from labsupport.engine.race import contest, results
 from labsupport.engine.race.entrants import Entrant
 from labsupport.engine.race.environment import SETUP, require_environment
+from labsupport.engine.race.limits import find_limits
 from labsupport.engine.race.results import Outcome
 from labsupport.engine.race.sounds import Sound
 from labsupport.machine.backend import use_threads
-from labsupport.machine.roofline import find_roofline
 from labsupport.speech.text import Tokenizer
 
 FEWEST_ROUNDS = 2  # fewer give no interval
@@ -41,7 +41,7 @@ def run(
     use_threads(threads)
     say_what_is_missing(entrants, say)
     checkpoint = find_checkpoint(model)
-    limits, tokenizer = find_roofline(refresh=True, chosen="torch"), Tokenizer(checkpoint.folder)
+    limits, tokenizer = find_limits(), Tokenizer(checkpoint.folder)
     outcomes = []
     for sound in sounds:
         held = contest.hold(checkpoint, sound, entrants, rounds, threads, say)

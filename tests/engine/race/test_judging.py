@@ -79,6 +79,13 @@ def test_a_reference_that_invents_text_neither_condemns_the_others_nor_lets_skip
     assert "40.0%" in find_fault(invents, bar)
 
 
+def test_what_the_reference_loses_over_pauses_others_may_lose_too():
+    sequential, batched = Score(0.084, 990, 1000, 10), Score(0.065, 1005, 1000, 0)
+    bar = set_bar(sequential, [sequential, batched, batched])
+    assert find_fault(sequential, bar) is find_fault(batched, bar) is None
+    assert find_fault(Score(0.09, 985, 1000, 25), bar) == "it leaves out 25 words in a row"
+
+
 def test_the_bar_of_a_reference_that_skips_is_the_middle_of_the_field():
     honest, skips = Score(0.03, 1000, 1000, 1), Score(0.25, 750, 1000, 80)
     bar = set_bar(skips, [skips, honest])
