@@ -96,6 +96,9 @@ ENTRANTS = (
     ours("ours, torch, batch 4", "torch", batch=4, differs=NO_TIMES),
     ours("ours, onnx", "onnx"),
     ours("ours, onnx, batch 4, VAD", "onnx", batch=4, vad=True, differs=f"{NO_TIMES}; our VAD cuts"),
+    ours("ours, fast", "fast", arithmetic="int8"),
+    ours("ours, fast, batch 4, VAD", "fast", f"{NO_TIMES}; our VAD cuts", "int8", batch=4, vad=True),
+    ours("ours, fast, batch 8, VAD", "fast", f"{NO_TIMES}; our VAD cuts", "int8", batch=8, vad=True),
 )
 
 

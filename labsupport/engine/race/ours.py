@@ -20,8 +20,8 @@ PARTS = ("encode", "project_cross_kv", "prefill", "decode_step")  # of `whisper.
 def open_ours(
     folder: Path, threads: int, multilingual: bool, name: str, engine: str, batch: int = 1, vad: bool = False, **options
 ) -> Running:
-    """Any engine of `whisper.load`; name: the packaged model's. options: for `whisper.load`."""
-    from labsupport import whisper
+    """Any engine of `loading.load`; name: the packaged model's. options: for `loading.load`."""
+    from labsupport.engine import loading
     from labsupport.whisper.guards import NO_GUARDS
 
     if engine == "torch":
@@ -29,7 +29,7 @@ def open_ours(
 
         torch.set_num_threads(threads)
         options = {"device": "cpu", **options}
-    transcriber = whisper.load(name, engine=engine, **options)
+    transcriber = loading.load(name, engine=engine, **options)
 
     def transcribe(clips: Clips) -> Answer:
         if batch > 1 and len(clips) > 1:

@@ -115,7 +115,7 @@ def least_seconds(speech: float, config: Config, limits: Roofline) -> float:
 def fractions(result: Result, config: Config, limits: Roofline) -> dict[str, float]:
     """Part -> the fraction of the roofline that it reached: encoder and decode steps, by the entrant's arithmetic.
 
-    A step reads at least the decoder's weights once, and each text's cross-attention keys and values.
+    A step reads at least the decoder's weights once, and each text's cross-attention keys and values, in as many bits.
     """
     split, arithmetic = result.alone.split or {}, result.entrant.arithmetic
     found = {}
@@ -124,9 +124,9 @@ def fractions(result: Result, config: Config, limits: Roofline) -> dict[str, flo
         found["encode"] = limits.fraction(encode["seconds"], flops=work, dtype=arithmetic)
     if (step := split.get("decode_step")) and step["calls"]:
         moved = step_bytes(config, 0)
-        weights = moved["weights"] * BITS[arithmetic] / BITS["float32"]
+        share = BITS[arithmetic] / BITS["float32"]
         found["decode_step"] = limits.fraction(
-            step["seconds"], bytes=step["calls"] * weights + step["rows"] * moved["cross_kv"]
+            step["seconds"], bytes=share * (step["calls"] * moved["weights"] + step["rows"] * moved["cross_kv"])
         )
     return found
 
