@@ -95,7 +95,7 @@ def start_local(workers: int, folder: Path, before: set[psutil.Process]) -> None
     import ray
 
     for attempt in range(TRIES):
-        with standing_in(folder), redirect_output(folder / "start.log"):
+        with standing_in(folder), loopback_alone(), redirect_output(folder / "start.log"):
             try:
                 ray.init(
                     "local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
@@ -109,6 +109,22 @@ def start_local(workers: int, folder: Path, before: set[psutil.Process]) -> None
                 if attempt + 1 == TRIES:
                     hint = "Is the machine too busy, or short of memory? Ray needs about 1 GB beside the models."
                     raise ScalingError(f"Ray did not start: {error}", hint=hint) from error
+
+
+@contextlib.contextmanager
+def loopback_alone() -> Iterator[None]:
+    """For `ray.init`: LOCAL_ONLY, also where Ray was imported before, as a notebook's cell may do.
+
+    It reads the variable at its import, and takes no loopback address that it is given: there is no public way.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

@@ -245,15 +245,18 @@ def cluster(tmp_path, monkeypatch):
              "--object-store-memory=200000000"], stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     end = time.monotonic() + 120
-    while "will now block" not in log.read_text():
-        assert head.poll() is None, log.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    yield re.search(r"--address='([^']+)'", log.read_text())[1]
-    for process in [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        while "will now block" not in log.read_text():
+            assert head.poll() is None, log.read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        # beside `two_workers` it is the loopback address, and Ray then prints none to connect to
+        yield f"{re.search(r'Local node IP: (.+)', log.read_text())[1]}:{port}"
+    finally:
+        for process in [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.soak
