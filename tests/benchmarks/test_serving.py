@@ -9,9 +9,9 @@ import pytest
 
 from labsupport.base.errors import BenchError
 from labsupport.base.paths import AUDIO
-from labsupport.benchmarks import recording, serving
+from labsupport.benchmarks import serving
 from labsupport.benchmarks.serving import ARTICLE, OURS, Answer, Load, Round
-from labsupport.results import rows
+from labsupport.results import recording, rows
 
 READY = '{"event": "listening", "url": "http://127.0.0.1:1"}\n{"event": "ready"}\n'
 
