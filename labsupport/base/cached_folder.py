@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from labsupport.base.errors import FolderError
@@ -95,6 +95,20 @@ def hash_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """One hash of the content of all of them, in this order."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def remove_outdated(folder: Path, beginning: str) -> None:
+    """Removes the cached folders in it whose names begin otherwise: other code has made them, and each change of code
+    would fill the disk further.
+    """
+    for old in folder.iterdir():
+        if old.is_dir() and old.suffix != ".part" and not old.name.startswith(beginning):
+            shutil.rmtree(old)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

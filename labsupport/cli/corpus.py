@@ -26,7 +26,7 @@ def corpus(
     model: Annotated[str, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = "tiny.en",
     backend: Backend = None,
     engine: Annotated[
-        Literal["torch", "mindspore", "onnx", "fast"] | None, typer.Option(help="onnx: graphs", **MODEL)
+        Literal["torch", "mindspore", "onnx", "fast"] | None, typer.Option(help="fast: on CPUs; onnx: graphs", **MODEL)
     ] = None,
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, max=4096, help="of a worker; 0: its share of the cores", **MODEL)

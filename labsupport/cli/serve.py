@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Literal
 
 import typer
@@ -41,7 +40,7 @@ def serve(
 
     Its texts are those of `lab transcribe` with the same beams, and with a batch of more than 1.
     """
-    from labsupport.engine.loading import load_fast
+    from labsupport.engine import loading
     from labsupport.machine.backend import let_threads_sleep, use_threads
     from labsupport.results.memory import take_fresh_blocks
     from labsupport.serving import server
@@ -59,7 +58,6 @@ def serve(
         batch=batch, active=batch, queue=queue, beams=beams, request_seconds=timeout, audio_seconds=max_minutes * 60,
         upload_bytes=round(max_megabytes * 2**20), spool_bytes=8 * round(max_megabytes * 2**20),
     )  # fmt: skip
-    load = (
-        functools.partial(load_fast, model) if engine == "fast" else functools.partial(load_for_service, model, engine)
+    server.serve(
+        lambda: loading.load(model, engine=engine) if engine else load_for_service(model), host, port, settings, tokens
     )
-    server.serve(load, host, port, settings, tokens)

@@ -6,14 +6,13 @@ import functools
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labsupport.base.cached_folder import cached_folder, find_damage
+from labsupport.base.cached_folder import cached_folder, hash_files, remove_outdated
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
@@ -41,7 +40,7 @@ def find_compiled(checkpoint: Checkpoint, rounding: Rounding = FAST) -> Path:
     folder = locate(checkpoint, rounding)
 
     def write(part: Path) -> None:
-        remove_outdated(folder.parent)
+        remove_outdated(folder.parent, hash_builders()[:8])
         log.info("Compiling the fast engine's graphs of %s, once.", checkpoint.label)
         for name, graph in build_graphs(checkpoint, rounding):
             (part / f"{name}.blob").write_bytes(compile_graph(graph, rounding).export_model().getvalue())
@@ -54,11 +53,6 @@ def open_graphs(folder: Path, rounding: Rounding = FAST) -> Callable[[str], open
     return functools.cache(lambda name: import_graph(folder / f"{name}.blob", rounding))
 
 
-def has_compiled(checkpoint: Checkpoint, rounding: Rounding = FAST) -> bool:
-    """Whether `find_compiled` would find them whole, and so build none."""
-    return find_damage(locate(checkpoint, rounding)) is None
-
-
 def locate(checkpoint: Checkpoint, rounding: Rounding = FAST) -> Path:
     described = [identify(checkpoint), describe_runtime(), rounding.describe()]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
@@ -68,14 +62,7 @@ def locate(checkpoint: Checkpoint, rounding: Rounding = FAST) -> Path:
 @functools.cache
 def hash_builders() -> str:
     """One hash of the source of all that builds graphs."""
-    return hashlib.sha256(b"".join((HERE / f"{name}.py").read_bytes() for name in BUILDERS)).hexdigest()
-
-
-def remove_outdated(folder: Path) -> None:
-    """Removes a checkpoint's graphs that other code has built, which would fill the disk with every change."""
-    for old in folder.iterdir():
-        if old.is_dir() and old.suffix != ".part" and not old.name.startswith(hash_builders()[:8]):
-            shutil.rmtree(old)
+    return hash_files(HERE / f"{name}.py" for name in BUILDERS)
 
 
 def build_graphs(checkpoint: Checkpoint, rounding: Rounding) -> Iterator[tuple[str, openvino.Model]]:

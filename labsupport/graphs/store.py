@@ -6,12 +6,11 @@ import functools
 import hashlib
 import json
 import logging
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from labsupport.base.cached_folder import cached_folder, find_damage, recall_hash
+from labsupport.base.cached_folder import cached_folder, find_damage, hash_files, recall_hash, remove_outdated
 from labsupport.base.errors import GraphError
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.resolve import Checkpoint
@@ -43,7 +42,7 @@ def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Pat
     folder = locate_graphs(checkpoint, start, languages)
 
     def write(part: Path) -> None:
-        remove_outdated(folder.parent)
+        remove_outdated(folder.parent, hash_builders()[:8])
         write_graphs(part, checkpoint, start, languages)
 
     return cached_folder(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
@@ -80,13 +79,6 @@ def read_stored_interface(folder: Path) -> LoopInterface:
     return LoopInterface(stored["cache"], stored["capacity"], *layouts)
 
 
-def remove_outdated(folder: Path) -> None:
-    """Removes a checkpoint's graphs that other code has built, which would fill the disk with every change."""
-    for old in folder.iterdir():
-        if old.is_dir() and old.suffix != ".part" and not old.name.startswith(hash_builders()[:8]):
-            shutil.rmtree(old)
-
-
 def identify(checkpoint: Checkpoint) -> list:
     """What changes with a checkpoint's weights: its configuration, and their files' hashes or the seed."""
     if checkpoint.random:
@@ -98,7 +90,7 @@ def identify(checkpoint: Checkpoint) -> list:
 @functools.cache
 def hash_builders(folder: Path = HERE) -> str:
     """One hash of the source of all that builds and rewrites graphs."""
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in BUILDERS)).hexdigest()
+    return hash_files(folder / name for name in BUILDERS)
 
 
 def write_graphs(folder: Path, checkpoint: Checkpoint, start: int, languages: list[int]) -> None:

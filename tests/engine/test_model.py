@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from engine_steps import TEXT, decode_beams, error, mels
 from exact_engine import exact_model
 from small_model import error_of_last_logits, prefill_in_pieces, start_cache
 from small_whisper import SMALL
@@ -13,8 +14,6 @@ from labsupport.engine import loading
 from labsupport.engine.model import causal_mask, cross_mask
 from labsupport.speech import audio, text
 from labsupport.whisper import torch_model
-
-TEXT = np.array([[7, 1, 90, 13, 2, 60, 61], [7, 2, 91, 14, 3, 62, 63]])
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +25,6 @@ def small():
 @pytest.fixture(scope="module")
 def fast():
     return loading.load("tiny.en")
-
-
-def mels(count: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(count, 80, 60)).astype(np.float32)
-
-
-def error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max())
 
 
 @pytest.mark.parametrize("cuts", [[1] * 7, [4, 1, 1, 1], [2, 3, 2], [7]])
@@ -49,22 +39,6 @@ def test_decoding_in_pieces_gives_torchs_logits(small, cuts):
 def test_the_last_logits_are_those_of_the_whole(small):
     _, model = small
     assert error_of_last_logits(model, model.encode(mels(2)), TEXT) < 1e-5
-
-
-def decode_beams(model, windows: int) -> np.ndarray:
-    """Logits of a search with 3 beams a window: windows become beams, beams change places, a window ends."""
-    rng = np.random.default_rng(1)
-    cache = start_cache(model, model.encode(mels(windows)))
-    logits = [model.prefill(rng.integers(0, 99, (windows, 2)), cache).ravel()]
-    model.select_rows(np.repeat(np.arange(windows), 3), cache)
-    for _ in range(4):
-        logits.append(model.decode_step(rng.integers(0, 99, 3 * windows), cache).ravel())
-        rows = np.concatenate([3 * window + rng.integers(0, 3, 3) for window in range(windows)])
-        model.reorder_beams(rows, cache)
-    model.select_rows(np.array([2, 0, 1]), cache)
-    model.select_rows(np.array([2, 1]), cache)  # twice before a step
-    logits.append(model.decode_step(rng.integers(0, 99, 2), cache).ravel())
-    return np.concatenate(logits)
 
 
 @pytest.mark.parametrize("windows", [1, 3])

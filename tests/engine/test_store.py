@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from small_whisper import SMALL
 
+from labsupport.base.cached_folder import find_damage
 from labsupport.engine import store
 from labsupport.engine.model import Whisper
 from labsupport.engine.rounding import EXACT, FAST
-from labsupport.engine.store import BUILDERS, HERE, calibration_windows, find_compiled, has_compiled, open_graphs
+from labsupport.engine.store import BUILDERS, HERE, calibration_windows, find_compiled, open_graphs
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +31,15 @@ def count_builds(caplog) -> int:
 
 def test_graphs_are_built_once_and_again_where_one_is_damaged(caplog):
     caplog.set_level(logging.INFO)
-    assert not has_compiled(SMALL)
+    assert find_damage(store.locate(SMALL))
     folder = find_compiled(SMALL)
-    assert has_compiled(SMALL)
+    assert find_damage(store.locate(SMALL)) is None
     names = {"encoder", "decoder", "alignment", "cross_kv_0", "cross_kv_1"}
     assert {path.name for path in folder.iterdir()} == {f"{name}.blob" for name in names} | {"manifest.json"}
     assert find_compiled(SMALL) == folder
     assert count_builds(caplog) == 1
     (folder / "encoder.blob").write_bytes(b"damaged")
-    assert not has_compiled(SMALL)
+    assert find_damage(folder) == "encoder.blob has changed"
     model = Whisper(SMALL.config, open_graphs(find_compiled(SMALL)))
     assert count_builds(caplog) == 2
     assert np.isfinite(model.encode(np.zeros((1, 80, 60), np.float32))).all()

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from engine_steps import TEXT, decode_beams, error, mels
 from same_transcript import assert_same
 from small_model import error_of_last_logits, prefill_in_pieces, start_cache
 from small_whisper import SMALL
@@ -21,7 +22,6 @@ from labsupport.graphs.passes import PASSES, run_all
 from labsupport.speech import features
 from labsupport.whisper import onnx_model, torch_model
 
-TEXT = np.array([[7, 1, 90, 13, 2, 60, 61], [7, 2, 91, 14, 3, 62, 63]])
 FRAMEWORKS = ("torch", "mindspore", "transformers")
 
 
@@ -36,15 +36,6 @@ def small(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         return torch_model.load_model(SMALL), onnx_model.load_model(SMALL)
-
-
-def mels(count: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(count, 80, 60)).astype(np.float32)
-
-
-def error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max())
 
 
 # --- the same text ----------------------------------------------------------------------------------------------------
@@ -93,21 +84,6 @@ def test_decoding_in_pieces_gives_torchs_logits(small, cuts):
 def test_the_last_logits_are_those_of_the_whole(small):
     _, model = small
     assert error_of_last_logits(model, model.encode(mels(2)), TEXT) < 1e-5
-
-
-def decode_beams(model, windows: int) -> np.ndarray:
-    """Logits of a search with 3 beams a window: windows become beams, beams change places, a window ends."""
-    rng = np.random.default_rng(1)
-    cache = start_cache(model, model.encode(mels(windows)))
-    logits = [model.prefill(rng.integers(0, 99, (windows, 2)), cache).ravel()]
-    model.select_rows(np.repeat(np.arange(windows), 3), cache)
-    for _ in range(4):
-        logits.append(model.decode_step(rng.integers(0, 99, 3 * windows), cache).ravel())
-        rows = np.concatenate([3 * window + rng.integers(0, 3, 3) for window in range(windows)])
-        model.reorder_beams(rows, cache)
-    model.select_rows(np.array([2, 0, 1]), cache)
-    logits.append(model.decode_step(rng.integers(0, 99, 3), cache).ravel())
-    return np.concatenate(logits)
 
 
 @pytest.mark.parametrize("windows", [1, 3])

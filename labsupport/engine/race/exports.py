@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 TASK = "automatic-speech-recognition-with-past"
@@ -34,8 +35,6 @@ def write_openvino(form: str, source: Path, target: Path) -> None:
 
 
 def run_cli(command, *arguments: str) -> None:
-    import sys
-
     sys.argv = ["optimum-cli", *arguments]
     command()
 
