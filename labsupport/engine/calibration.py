@@ -23,8 +23,9 @@ def calibrate(
 ) -> tuple[dict[str, np.ndarray], dict[str, Range]]:
     """The encoder's tensors, smoothed, and the ranges of those layers whose inputs are rounded to eight bits.
 
-    A feed-forward net's second layer is none of them: in some layers GELU's output has single values a hundred times
-    as large as the others, and one scale for all rounds those away.
+    And, as "encoder_out", that of its output, which the decoder's cross-attention reads. A feed-forward net's second
+    layer is none of them: in some layers GELU's output has single values a hundred times as large as the others, and
+    one scale for all rounds those away.
 
     Args:
         mels: windows of speech, (mels, frames) float32 each.
@@ -38,7 +39,8 @@ def calibrate(
 def channel_maxima(
     config: Config, tensors: Mapping[str, np.ndarray], mels: Iterable[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The largest absolute value of each input channel, (in,) float32, by linear layer of the encoder.
+    """The largest absolute value of each input channel, (in,) float32, by linear layer of the encoder; and of its
+    output, as "encoder_out".
 
     Args:
         mels: (mels, frames) float32 each: windows of speech.
@@ -47,10 +49,10 @@ def channel_maxima(
     model = build_encoder(config, Weights(tensors, int8=False).layer, tensors, observed.__setitem__)
     model.add_outputs([node.output(0) for node in observed.values()])
     request = compile_graph(model, EXACT).create_infer_request()
-    maxima = {name: np.zeros(1, np.float32) for name in observed}
+    names = ["encoder_out", *observed]
+    maxima = {name: np.zeros(1, np.float32) for name in names}
     for mel in mels:
-        found = list(request.infer([mel[None]]).values())[1:]
-        for name, inputs in zip(observed, found, strict=True):
+        for name, inputs in zip(names, request.infer([mel[None]]).values(), strict=True):
             maxima[name] = np.maximum(maxima[name], np.abs(inputs).max(axis=(0, 1)))  # (in,)
     return maxima
 

@@ -151,11 +151,14 @@ def build_decoder(config: Config, layers: Layers, norms: Norms) -> ov.Model:
 
 
 def build_cross_kv(config: Config, layers: Layers, number: int) -> ov.Model:
-    """encoder_out (windows, frames, d_model) -> a layer's cross_k and cross_v (windows, heads, frames, head_dim)"""
+    """encoder_out (windows, frames, d_model) -> a layer's cross_k and cross_v (2, windows, heads, frames, head_dim)
+
+    Both in one output: the plugin would split channels by copying everything into another layout, and back.
+    """
     encoder_out = ops.parameter([-1, -1, config.d_model], np.float32, name="encoder_out")
     both = linear(encoder_out, layers(f"decoder.layers.{number}.cross_kv"))
-    parts = ops.split(both, ops.constant(np.int64(2)), 2)
-    outputs = [ops.result(split_heads(parts.output(i), config.heads, config.head_dim)) for i in range(2)]
+    parted = ops.reshape(both, integers(0, 0, 2, config.heads, config.head_dim), True)
+    outputs = [ops.result(ops.transpose(parted, integers(2, 0, 3, 1, 4)))]
     return ov.Model(outputs, [encoder_out], f"cross_kv_{number}")
 
 

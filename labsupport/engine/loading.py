@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from labsupport import whisper
 from labsupport.base.errors import WhisperError
 from labsupport.checkpoints.resolve import DEFAULT_MODEL, find_checkpoint
@@ -38,4 +40,4 @@ def load_fast(name: str | None = None, rounding: Rounding = FAST) -> Transcriber
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
     model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint, rounding), rounding))
-    return make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder))
+    return replace(make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder)), short_context=True)

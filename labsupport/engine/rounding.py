@@ -11,7 +11,8 @@ class Rounding:
 
     bfloat16: arithmetic in bfloat16, where the processor multiplies it.
     encoder_weights: the encoder's weights in eight bits.
-    encoder_inputs: the inputs of its layers, too, by calibration: then products are of integers.
+    encoder_inputs: the inputs of its layers, too, and its output where the decoder's cross-attention reads it, by
+        calibration: then products are of integers.
     decoder_weights: the decoder's weights in eight bits.
     cache: keys and values of both attentions in eight bits.
     """

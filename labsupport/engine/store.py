@@ -73,14 +73,16 @@ def build_graphs(checkpoint: Checkpoint, rounding: Rounding) -> Iterator[tuple[s
     from labsupport.engine.weights import Weights, read_tensors
 
     config, tensors = checkpoint.config, read_tensors(checkpoint)
+    encoder = Weights(tensors, int8=rounding.encoder_weights)
     decoder = Weights(tensors, int8=rounding.decoder_weights)
+    if rounding.encoder_inputs:
+        encoder.tensors, encoder.ranges = calibrate(config, tensors, list(calibration_windows(config)))
+        cross_kv = [f"decoder.layers.{number}.cross_kv" for number in range(config.decoder_layers)]
+        decoder.ranges = dict.fromkeys(cross_kv, encoder.ranges["encoder_out"])
     yield "decoder", build_decoder(config, decoder.layer, tensors)
     for number in range(config.decoder_layers):
         yield f"cross_kv_{number}", build_cross_kv(config, decoder.layer, number)
     yield "alignment", build_alignment(config, decoder.layer, tensors, config.decoder_layers - 1)
-    encoder = Weights(tensors, int8=rounding.encoder_weights)
-    if rounding.encoder_inputs:
-        encoder.tensors, encoder.ranges = calibrate(config, tensors, list(calibration_windows(config)))
     yield "encoder", build_encoder(config, encoder.layer, encoder.tensors)
 
 

@@ -52,14 +52,19 @@ class Recording:
         """Of speech."""
         return int(self.joints[-1])
 
-    def windows(self) -> list[Span]:
-        """The speech in windows of at most 30 s, each up to the last pause that it can hold."""
+    def windows(self, longest: int = WINDOW_FRAMES, at_silence: bool = False) -> list[Span]:
+        """The speech in windows of at most 30 s, or `longest` frames, each up to the last pause that it can hold.
+
+        at_silence: a window that is at least half full ends where silence was cut out. No segment crosses it then,
+            and would have to be divided by the times of its words.
+        """
         windows, start = [], 0
         while start < self.frames:
-            end = min(start + WINDOW_FRAMES, self.frames)
-            place = bisect.bisect_right(self.pauses, end) - 1  # the last pause that the window can hold
-            if end < self.frames and place >= 0 and self.pauses[place] > start:
-                end = self.pauses[place]
+            longest_end = min(start + longest, self.frames)
+            end = last_between(self.joints, start + longest // 2, longest_end) if at_silence else None
+            if end is None and longest_end < self.frames:
+                end = last_between(self.pauses, start, longest_end)
+            end = end or longest_end
             windows.append(Span(start, end))
             start = end
         return windows
@@ -150,6 +155,12 @@ class Recording:
         span = self.speech[place]
         frame = span.start + spoken / FRAME_SECONDS - float(self.joints[place])
         return round(min(max(frame, span.start), span.end) * FRAME_SECONDS, 2)
+
+
+def last_between(places: Sequence[int] | np.ndarray, after: int, end: int) -> int | None:
+    """The last of the sorted places that is after the one and not after the other."""
+    last = bisect.bisect_right(places, end) - 1
+    return int(places[last]) if last >= 0 and places[last] > after else None
 
 
 def analyse(samples: np.ndarray | Iterable[np.ndarray], mels: int, vad: bool) -> Recording:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import itertools
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +101,9 @@ class SpeechDetector:
         offset = sound.mean()  # of a recorder
         centred = sound - offset if abs(offset) > OFFSET else sound
         windows = np.lib.stride_tricks.sliding_window_view(centred, CONTEXT + FRAME)[::FRAME]  # (frames, 576)
-        self._probabilities.append(np.max([self._run_pass(windows, each) for each in self._passes], axis=0))
+        with ThreadPoolExecutor(len(self._passes)) as pool:  # the network runs on one thread
+            found = list(pool.map(lambda each: self._run_pass(windows, each), self._passes))
+        self._probabilities.append(np.max(found, axis=0))
         self._buffer[:CONTEXT] = sound[-CONTEXT:]
         self._filled = CONTEXT
 
@@ -129,12 +133,17 @@ def open_network() -> InferenceSession:
     """Silero's network on one thread: a frame is too little work for two. NotAvailable where something is missing."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise NotAvailable("ONNX Runtime is not installed.", hint="Run ./lab setup, or transcribe with --no-vad.")
+    return read_network(find_network())
+
+
+@functools.cache
+def read_network(path: Path) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(str(find_network()), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def find_network() -> Path:

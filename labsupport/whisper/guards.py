@@ -124,12 +124,19 @@ class GuardedDecoder:
 
         previous: tokens of the text before, which every window of the batch is given.
         """
-        prompt = add_context(self.prompt, self.tokenizer, previous, self.hotwords, self.model.config)
-        first = self.decode_at(self.guards.temperatures[0], encoder_out, prompt)
+        prompt = self.whole_prompt(previous)
         return [
             self.fall_back(hypothesis, encoder_out[i : i + 1], prompt) if self.guards.fails(hypothesis) else hypothesis
-            for i, hypothesis in enumerate(first)
+            for i, hypothesis in enumerate(self.decode_once(encoder_out, previous))
         ]
+
+    def decode_once(self, encoder_out: EncoderOut, previous: Sequence[int] = ()) -> list[Hypothesis]:
+        """As `decode`, but at the first temperature alone, whatever the guards say of the texts."""
+        return self.decode_at(self.guards.temperatures[0], encoder_out, self.whole_prompt(previous))
+
+    def whole_prompt(self, previous: Sequence[int]) -> list[int]:
+        """The prompt, and before it the hotwords and as much of the text before as has room."""
+        return add_context(self.prompt, self.tokenizer, previous, self.hotwords, self.model.config)
 
     def fall_back(self, failed: Hypothesis, encoder_out: EncoderOut, prompt: list[int]) -> Hypothesis:
         """One window's text at higher temperatures, until one passes; else the likeliest that has no repetitions."""

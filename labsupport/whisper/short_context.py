@@ -10,17 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from labsupport.speech.features import WINDOW_FRAMES
-from labsupport.speech.recording import FRAME_SECONDS
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.transcribe import Transcriber
-
-SILENCE = 2.0  # seconds after the speech
-
-
-def count_frames(seconds: float, silence: float = SILENCE) -> int:
-    """Log-mel frames for so many seconds of speech and the silence after it: even, and not more than a window has."""
-    return min(WINDOW_FRAMES, 2 * round((seconds + silence) / FRAME_SECONDS / 2))
+from labsupport.whisper.windows import SILENCE, count_frames
 
 
 class ShortContext:

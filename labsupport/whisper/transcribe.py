@@ -11,7 +11,7 @@ import numpy as np
 from labsupport.base.errors import WhisperError
 from labsupport.results.memory import return_free_memory, take_fresh_blocks
 from labsupport.speech.features import WINDOW_FRAMES
-from labsupport.speech.recording import Recording, analyse
+from labsupport.speech.recording import FRAME_SECONDS, Recording, analyse
 from labsupport.speech.segments import Span
 from labsupport.speech.text import Segment, Tokenizer, Transcript
 from labsupport.whisper.guards import GuardedDecoder, Guards
@@ -20,7 +20,7 @@ from labsupport.whisper.language import VOTES, check_language, check_task, vote_
 from labsupport.whisper.protocol import EncoderOut, WhisperModel
 from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.token_filters import TokenRules, make_prompt
-from labsupport.whisper.windows import Cut, cut_segments, move_to_pause, place_segments
+from labsupport.whisper.windows import SHORT_FRAMES, Cut, count_frames, cut_segments, move_to_pause, place_segments
 from labsupport.whisper.word_timestamps import align_window
 
 GUARDS = Guards()
@@ -36,7 +36,7 @@ class Decoded:
     """
 
     window: Span
-    encoder_out: EncoderOut  # (1, 1500, d_model)
+    encoder_out: EncoderOut  # (1, 1500, d_model), or less of it
     hypothesis: Hypothesis
     cuts: list[Cut]
     at: Checkpoint | None = None
@@ -49,6 +49,8 @@ class Transcriber:
     label: the checkpoint's name, as result rows give it.
     alignment_heads: (layer, head) pairs of cross-attention that follow the sound, see `word_timestamps`.
     origin: what tells these weights from others of the same label.
+    short_context: encode a window's speech and some silence after it rather than 30 s, and let windows in a batch be
+        shorter, see `decode_group`: for a model whose encoder takes windows of any length.
     """
 
     model: WhisperModel
@@ -57,6 +59,7 @@ class Transcriber:
     label: str
     alignment_heads: Sequence[tuple[int, int]] = ()
     origin: str = ""
+    short_context: bool = False
 
     def transcribe(
         self,
@@ -86,9 +89,9 @@ class Transcriber:
             timestamps: let the model write times. Without them every window of 30 s is one segment; only one that
                 says the same more than once may get times all the same, see `check_rounds`.
             beams: 1 is greedy.
-            batch: 1 goes from window to window along the model's own timestamps. More decodes that many windows of
-                30 s at once, and without timestamps: asked for them, the model leaves a window's unfinished last
-                sentence out, and no later window would repeat it.
+            batch: 1 goes from window to window along the model's own timestamps. More decodes that many windows (of
+                30 s; with a short context, of 15 s) at once, and without timestamps: asked for them, the model leaves
+                a window's unfinished last sentence out, and no later window would repeat it.
             vad: decode only what a voice detector takes for speech, see `speech.segments`.
             word_timestamps: give every segment the times of its words, see `word_timestamps`.
             initial_prompt: what might have been said before the first window, for names and style.
@@ -116,9 +119,10 @@ class Transcriber:
         journal = journal or Journal()
         at = journal.at or Checkpoint(0, previous)
         if timestamps and batch == 1:
-            windows = decode_sequentially(decoder, recording, Span(at.seek, recording.frames), encode, at.previous)
+            part = Span(at.seek, recording.frames)
+            windows = decode_sequentially(decoder, recording, part, encode, at.previous, short=self.short_context)
         else:
-            windows = decode_in_batches(decoder, recording, batch, encode, at.previous, at.seek)
+            windows = decode_in_batches(decoder, recording, batch, encode, at.previous, at.seek, self.short_context)
         spoken = journal.spoken
         for decoded in windows:
             segments: list[Segment] = []
@@ -187,6 +191,7 @@ def decode_sequentially(
     encode: Callable[[Span], EncoderOut],
     previous: list[int],
     pauses: Sequence[int] = (),
+    short: bool = False,
 ) -> Iterator[Decoded]:
     """Window by window: each begins where the last complete segment of the one before ended.
 
@@ -195,6 +200,7 @@ def decode_sequentially(
         encode: window -> (1, 1500, d_model).
         previous: tokens that the first window is given as the text before it.
         pauses: frames at which a window begins rather than near them.
+        short: encode a window's speech alone, see `decode_group`.
     """
     seek = part.start
     while seek < part.end:
@@ -202,8 +208,7 @@ def decode_sequentially(
         if recording.is_blank(window):
             seek = window.end
             continue
-        encoder_out = encode(window)
-        hypothesis = decoder.decode(encoder_out, previous)[0]
+        encoder_out, hypothesis = decode_group(decoder, recording, [window], encode, previous, short)[0]
         cuts, ahead = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
         previous = decoder.next_context(previous, hypothesis, cuts)
         over = decoder.guards.is_silence(hypothesis) or ahead == 0
@@ -218,25 +223,64 @@ def decode_in_batches(
     encode: Callable[[Span], EncoderOut],
     previous: list[int],
     seek: int = 0,
+    short: bool = False,
 ) -> Iterator[Decoded]:
     """Windows of at most 30 s side by side, `batch` at a time, without timestamps; each of them is given `previous`.
 
-    seek: batches up to this frame are left out: they are done.
+    Args:
+        seek: batches up to this frame are left out: they are done.
+        short: windows of at most 15 s, of which the speech alone is encoded, see `decode_group`. Twice as many rows at
+            once take half as many steps, and a step costs little more for them: a half of the encoder's output belongs
+            to each.
     """
     untimed = decoder.without_timestamps()
-    windows = [window for window in recording.windows() if not recording.is_blank(window)]
+    windows = recording.windows(SHORT_FRAMES, at_silence=True) if short else recording.windows()
+    windows = [window for window in windows if not recording.is_blank(window)]
     for first in range(0, len(windows), batch):
         group = windows[first : first + batch]
         if group[-1].end <= seek:
             continue
-        mels = np.stack([recording.window(window) for window in group])  # (windows, mels, 3000)
-        encoder_out = decoder.model.encode(mels)  # (windows, 1500, d_model)
-        for i, (window, hypothesis) in enumerate(zip(group, untimed.decode(encoder_out, previous), strict=True)):
+        found = decode_group(untimed, recording, group, encode, previous, short)
+        for window, (encoder_out, hypothesis) in zip(group, found, strict=True):
             cuts, _ = cut_segments(hypothesis.tokens, untimed.rules, window.end - window.start)
-            decoded = Decoded(window, encoder_out[i : i + 1], hypothesis, cuts)
+            decoded = Decoded(window, encoder_out, hypothesis, cuts)
             *earlier, last = check_rounds(decoded, decoder, recording, encode, previous)
             yield from (replace(each, at=None) for each in earlier)
             yield replace(last, at=Checkpoint(window.end, previous) if window is group[-1] else None)
+
+
+def decode_group(
+    decoder: GuardedDecoder,
+    recording: Recording,
+    group: Sequence[Span],
+    encode: Callable[[Span], EncoderOut],
+    previous: list[int],
+    short: bool,
+) -> list[tuple[EncoderOut, Hypothesis]]:
+    """Each window's encoder output (1, frames, d_model) and its text.
+
+    short: encode only what the longest of the windows holds, and `SILENCE` after it. Whisper was trained on whole
+        windows alone; so one whose text fails the guards then is encoded whole, before it is decoded at any higher
+        temperature.
+    """
+    frames = (
+        count_frames(max(window.end - window.start for window in group) * FRAME_SECONDS) if short else WINDOW_FRAMES
+    )
+    if len(group) == 1 and frames == WINDOW_FRAMES:
+        encoder_out = encode(group[0])
+    else:
+        mels = np.stack([recording.window(window) for window in group])  # (windows, mels, 3000)
+        encoder_out = decoder.model.encode(mels[:, :, :frames])  # (windows, frames / 2, d_model)
+    if frames == WINDOW_FRAMES:
+        return [(encoder_out[i : i + 1], each) for i, each in enumerate(decoder.decode(encoder_out, previous))]
+    found = []
+    for i, hypothesis in enumerate(decoder.decode_once(encoder_out, previous)):
+        if decoder.guards.is_bad(hypothesis):
+            whole = encode(group[i])
+            found.append((whole, decoder.decode(whole, previous)[0]))
+        else:
+            found.append((encoder_out[i : i + 1], hypothesis))
+    return found
 
 
 def check_rounds(

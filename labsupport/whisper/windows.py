@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from labsupport.speech.features import WINDOW_FRAMES
 from labsupport.speech.recording import FRAME_SECONDS
 from labsupport.speech.segments import Span
 from labsupport.speech.text import Segment, Tokenizer, Word
@@ -14,7 +15,14 @@ from labsupport.whisper.word_timestamps import tighten
 TIMESTAMP_SECONDS = 0.02  # a timestamp token
 FRAMES_PER_TIMESTAMP = 2
 ROUGHNESS = 100  # frames by which the model's times may be wrong: it likes whole seconds
+SHORT_FRAMES = 1500  # speech in a window whose encoder sees no more than that; with less, sentences lose their context
+SILENCE = 2.0  # seconds after the speech in such a window: with less, Whisper repeats itself
 Cut = tuple[int, int, list[int]]  # a segment: start and end in timestamp tokens from the window's beginning, tokens
+
+
+def count_frames(seconds: float, silence: float = SILENCE) -> int:
+    """Log-mel frames for so many seconds of speech and the silence after it: even, and not more than a window has."""
+    return min(WINDOW_FRAMES, 2 * round((seconds + silence) / FRAME_SECONDS / 2))
 
 
 def cut_segments(tokens: list[int], rules: TokenRules, frames: int) -> tuple[list[Cut], int]:

@@ -39,8 +39,10 @@ def test_the_maxima_are_those_of_transformers_inputs(tensors, maxima):
     for part, name in HOOKED.items():
         module = encoder.layers[0].get_submodule(name)
         module.register_forward_pre_hook(lambda _, args, part=part: seen[part].append(args[0].detach().abs().numpy()))
-    encoder(torch.tensor(MELS))
-    assert maxima.keys() == {f"{LAYER}.{part}" for part in HOOKED}
+    with torch.inference_mode():
+        found = encoder(torch.tensor(MELS)).last_hidden_state
+    np.testing.assert_allclose(maxima["encoder_out"], found.abs().amax((0, 1)), rtol=1e-3)
+    assert maxima.keys() == {"encoder_out", *(f"{LAYER}.{part}" for part in HOOKED)}
     for part, inputs in seen.items():
         np.testing.assert_allclose(maxima[f"{LAYER}.{part}"], np.concatenate(inputs).max(axis=(0, 1)), rtol=1e-3)
 
@@ -63,5 +65,5 @@ def test_the_new_maxima_are_those_of_the_smoothed_encoder(tensors, maxima):
 
 def test_the_second_layer_of_a_feed_forward_net_stays_as_it_is(tensors):
     _, ranges = calibrate(SMALL.config, tensors, MELS)
-    assert ranges.keys() == {f"{LAYER}.{part}" for part in ("qkv", "out", "fc1")}
+    assert ranges.keys() == {"encoder_out", *(f"{LAYER}.{part}" for part in ("qkv", "out", "fc1"))}
     assert all(-low > high > 0 for low, high in ranges.values())

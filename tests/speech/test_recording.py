@@ -105,6 +105,27 @@ def test_windows_are_at_most_30_s_cover_all_speech_and_end_at_pauses(speech):
     assert all(window.end in recording.pauses for window in windows[:-1])
 
 
+@given(st.data())
+def test_short_windows_end_at_silence_where_they_are_half_full(data):
+    spans, end = [], 0
+    for length in data.draw(st.lists(st.integers(1, 4000), min_size=1, max_size=8)):
+        spans.append(Span(end + 200, end + 200 + length))
+        end += 200 + length
+    recording = Recording(None, tuple(spans), (), 160 * end)
+    pauses = tuple(sorted(data.draw(st.sets(st.integers(1, recording.frames), max_size=12))))
+    recording = replace(recording, pauses=pauses)
+    windows, joints = recording.windows(1500, at_silence=True), recording.joints.tolist()
+    assert [0, *(window.end for window in windows)] == [*(window.start for window in windows), recording.frames]
+    for window in windows:
+        assert 0 < window.end - window.start <= 1500
+        late = [joint for joint in joints if window.start + 750 < joint <= window.start + 1500]
+        inside = [pause for pause in pauses if window.start < pause <= window.start + 1500]
+        if late:
+            assert window.end == max(late)
+        elif window.start + 1500 < recording.frames:
+            assert window.end == max(inside, default=window.start + 1500)
+
+
 def test_loud_windows_leave_out_silence_and_spread_over_the_rest(speech):
     minute = np.tile(speech, 6)[: 60 * RATE]
     recording = analyse(np.concatenate([silence(60), minute, minute, silence(30)]), 80, vad=False)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from labsupport.speech import audio, features, text
-from labsupport.whisper.short_context import ShortContext, count_frames, with_short_context
+from labsupport.whisper.short_context import ShortContext, with_short_context
+from labsupport.whisper.windows import count_frames
 
 
 @pytest.mark.parametrize(

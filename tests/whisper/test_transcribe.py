@@ -166,6 +166,57 @@ def test_of_texts_with_rounds_the_one_with_timestamps_counts_them(untimed, timed
     assert decoder.asked == [[1, TIMESTAMP_RULES.no_timestamps]] + [[1]] * (untimed != ROUND)
 
 
+@dataclass
+class Lengths(GuardedDecoder):
+    """Gives a window the number of its encoder frames; `bad` ones get a text that no guard lets pass."""
+
+    bad: tuple = ()
+    asked: list = field(default_factory=list)
+
+    def decode_at(self, temperature, encoder_out, prompt):
+        frames = encoder_out.shape[1]
+        self.asked.append((temperature, len(encoder_out), frames))
+        logprobs = [-2.0 if (i, frames) in self.bad else -0.1 for i in range(len(encoder_out))]
+        return [self.judge(Hypothesis([frames % 50], each, 0.1), temperature) for each in logprobs]
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("bad", [(), ((0, 650),), ((1, 650), (2, 650))])
+def test_a_short_context_that_fails_the_guards_is_decoded_again_whole(monkeypatch, timestamps, bad):
+    monkeypatch.setattr("labsupport.whisper.transcribe.SHORT_FRAMES", 1100)
+    model = ScriptedModel(None)
+    model.encode = lambda mel: np.zeros((len(mel), mel.shape[2] // 2, 3), np.float32)
+    decoder = Lengths(model, Words, TIMESTAMP_RULES, [1], bad=bad)
+    noise = np.random.default_rng(0).normal(0, 0.1, 31 * audio.SAMPLE_RATE).astype(np.float32)
+    recording = analyse(noise, 80, vad=False)
+
+    def encode(span):
+        return model.encode(recording.window(span)[None])
+
+    if timestamps:
+        windows = [transcribe.Span(2000, 3100)]
+        found = transcribe.decode_group(decoder, recording, windows, encode, [], short=True)
+        lengths = [encoder_out.shape[1] for encoder_out, _ in found]
+        bad = bad if bad and bad[0][0] == 0 else ()
+    else:
+        found = list(decode_in_batches(decoder, recording, 4, encode, [], short=True))
+        assert [(each.window.start, each.window.end) for each in found] == [(0, 1100), (1100, 2200), (2200, 3100)]
+        lengths = [each.encoder_out.shape[1] for each in found]
+    assert lengths == [1500 if (i, 650) in bad else 650 for i in range(len(found))]
+    assert decoder.asked == [(0.0, len(found), 650)] + [(0.0, 1, 1500)] * len(bad)
+
+
+def test_a_whole_window_that_fails_takes_the_next_temperature_at_once():
+    model = ScriptedModel(None)
+    model.encode = lambda mel: np.zeros((len(mel), mel.shape[2] // 2, 3), np.float32)
+    decoder = Lengths(model, Words, TIMESTAMP_RULES, [1], bad=((0, 1500),), guards=Guards(temperatures=(0.0, 0.2)))
+    recording = analyse(np.ones(29 * audio.SAMPLE_RATE, np.float32), 80, vad=False)
+    transcribe.decode_group(
+        decoder, recording, [transcribe.Span(0, 2900)], lambda span: model.encode(np.zeros((1, 80, 3000))), [], True
+    )
+    assert decoder.asked == [(0.0, 1, 1500), (0.2, 1, 1500)]
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("batch", [1, 4])
 def test_log_mel_is_computed_once_for_the_whole_clip(tiny, narration, monkeypatch, batch):
