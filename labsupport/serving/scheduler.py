@@ -164,7 +164,7 @@ class Scheduler:
     def decode(self, batch: Batch) -> None:
         """Windows of one key: those that pass the guards are settled, the others are put aside."""
         with self.serving(list({id(work): work.job for work, _, _ in batch}.values())):
-            encoder_out = self.transcriber.model.encode(stack_windows(batch))  # (windows, 1500, d_model)
+            encoder_out = self.transcriber.model.encode(stack_windows(batch))  # (windows, frames, d_model)
             hypotheses = batch[0][0].decode_first(encoder_out)
         self.metrics.batch_windows.observe(len(batch))
         for i, ((work, number, window), hypothesis) in enumerate(zip(batch, hypotheses, strict=True)):

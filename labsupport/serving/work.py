@@ -17,7 +17,7 @@ from labsupport.whisper.guards import GuardedDecoder, Guards
 from labsupport.whisper.protocol import EncoderOut
 from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.token_filters import add_context, make_prompt
-from labsupport.whisper.transcribe import Decoded, Transcriber, check_rounds
+from labsupport.whisper.transcribe import Decoded, Transcriber, batch_windows, check_rounds, stack_mels
 from labsupport.whisper.windows import cut_segments, place_segments
 
 
@@ -54,16 +54,26 @@ class Work:
         return add_context(self.untimed.prompt, self.transcriber.tokenizer, self.previous, (), config)
 
     def decode_first(self, encoder_out: EncoderOut) -> list[Hypothesis]:
-        """(windows, 1500, d_model) of this lane's key -> each window's text at the first temperature"""
-        return self.untimed.decode_at(self.untimed.guards.temperatures[0], encoder_out, self.prompt)
+        """(windows, frames, d_model) of this lane's key -> each window's text at the first temperature"""
+        return self.untimed.decode_once(encoder_out, self.previous)
 
     def is_settled(self, hypothesis: Hypothesis) -> bool:
         """Whether the text passes the guards as it is: others need more of the model's time."""
-        return not (self.decoder.guards.fails(hypothesis) or self.decoder.guards.has_rounds(hypothesis))
+        return not (self.fails(hypothesis) or self.decoder.guards.has_rounds(hypothesis))
+
+    def fails(self, hypothesis: Hypothesis) -> bool:
+        """Whether it must be decoded anew; of a short context also a text that is taken for silence, see
+        `decode_windows`.
+        """
+        guards = self.decoder.guards
+        return guards.is_bad(hypothesis) if self.transcriber.short_context else guards.fails(hypothesis)
 
     def amend(self, window: Span, encoder_out: EncoderOut, hypothesis: Hypothesis) -> list[Decoded]:
-        """What becomes of a window whose text failed, or repeats itself: (1, 1500, d_model) and the first text."""
-        if self.decoder.guards.fails(hypothesis):
+        """What becomes of a window whose text failed, or repeats itself: (1, frames, d_model) and the first text."""
+        if self.fails(hypothesis) and self.transcriber.short_context:
+            encoder_out = self.encode(window)
+            (hypothesis,) = self.untimed.decode(encoder_out, self.previous)
+        elif self.fails(hypothesis):
             hypothesis = self.untimed.fall_back(hypothesis, encoder_out, self.prompt)
         decoded = self.cut(window, encoder_out, hypothesis)
         return check_rounds(decoded, self.decoder, self.recording, self.encode, self.previous)
@@ -126,7 +136,7 @@ def begin(job: Job, recording: Recording, transcriber: Transcriber, beams: int) 
     )
     # texts that are drawn depend on what else is in the batch
     key = (language, ask.task, tuple(previous), id(job) if ask.temperature else None)
-    windows = [window for window in recording.windows() if not recording.is_blank(window)]
+    windows = batch_windows(recording, transcriber.short_context)
     lane = Lane(key, deque(enumerate(windows)))
     return Work(
         job, recording, transcriber, language, decoder, decoder.without_timestamps(), previous, lane, len(windows)
@@ -134,5 +144,5 @@ def begin(job: Job, recording: Recording, transcriber: Transcriber, beams: int) 
 
 
 def stack_windows(batch: list[tuple[Work, int, Span]]) -> np.ndarray:
-    """(windows, mels, 3000) float32 of windows of several recordings"""
-    return np.stack([work.recording.window(window) for work, _, window in batch])
+    """(windows, mels, frames) float32 of windows of several recordings"""
+    return stack_mels([(work.recording, window) for work, _, window in batch], batch[0][0].transcriber.short_context)

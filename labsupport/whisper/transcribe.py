@@ -50,7 +50,7 @@ class Transcriber:
     alignment_heads: (layer, head) pairs of cross-attention that follow the sound, see `word_timestamps`.
     origin: what tells these weights from others of the same label.
     short_context: encode a window's speech and some silence after it rather than 30 s, and let windows in a batch be
-        shorter, see `decode_group`: for a model whose encoder takes windows of any length.
+        shorter, see `decode_windows`: for a model whose encoder takes windows of any length.
     """
 
     model: WhisperModel
@@ -200,7 +200,7 @@ def decode_sequentially(
         encode: window -> (1, 1500, d_model).
         previous: tokens that the first window is given as the text before it.
         pauses: frames at which a window begins rather than near them.
-        short: encode a window's speech alone, see `decode_group`.
+        short: encode what is said alone, see `decode_windows`.
     """
     seek = part.start
     while seek < part.end:
@@ -208,7 +208,7 @@ def decode_sequentially(
         if recording.is_blank(window):
             seek = window.end
             continue
-        encoder_out, hypothesis = decode_group(decoder, recording, [window], encode, previous, short)[0]
+        encoder_out, hypothesis = decode_windows(decoder, recording, [window], encode, previous, short)[0]
         cuts, ahead = cut_segments(hypothesis.tokens, decoder.rules, window.end - window.start)
         previous = decoder.next_context(previous, hypothesis, cuts)
         over = decoder.guards.is_silence(hypothesis) or ahead == 0
@@ -229,18 +229,15 @@ def decode_in_batches(
 
     Args:
         seek: batches up to this frame are left out: they are done.
-        short: windows of at most 15 s, of which the speech alone is encoded, see `decode_group`. Twice as many rows at
-            once take half as many steps, and a step costs little more for them: a half of the encoder's output belongs
-            to each.
+        short: windows of at most 15 s, of which what is said alone is encoded, see `decode_windows`.
     """
     untimed = decoder.without_timestamps()
-    windows = recording.windows(SHORT_FRAMES, at_silence=True) if short else recording.windows()
-    windows = [window for window in windows if not recording.is_blank(window)]
+    windows = batch_windows(recording, short)
     for first in range(0, len(windows), batch):
         group = windows[first : first + batch]
         if group[-1].end <= seek:
             continue
-        found = decode_group(untimed, recording, group, encode, previous, short)
+        found = decode_windows(untimed, recording, group, encode, previous, short)
         for window, (encoder_out, hypothesis) in zip(group, found, strict=True):
             cuts, _ = cut_segments(hypothesis.tokens, untimed.rules, window.end - window.start)
             decoded = Decoded(window, encoder_out, hypothesis, cuts)
@@ -249,7 +246,24 @@ def decode_in_batches(
             yield replace(last, at=Checkpoint(window.end, previous) if window is group[-1] else None)
 
 
-def decode_group(
+def batch_windows(recording: Recording, short: bool) -> list[Span]:
+    """What batches decode, none of it blank: windows of at most 30 s; `short`: 15 s.
+
+    Twice as many rows at once take half as many steps, and a step costs little more for them: a half of the encoder's
+    output belongs to each.
+    """
+    windows = recording.windows(SHORT_FRAMES, at_silence=True) if short else recording.windows()
+    return [window for window in windows if not recording.is_blank(window)]
+
+
+def stack_mels(windows: Sequence[tuple[Recording, Span]], short: bool) -> np.ndarray:
+    """(windows, mels, 3000) float32; `short`: only the frames that the longest of them has, and `SILENCE` after it"""
+    longest = max(window.end - window.start for _, window in windows)
+    frames = count_frames(longest * FRAME_SECONDS) if short else WINDOW_FRAMES
+    return np.stack([recording.window(window)[:, :frames] for recording, window in windows])
+
+
+def decode_windows(
     decoder: GuardedDecoder,
     recording: Recording,
     group: Sequence[Span],
@@ -259,25 +273,19 @@ def decode_group(
 ) -> list[tuple[EncoderOut, Hypothesis]]:
     """Each window's encoder output (1, frames, d_model) and its text.
 
-    short: encode only what the longest of the windows holds, and `SILENCE` after it. Whisper was trained on whole
-        windows alone; so one whose text fails the guards then is encoded whole, before it is decoded at any higher
-        temperature.
+    short: encode what is said alone, see `stack_mels`. Whisper was trained on whole windows; so one whose text fails
+        the guards then is encoded whole, before it is decoded at any higher temperature.
     """
-    frames = (
-        count_frames(max(window.end - window.start for window in group) * FRAME_SECONDS) if short else WINDOW_FRAMES
-    )
-    if len(group) == 1 and frames == WINDOW_FRAMES:
-        encoder_out = encode(group[0])
-    else:
-        mels = np.stack([recording.window(window) for window in group])  # (windows, mels, 3000)
-        encoder_out = decoder.model.encode(mels[:, :, :frames])  # (windows, frames / 2, d_model)
-    if frames == WINDOW_FRAMES:
+    mels = stack_mels([(recording, window) for window in group], short)  # (windows, mels, frames)
+    whole = mels.shape[2] == WINDOW_FRAMES
+    encoder_out = encode(group[0]) if whole and len(group) == 1 else decoder.model.encode(mels)
+    if whole:
         return [(encoder_out[i : i + 1], each) for i, each in enumerate(decoder.decode(encoder_out, previous))]
     found = []
     for i, hypothesis in enumerate(decoder.decode_once(encoder_out, previous)):
         if decoder.guards.is_bad(hypothesis):
-            whole = encode(group[i])
-            found.append((whole, decoder.decode(whole, previous)[0]))
+            again = encode(group[i])
+            found.append((again, decoder.decode(again, previous)[0]))
         else:
             found.append((encoder_out[i : i + 1], hypothesis))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from labsupport.serving.problems import ClientGone, Problem
 from labsupport.serving.scheduler import Scheduler
 from labsupport.serving.work import Work
 from labsupport.speech.recording import Recording
+from labsupport.speech.text import wer
+from labsupport.whisper.transcribe import batch_windows
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
@@ -93,6 +96,24 @@ def test_requests_together_get_the_texts_that_each_gets_alone(bench, transcriber
     noise = 0.05 * np.random.default_rng(0).standard_normal(16_000 * 8).astype(np.float32)
     assert bench.text(jobs["noise"]) == plain(noise, vad=False)
     assert bench.errors == []
+
+
+def test_with_a_short_context_they_get_the_same_texts_too(sounds, jfk, narration):
+    """Almost: the longest window of a batch decides how much silence the others are encoded with."""
+    short = replace(whisper.load("tiny.en", engine="torch"), short_context=True)
+    bench = Bench(short)
+    jobs = {name: bench.add(sounds[name]) for name in ("jfk", "narration", "noise")}
+    bench.run()
+    windows = sum(len(batch_windows(sounds[name], short=True)) for name in jobs)
+    assert windows >= 5  # of the narration's 45 s at least three
+    assert f"lab_batch_windows_sum {windows:.1f}".encode() in bench.scheduler.metrics.render()
+    expected = {"jfk": jfk, "narration": narration[: 16_000 * 45]}
+    for name, samples in expected.items():
+        alone = short.transcribe(samples, timestamps=False, batch=4, vad=True).text
+        assert wer(alone, bench.text(jobs[name])) < 0.03
+    assert bench.text(jobs["noise"]) == ""
+    assert bench.errors == []
+    bench.loop.close()
 
 
 def test_windows_of_several_requests_share_a_batch(bench, sounds):

@@ -195,7 +195,7 @@ def test_a_short_context_that_fails_the_guards_is_decoded_again_whole(monkeypatc
 
     if timestamps:
         windows = [transcribe.Span(2000, 3100)]
-        found = transcribe.decode_group(decoder, recording, windows, encode, [], short=True)
+        found = transcribe.decode_windows(decoder, recording, windows, encode, [], short=True)
         lengths = [encoder_out.shape[1] for encoder_out, _ in found]
         bad = bad if bad and bad[0][0] == 0 else ()
     else:
@@ -211,7 +211,7 @@ def test_a_whole_window_that_fails_takes_the_next_temperature_at_once():
     model.encode = lambda mel: np.zeros((len(mel), mel.shape[2] // 2, 3), np.float32)
     decoder = Lengths(model, Words, TIMESTAMP_RULES, [1], bad=((0, 1500),), guards=Guards(temperatures=(0.0, 0.2)))
     recording = analyse(np.ones(29 * audio.SAMPLE_RATE, np.float32), 80, vad=False)
-    transcribe.decode_group(
+    transcribe.decode_windows(
         decoder, recording, [transcribe.Span(0, 2900)], lambda span: model.encode(np.zeros((1, 80, 3000))), [], True
     )
     assert decoder.asked == [(0.0, 1, 1500), (0.2, 1, 1500)]

@@ -11,6 +11,7 @@ from labsupport.base.errors import EngineError
 OURS = "labsupport.engine.race.ours:open_ours"
 PEERS = "labsupport.engine.race.peers:"
 NO_TIMES = "without timestamps"
+SHORT = "short sound is not filled up to 30 s"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def openvino(dtype: str) -> Entrant:
 
 
 def sherpa(dtype: str, form: str) -> Entrant:
-    differs = f"{NO_TIMES}; 29 s at most, which we cut; nothing suppressed; short sound is not filled up to 30 s"
+    differs = f"{NO_TIMES}; 29 s at most, which we cut; nothing suppressed; {SHORT}"
     return Entrant(f"sherpa-onnx {dtype}", f"{PEERS}open_sherpa", form, {}, "sherpa-onnx", "race", differs)
 
 
@@ -96,9 +97,11 @@ ENTRANTS = (
     ours("ours, torch, batch 4", "torch", batch=4, differs=NO_TIMES),
     ours("ours, onnx", "onnx"),
     ours("ours, onnx, batch 4, VAD", "onnx", batch=4, vad=True, differs=f"{NO_TIMES}; our VAD cuts"),
-    ours("ours, fast", "fast", arithmetic="int8"),
-    ours("ours, fast, batch 4, VAD", "fast", f"{NO_TIMES}; our VAD cuts", "int8", batch=4, vad=True),
-    ours("ours, fast, batch 8, VAD", "fast", f"{NO_TIMES}; our VAD cuts", "int8", batch=8, vad=True),
+    ours("ours, fast", "fast", SHORT, "int8"),
+    ours("ours, fast, batch 8, VAD", "fast", f"{NO_TIMES}; our VAD cuts, at 15 s; {SHORT}", "int8", batch=8, vad=True),
+    ours(
+        "ours, fast, batch 16, VAD", "fast", f"{NO_TIMES}; our VAD cuts, at 15 s; {SHORT}", "int8", batch=16, vad=True
+    ),
 )
 
 

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from labsupport.checkpoints.config import Config
 from labsupport.engine.race.running import Answer, Clips, Running, in_batches
 
@@ -47,15 +45,17 @@ def open_ours(
 
 def transcribe_together(transcriber: Any, clips: Clips) -> list[str]:
     """Clips of 30 s at most, a window each, side by side and without timestamps."""
-    from labsupport.speech import features
+    from labsupport.speech.segments import Span
     from labsupport.whisper.search import greedy
     from labsupport.whisper.token_filters import make_prompt
+    from labsupport.whisper.transcribe import stack_mels
 
     model, tokenizer = transcriber.model, transcriber.tokenizer
-    mels = np.stack([features.window(features.log_mel(clip, model.config.mels), 0) for clip in clips])
+    recordings = [transcriber.analyse(clip) for clip in clips]
+    mels = stack_mels([(each, Span(0, each.frames)) for each in recordings], transcriber.short_context)
     prompt = make_prompt(tokenizer, "en" if model.config.multilingual else None, timestamps=False)
     rules = replace(transcriber.rules, timestamps=False)
-    found = greedy(model, model.encode(mels), prompt, rules)  # (clips, mels, 3000) -> (clips, 1500, d_model)
+    found = greedy(model, model.encode(mels), prompt, rules)  # (clips, mels, frames) -> (clips, frames / 2, d_model)
     return [tokenizer.decode(hypothesis.tokens) for hypothesis in found]
 
 
@@ -63,8 +63,11 @@ def transcribe_together(transcriber: Any, clips: Clips) -> list[str]:
 
 
 def measure_split(model: Any, work: Callable[[], object]) -> dict[str, dict[str, float]]:
-    """Of one run of `work`: part -> seconds, calls, and rows (windows, texts) of all calls; "all" is the whole run."""
-    found: dict[str, dict[str, float]] = {part: {"seconds": 0.0, "calls": 0, "rows": 0} for part in PARTS}
+    """Of one run of `work`: part -> seconds, calls, and rows (windows, texts) of all calls; "all" is the whole run.
+
+    places: of the encoder's output that all rows together make or read; squares: of each row's, added up.
+    """
+    found = {part: dict.fromkeys(("seconds", "calls", "rows", "places", "squares"), 0.0) for part in PARTS}
     with timed_parts(model, found):
         start = time.perf_counter()
         work()
@@ -75,15 +78,21 @@ def measure_split(model: Any, work: Callable[[], object]) -> dict[str, dict[str,
 @contextmanager
 def timed_parts(model: Any, found: dict[str, dict[str, float]]) -> Iterator[None]:
     """In the block each of PARTS adds its time to `found`."""
+    places = 0  # a row's
 
     def wrap(part: str, function: Callable) -> Callable:
         def timed(first: Any, *rest: Any, **options: Any) -> Any:
+            nonlocal places
+            if part in ("encode", "project_cross_kv"):
+                places = first.shape[2] // 2 if part == "encode" else first.shape[1]
             start = time.perf_counter()
             result = function(first, *rest, **options)
             entry = found[part]
             entry["seconds"] += time.perf_counter() - start
             entry["calls"] += 1
             entry["rows"] += len(first)
+            entry["places"] += len(first) * places
+            entry["squares"] += len(first) * places**2
             return result
 
         return timed
@@ -97,10 +106,13 @@ def timed_parts(model: Any, found: dict[str, dict[str, float]]) -> Iterator[None
             delattr(model, part)
 
 
-def encoder_flops(config: Config) -> int:
-    """Multiplies and adds of one window: those of `linear_flops`, and each place's attention to all others."""
-    attention = 2 * 2 * config.audio_positions**2 * config.d_model
-    return linear_flops(config) + config.encoder_layers * attention
+def encoder_flops(config: Config, places: float, squares: float) -> float:
+    """Multiplies and adds for so many places: those of `linear_flops`, and each place's attention to all of its row.
+
+    squares: of each row's places, added up.
+    """
+    attention = 2 * 2 * squares * config.d_model
+    return linear_flops(config) * places / config.audio_positions + config.encoder_layers * attention
 
 
 def linear_flops(config: Config) -> int:

@@ -120,13 +120,13 @@ def fractions(result: Result, config: Config, limits: Roofline) -> dict[str, flo
     split, arithmetic = result.alone.split or {}, result.entrant.arithmetic
     found = {}
     if (encode := split.get("encode")) and encode["rows"]:
-        work = encode["rows"] * encoder_flops(config)
+        work = encoder_flops(config, encode["places"], encode["squares"])
         found["encode"] = limits.fraction(encode["seconds"], flops=work, dtype=arithmetic)
     if (step := split.get("decode_step")) and step["calls"]:
-        moved = step_bytes(config, 0)
+        moved, windows = step_bytes(config, 0), step["places"] / config.audio_positions
         share = BITS[arithmetic] / BITS["float32"]
         found["decode_step"] = limits.fraction(
-            step["seconds"], bytes=share * (step["calls"] * moved["weights"] + step["rows"] * moved["cross_kv"])
+            step["seconds"], bytes=share * (step["calls"] * moved["weights"] + windows * moved["cross_kv"])
         )
     return found
 

@@ -16,7 +16,7 @@ class Slow:
 
     def encode(self, mel):
         time.sleep(0.02)
-        return mel
+        return np.zeros((len(mel), mel.shape[2] // 2, 2))
 
     def project_cross_kv(self, encoder_out, cache):
         time.sleep(0.01)
@@ -33,7 +33,7 @@ def test_each_part_is_counted_with_its_rows_and_the_model_stays_as_it_was():
     model = Slow()
 
     def work():
-        model.project_cross_kv(model.encode(np.zeros((4, 80, 3000))), None)
+        model.project_cross_kv(model.encode(np.zeros((4, 80, 1700))), None)
         model.prefill(np.zeros((4, 3)), None, logits_to_keep=1)
         for rows in (4, 4, 1):
             model.decode_step(np.zeros(rows), None)
@@ -42,6 +42,9 @@ def test_each_part_is_counted_with_its_rows_and_the_model_stays_as_it_was():
     assert {part: (split[part]["calls"], split[part]["rows"]) for part in PARTS} == {
         "encode": (1, 4), "project_cross_kv": (1, 4), "prefill": (1, 4), "decode_step": (3, 9),
     }  # fmt: skip
+    found = {part: (split[part]["places"], split[part]["squares"]) for part in PARTS}
+    assert found["encode"] == found["project_cross_kv"] == (4 * 850, 4 * 850**2)
+    assert found["decode_step"] == (9 * 850, 9 * 850**2)
     assert split["encode"]["seconds"] >= 0.02
     assert split["all"]["seconds"] >= sum(split[part]["seconds"] for part in PARTS) >= 0.033
     assert vars(model) == {}
@@ -54,16 +57,18 @@ def test_a_failure_leaves_the_model_as_it_was():
     assert vars(model) == {}
 
 
-def test_the_arithmetic_is_what_torch_counts():
+@pytest.mark.parametrize("places", [1500, 850])
+def test_the_arithmetic_is_what_torch_counts(places):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import WhisperConfig, WhisperModel
 
     config = SIZES["tiny.en"]
-    encoder = WhisperModel(WhisperConfig(**config.to_hf(), attn_implementation="eager")).encoder.eval()
+    shape = config.to_hf() | {"max_source_positions": places}
+    encoder = WhisperModel(WhisperConfig(**shape, attn_implementation="eager")).encoder.eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        encoder(torch.zeros(1, config.mels, 3000))
-    assert encoder_flops(config) == counter.get_total_flops()
+        encoder(torch.zeros(2, config.mels, 2 * places))
+    assert encoder_flops(config, 2 * places, 2 * places**2) == pytest.approx(counter.get_total_flops())
 
 
 @pytest.mark.weights
