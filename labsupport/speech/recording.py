@@ -55,8 +55,8 @@ class Recording:
     def windows(self, longest: int = WINDOW_FRAMES, at_silence: bool = False) -> list[Span]:
         """The speech in windows of at most 30 s, or `longest` frames, each up to the last pause that it can hold.
 
-        at_silence: a window that is at least half full ends where silence was cut out. No segment crosses it then,
-            and would have to be divided by the times of its words.
+        at_silence: a window that is at least half full ends where silence was cut out. A segment that crossed it would
+            have to be divided by the times of its words, which take time to find.
         """
         windows, start = [], 0
         while start < self.frames:

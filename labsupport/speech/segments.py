@@ -138,6 +138,7 @@ def open_network() -> InferenceSession:
 
 @functools.cache
 def read_network(path: Path) -> InferenceSession:
+    """One session for all detectors: several threads may run it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

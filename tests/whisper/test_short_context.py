@@ -10,14 +10,6 @@ import torch
 
 from labsupport.speech import audio, features, text
 from labsupport.whisper.short_context import ShortContext, with_short_context
-from labsupport.whisper.windows import count_frames
-
-
-@pytest.mark.parametrize(
-    ("seconds", "silence", "frames"), [(3.0, 2.0, 500), (3.003, 0, 300), (29, 2, 3000), (90, 2, 3000)]
-)
-def test_frames_are_even_and_fit_the_window(seconds, silence, frames):
-    assert count_frames(seconds, silence) == frames
 
 
 @pytest.mark.weights

@@ -166,6 +166,13 @@ def test_of_texts_with_rounds_the_one_with_timestamps_counts_them(untimed, timed
     assert decoder.asked == [[1, TIMESTAMP_RULES.no_timestamps]] + [[1]] * (untimed != ROUND)
 
 
+class ShapeModel(ScriptedModel):
+    """Its encoder's output has the right shape, and holds nothing."""
+
+    def encode(self, mel):
+        return np.zeros((len(mel), mel.shape[2] // 2, 3), np.float32)
+
+
 @dataclass
 class Lengths(GuardedDecoder):
     """Gives a window the number of its encoder frames; `bad` ones get a text that no guard lets pass."""
@@ -184,14 +191,12 @@ class Lengths(GuardedDecoder):
 @pytest.mark.parametrize("bad", [(), ((0, 650),), ((1, 650), (2, 650))])
 def test_a_short_context_that_fails_the_guards_is_decoded_again_whole(monkeypatch, timestamps, bad):
     monkeypatch.setattr("labsupport.whisper.transcribe.SHORT_FRAMES", 1100)
-    model = ScriptedModel(None)
-    model.encode = lambda mel: np.zeros((len(mel), mel.shape[2] // 2, 3), np.float32)
-    decoder = Lengths(model, Words, TIMESTAMP_RULES, [1], bad=bad)
+    decoder = Lengths(ShapeModel(None), Words, TIMESTAMP_RULES, [1], bad=bad)
     noise = np.random.default_rng(0).normal(0, 0.1, 31 * audio.SAMPLE_RATE).astype(np.float32)
     recording = analyse(noise, 80, vad=False)
 
     def encode(span):
-        return model.encode(recording.window(span)[None])
+        return decoder.model.encode(recording.window(span)[None])
 
     if timestamps:
         windows = [transcribe.Span(2000, 3100)]
@@ -207,13 +212,12 @@ def test_a_short_context_that_fails_the_guards_is_decoded_again_whole(monkeypatc
 
 
 def test_a_whole_window_that_fails_takes_the_next_temperature_at_once():
-    model = ScriptedModel(None)
-    model.encode = lambda mel: np.zeros((len(mel), mel.shape[2] // 2, 3), np.float32)
-    decoder = Lengths(model, Words, TIMESTAMP_RULES, [1], bad=((0, 1500),), guards=Guards(temperatures=(0.0, 0.2)))
+    guards = Guards(temperatures=(0.0, 0.2))
+    decoder = Lengths(ShapeModel(None), Words, TIMESTAMP_RULES, [1], bad=((0, 1500),), guards=guards)
     recording = analyse(np.ones(29 * audio.SAMPLE_RATE, np.float32), 80, vad=False)
-    transcribe.decode_windows(
-        decoder, recording, [transcribe.Span(0, 2900)], lambda span: model.encode(np.zeros((1, 80, 3000))), [], True
-    )
+    window = transcribe.Span(0, 2900)
+    encoder_out = decoder.model.encode(recording.window(window)[None])
+    transcribe.decode_windows(decoder, recording, [window], lambda span: encoder_out, [], short=True)
     assert decoder.asked == [(0.0, 1, 1500), (0.2, 1, 1500)]
 
 

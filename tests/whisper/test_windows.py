@@ -11,7 +11,15 @@ from transformers.models.whisper.generation_whisper import WhisperGenerationMixi
 
 from labsupport.speech.segments import Span
 from labsupport.whisper.search import Hypothesis
-from labsupport.whisper.windows import cut_segments, move_to_pause, place_segments
+from labsupport.whisper.windows import count_frames, cut_segments, move_to_pause, place_segments
+
+
+@pytest.mark.parametrize(
+    ("seconds", "silence", "frames"), [(3.0, 2.0, 500), (3.003, 0, 300), (29, 2, 3000), (90, 2, 3000)]
+)
+def test_frames_are_even_and_fit_the_window(seconds, silence, frames):
+    assert count_frames(seconds, silence) == frames
+
 
 texts = st.lists(st.integers(0, 49) | st.integers(61, 99), min_size=1, max_size=8)
 
