@@ -21,6 +21,8 @@ BENCHMARKS = (  # the module that it runs; the defaults of model, runs and clip;
      "Article B's four graph rewrites: a step of beam 5 with the whole loop decoder, form by form."),
     ("engines", "tiny.en", 7, "jfk",
      "torch and ONNX Runtime: encoder, decode steps and whole transcriptions, in a process each."),
+    ("engine_pieces", "base", 15, "jfk",
+     "Who is to carry the fast engine's arithmetic: OpenVINO, ONNX Runtime, oneDNN through torch, by pieces."),
     ("twins", "tiny.en", 7, "jfk",
      "torch and MindSpore: encoder and whole transcriptions with eager attention, in a process each."),
     ("quantization", "base", 7, "jfk",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from labsupport.cli.options import DECODING, MODEL, OUTPUT, READING, Backend, MaxHours, check_finite
+from labsupport.cli.options import DECODING, MODEL, OUTPUT, READING, Backend, Engine, MaxHours, check_finite
 from labsupport.cli.printing import errors, print_line
 from labsupport.machine.stop_signals import StopSignals
 
@@ -25,9 +25,7 @@ def corpus(
     redo: Annotated[bool, typer.Option("--redo", help="replace what was done with other options")] = False,
     model: Annotated[str, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = "tiny.en",
     backend: Backend = None,
-    engine: Annotated[
-        Literal["torch", "mindspore", "onnx", "fast"] | None, typer.Option(help="fast: on CPUs; onnx: graphs", **MODEL)
-    ] = None,
+    engine: Engine = "auto",
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, max=4096, help="of a worker; 0: its share of the cores", **MODEL)
     ] = 0,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from labsupport.cli.printing import errors, out, print_hint
+from labsupport.cli.options import Engine, Why
+from labsupport.cli.printing import errors, out, reporter
 from labsupport.machine.stop_signals import StopSignals
 
 
@@ -17,12 +18,14 @@ def live(
     step: Annotated[
         float, typer.Option(min=0.2, max=10, help="seconds of new sound before the text is made again")
     ] = 1.0,
+    engine: Engine = "auto",
+    why: Why = False,
     speed: Annotated[
         float, typer.Option(min=0.1, max=100, help="of a file: how many times as fast it is played")
     ] = 1.0,
 ) -> None:
     """Write down what is said while it is said. Printed text is stable; Ctrl-C ends it."""
-    from labsupport import whisper
+    from labsupport.engine import loading
     from labsupport.machine.backend import let_threads_sleep
     from labsupport.speech import audio, live_sound
     from labsupport.whisper.language import find_code
@@ -31,5 +34,5 @@ def live(
     let_threads_sleep()
     pieces = live_sound.record(step) if file is None else live_sound.play(audio.read_blocks(file), step, speed)
     with StopSignals() as stop:
-        loaded = whisper.load_default(model, report=print_hint)
+        loaded = loading.load_for_command(model, None, engine, reporter(why))
         show_live(loaded, pieces, speed if file else 1.0, language and find_code(language), out, errors, stop)

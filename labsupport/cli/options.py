@@ -21,6 +21,11 @@ def panel(name: str) -> dict[str, Any]:
 
 MODEL, OUTPUT, DECODING, READING = panel("Model"), panel("Output"), panel("Decoding"), panel("Reading")
 Backend = Annotated[Literal["torch", "mindspore"] | None, typer.Option(help="the framework to compute with", **MODEL)]
+Engine = Annotated[
+    Literal["auto", "fast", "onnx", "torch", "mindspore"],
+    typer.Option(help="auto: the fastest that is known; fast: the course's best, on CPUs; onnx: article B's", **MODEL),
+]
+Why = Annotated[bool, typer.Option("--why", "-v", help="say which engine was chosen, and why", **MODEL)]
 MaxHours = Annotated[
     float, typer.Option(metavar="N", min=0, callback=check_finite, help="refuse what lasts longer", **READING)
 ]

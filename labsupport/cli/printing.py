@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import typer
 from rich.console import Console
@@ -25,6 +25,11 @@ def print_error(error: LabError) -> None:
 def print_hint(text: str) -> None:
     if errors.is_terminal:
         errors.print(text, markup=False, highlight=False)
+
+
+def reporter(asked: bool) -> Callable[[str], None]:
+    """Takes lines beside the result, and prints them where they were asked for."""
+    return lambda text: errors.print(text, markup=False, highlight=False) if asked else None
 
 
 def print_line(text: str) -> None:

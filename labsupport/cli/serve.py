@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from labsupport.cli.options import check_finite
+from labsupport.cli.options import Engine, Why, check_finite
+from labsupport.cli.printing import reporter
 
 
 def serve(
     host: Annotated[str, typer.Option(help="the address to answer on; by default this machine alone")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
-    engine: Annotated[
-        Literal["torch", "mindspore", "onnx", "fast"] | None, typer.Option(help="onnx on a CPU, if not given")
-    ] = None,
+    engine: Engine = "auto",
+    why: Why = False,
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine")
     ] = 0,
@@ -46,7 +46,6 @@ def serve(
     from labsupport.serving import server
     from labsupport.serving.auth import read_tokens
     from labsupport.serving.settings import Settings, check_binding
-    from labsupport.whisper.loading import load_for_service
 
     tokens = read_tokens(token_file)
     check_binding(host, bool(tokens), insecure)
@@ -58,6 +57,4 @@ def serve(
         batch=batch, active=batch, queue=queue, beams=beams, request_seconds=timeout, audio_seconds=max_minutes * 60,
         upload_bytes=round(max_megabytes * 2**20), spool_bytes=8 * round(max_megabytes * 2**20),
     )  # fmt: skip
-    server.serve(
-        lambda: loading.load(model, engine=engine) if engine else load_for_service(model), host, port, settings, tokens
-    )
+    server.serve(lambda: loading.load_for_command(model, None, engine, reporter(why)), host, port, settings, tokens)

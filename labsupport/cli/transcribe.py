@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from labsupport.base.errors import MachineError
-from labsupport.cli.options import DECODING, MODEL, OUTPUT, READING, Backend, MaxHours, check_finite, panel
-from labsupport.cli.printing import errors, print_error, print_hint
+from labsupport.cli.options import DECODING, MODEL, OUTPUT, READING, Backend, Engine, MaxHours, Why, check_finite, panel
+from labsupport.cli.printing import errors, print_error, reporter
 from labsupport.machine.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -42,10 +42,8 @@ def transcribe(
     files: Annotated[list[str], typer.Argument(help="any audio or video; - is standard input")],
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id", **MODEL)] = None,
     backend: Backend = None,
-    engine: Annotated[
-        Literal["torch", "mindspore", "onnx", "fast"] | None,
-        typer.Option(help="fast: the course's best, on CPUs; onnx: article B's graphs", **MODEL),
-    ] = None,
+    engine: Engine = "auto",
+    why: Why = False,
     threads: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine", **MODEL),
@@ -163,10 +161,7 @@ def transcribe(
             use_threads(threads)
 
         def load() -> whisper.Transcriber:
-            if backend or engine:
-                loaded = loading.load(model, backend=backend, engine=engine)
-            else:
-                loaded = whisper.load_default(model, report=print_hint)
+            loaded = loading.load_for_command(model, backend, engine, reporter(why))
             if threads and loaded_framework() == "mindspore":
                 raise MachineError("MindSpore itself decides on its threads.", hint="Leave --threads out.")
             return loaded

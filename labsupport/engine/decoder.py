@@ -95,13 +95,50 @@ def stored_parts(layer: Linear) -> list[np.ndarray]:
     return [weight] if isinstance(weight, np.ndarray) else [weight.codes, weight.scales]
 
 
+class Variables:
+    """What a graph holds from step to step: keys and values, which each step appends to.
+
+    rows: node (rows,) int32: which row of the step before each row goes on from.
+    """
+
+    def __init__(self, heads: int, head_dim: int, rows: Node):
+        self.heads, self.head_dim, self.rows = heads, head_dim, rows
+        self.assigned: list[Node] = []
+
+    def append(self, name: str, new: Node) -> Node:
+        """What a variable holds of these rows, and after it the new keys or values: (rows, heads, length, head_dim)"""
+        info = VariableInfo()
+        info.data_shape = ov.PartialShape([-1, self.heads, -1, self.head_dim])
+        info.data_type, info.variable_id = ov.Type.f32, name
+        variable = Variable(info)
+        before = ops.read_value(self.zeros(integers(0)), variable)
+        before = ops.gather(before, self.rows, ops.constant(np.int64(0)))
+        whole = ops.concat([before, new], 2)
+        self.assigned.append(ops.assign(whole, variable))
+        return whole
+
+    def zeros(self, length: Node) -> Node:
+        """(rows, heads, length, head_dim)"""
+        sizes = [size_of(self.rows, 0), integers(self.heads), length, integers(self.head_dim)]
+        return ops.broadcast(constant(np.float32(0)), ops.concat(sizes, 0))
+
+    def attend_fixed(self, name: str, q: Node, mask: Node) -> Node:
+        """Attention to keys and values that are given from outside, once: the kernel appends even so, here zeros.
+
+        (rows, heads, length, head_dim) -> the same shape; mask hides what was appended, see `build_decoder`
+        """
+        nothing = self.zeros(size_of(q, 2))
+        k, v = (self.append(f"{name}_{part}", nothing) for part in "kv")
+        return ops.scaled_dot_product_attention(q, k, v, mask, causal=False)
+
+
 class StepLayers(TextLayers):
     """The layers of a step; see `build_decoder`."""
 
     def __init__(self, config: Config, layers: Layers, norms: Norms):
         super().__init__(config, layers, norms)
         self.inputs = {name: ops.parameter(shape, dtype, name=name) for name, (shape, dtype) in INPUTS.items()}
-        self.assigned: list[Node] = []
+        self.variables = Variables(config.heads, config.head_dim, self.inputs["rows"])
 
     def build(self) -> ov.Model:
         x = self.embed(self.inputs["tokens"], self.inputs["positions"])
@@ -109,33 +146,14 @@ class StepLayers(TextLayers):
             x = self.layer(x, f"decoder.layers.{number}")
         x = ops.gather(self.norm("decoder.layer_norm", x), self.inputs["kept"], ops.constant(np.int64(1)))
         outputs = [ops.result(self.project_vocabulary(x))]
-        return ov.Model(outputs, self.assigned, list(self.inputs.values()), "decoder")
+        return ov.Model(outputs, self.variables.assigned, list(self.inputs.values()), "decoder")
 
     def attend_text(self, name: str, q: Node, k: Node, v: Node) -> Node:
-        k, v = self.append(f"{name}.k", k), self.append(f"{name}.v", v)
+        k, v = self.variables.append(f"{name}.k", k), self.variables.append(f"{name}.v", v)
         return ops.scaled_dot_product_attention(q, k, v, self.inputs["self_mask"], causal=False)
 
     def attend_sound(self, name: str, q: Node) -> Node:
-        nothing = self.zeros(size_of(self.inputs["tokens"], 1))  # the fused kernel wants to append, as for text
-        k, v = (self.append(f"{name}.cross_{part}", nothing) for part in "kv")
-        return ops.scaled_dot_product_attention(q, k, v, self.inputs["cross_mask"], causal=False)
-
-    def append(self, name: str, new: Node) -> Node:
-        """What a variable holds of these rows, and after it the new keys or values: (rows, heads, length, head_dim)"""
-        info = VariableInfo()
-        info.data_shape = ov.PartialShape([-1, self.config.heads, -1, self.config.head_dim])
-        info.data_type, info.variable_id = ov.Type.f32, name
-        variable = Variable(info)
-        before = ops.read_value(self.zeros(integers(0)), variable)
-        before = ops.gather(before, self.inputs["rows"], ops.constant(np.int64(0)))
-        whole = ops.concat([before, new], 2)
-        self.assigned.append(ops.assign(whole, variable))
-        return whole
-
-    def zeros(self, length: Node) -> Node:
-        """(rows, heads, length, head_dim)"""
-        sizes = [size_of(self.inputs["tokens"], 0), integers(self.config.heads), length, integers(self.config.head_dim)]
-        return ops.broadcast(constant(np.float32(0)), ops.concat(sizes, 0))
+        return self.variables.attend_fixed(f"{name}.cross", q, self.inputs["cross_mask"])
 
 
 def build_decoder(config: Config, layers: Layers, norms: Norms) -> ov.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from labsupport import whisper
@@ -13,6 +14,8 @@ from labsupport.speech.text import Tokenizer
 from labsupport.whisper import Transcriber
 from labsupport.whisper.loading import make_transcriber
 
+AUTO = "auto"
+
 
 def load(name: str | None = None, backend: str | None = None, engine: str | None = None, **options) -> Transcriber:
     """As `whisper.load`, but for the engine "fast", see `load_fast`."""
@@ -22,6 +25,23 @@ def load(name: str | None = None, backend: str | None = None, engine: str | None
         what = "The fast engine runs its own graphs, on the CPU: it takes no backend and no other option."
         raise WhisperError(what, hint="Leave them out.")
     return load_fast(name)
+
+
+def load_for_command(
+    name: str | None, backend: str | None, engine: str, report: Callable[[str], None] = lambda text: None
+) -> Transcriber:
+    """As `load`, for a command's options: the engine "auto" is chosen by `choosing`, unless a backend is named.
+
+    Args:
+        report: takes why that engine was chosen.
+    """
+    if engine != AUTO or backend:
+        return load(name, backend=backend, engine=None if engine == AUTO else engine)
+    from labsupport.engine.choosing import choose
+
+    choice = choose(name or DEFAULT_MODEL)
+    report(str(choice))
+    return load(name, engine=choice.engine)
 
 
 def load_fast(name: str | None = None, rounding: Rounding = FAST) -> Transcriber:

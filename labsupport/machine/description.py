@@ -83,8 +83,7 @@ class Machine:
 
 def describe_machine(chosen: str | None = None) -> Machine:
     """Describes this machine as its backend (see `choose_backend`) finds it; loads that framework alone."""
-    cpu, flags = read_cpu()
-    features = tuple(name for name, spellings in CPU_FEATURES.items() if spellings & flags)
+    cpu, features = describe_cpu()
     cores = usable_cores()
     accelerators = find_accelerators(choose_backend(chosen)) if any(map(is_installed, FRAMEWORKS)) else ()
     return Machine(
@@ -99,6 +98,18 @@ def describe_machine(chosen: str | None = None) -> Machine:
         system=name_system(),
         python=platform.python_version(),
     )
+
+
+def describe_cpu() -> tuple[str, tuple[str, ...]]:
+    """The processor's name, and our names of what it can do."""
+    cpu, flags = read_cpu()
+    return cpu, tuple(name for name, spellings in CPU_FEATURES.items() if spellings & flags)
+
+
+def name_cpu_machine() -> str:
+    """The name of this machine without its accelerators; loads no framework."""
+    cpu, features = describe_cpu()
+    return make_slug(cpu, usable_cores(), features, ())
 
 
 def find_accelerators(name: str) -> tuple[Accelerator, ...]:

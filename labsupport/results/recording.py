@@ -37,14 +37,15 @@ class Recording:
 
         Args:
             what: a row's name, with {task} and {worker} in place of their names.
-            started: the workers; all have the same tasks.
+            started: the workers. A task that only some of them have is timed in those.
             runs, warmup: as in `worker.compare`.
         """
         with ExitStack() as stack:
             workers = {each.name: stack.enter_context(each) for each in started}
-            for task in next(iter(workers.values())).tasks:
-                timed = worker.compare(workers, task, runs, warmup)
-                for name, each in workers.items():
+            for task in dict.fromkeys(task for each in workers.values() for task in each.tasks):
+                able = {name: each for name, each in workers.items() if task in each.tasks}
+                timed = worker.compare(able, task, runs, warmup)
+                for name, each in able.items():
                     numbers = {"spread": timed[name].spread, "runs": runs, **self.details}
                     each.record(what.format(task=task, worker=name), timed[name].median, "s", **numbers)
                 print(f"\n{what.format(task=task, worker='each')}\n{timed}", flush=True)

@@ -357,6 +357,11 @@ def read_rows(*folders: Path) -> list[Row]:
     return reading.rows
 
 
+def read_group(group: str, machine: str) -> list[Row]:
+    """The rows of one group and machine, reference and the learner's, oldest first; lines that are none left out."""
+    return scan_files(folder / machine / f"{group}.jsonl" for folder in (REFERENCE, results_dir())).rows
+
+
 def read_file(path: Path) -> list[Row]:
     """The rows of one file, in its order; a warning names the lines that are none."""
     rows, odd = json_lines.read(path, parse_row)

@@ -32,7 +32,7 @@ class Settings:
     model: str
     weights: str = ""
     backend: str | None = None
-    engine: str | None = None
+    engine: str = "auto"
     threads: int = 1
     language: str | None = None
     task: str = "transcribe"
@@ -130,12 +130,9 @@ class Worker:
 
 def load(settings: Settings):
     """The transcriber, as `lab transcribe` loads it."""
-    from labsupport import whisper
     from labsupport.engine import loading
 
-    if settings.backend or settings.engine:
-        return loading.load(settings.model, backend=settings.backend, engine=settings.engine)
-    return whisper.load_default(settings.model)
+    return loading.load_for_command(settings.model, settings.backend, settings.engine)
 
 
 def describe_transcript(voices: Voices, file: str) -> dict[str, Any]:

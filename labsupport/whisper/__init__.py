@@ -1,6 +1,6 @@
 """Whisper, speech to text: `whisper.load("tiny.en").transcribe(samples)`."""
 
-from labsupport.whisper.loading import load, load_default, load_model
+from labsupport.whisper.loading import load, load_model
 from labsupport.whisper.transcribe import Transcriber
 
-__all__ = ["Transcriber", "load", "load_default", "load_model"]
+__all__ = ["Transcriber", "load", "load_model"]

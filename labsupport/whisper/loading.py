@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from labsupport.base.errors import MachineError, WhisperError
 from labsupport.checkpoints.resolve import DEFAULT_MODEL, Checkpoint, find_checkpoint
-from labsupport.machine.backend import FRAMEWORKS, choose_backend, has_accelerator_driver, is_installed
+from labsupport.machine.backend import FRAMEWORKS, choose_backend
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import WhisperModel
 from labsupport.whisper.token_filters import TokenRules, check_vocabulary
@@ -75,37 +74,6 @@ def choose_engine(engine: str | None, backend: str | None) -> str | None:
     if engine and backend and engine != backend:
         raise WhisperError(f"The engine {engine!r} and the backend {backend!r} exclude each other.", hint="Give one.")
     return engine
-
-
-def load_default(name: str | None = None, report: Callable[[str], None] = lambda hint: None) -> Transcriber:
-    """Loads a model for a command that names neither engine nor backend: on onnx where that starts at once.
-
-    That is on a CPU, where the model's graphs are in the cache: no framework is imported, and a transcription begins in
-    half the time. In all other cases as `load`. Where only the graphs are missing, `report` takes a hint.
-
-    Raises:
-        CheckpointError, MachineError: as for `load`.
-    """
-    if os.environ.get("LAB_BACKEND") or has_accelerator_driver() or not is_installed("onnxruntime"):
-        return load(name)
-    from labsupport.whisper import onnx_model
-
-    checkpoint = find_checkpoint(name or DEFAULT_MODEL)
-    tokenizer = Tokenizer(checkpoint.folder)
-    if onnx_model.is_built(checkpoint, tokenizer):
-        return make_transcriber(checkpoint, onnx_model.load_model(checkpoint, tokenizer), tokenizer)
-    report("With --engine onnx once, the graphs of this model are built, and later transcriptions start faster.")
-    return make_transcriber(checkpoint, load_model(checkpoint), tokenizer)
-
-
-def load_for_service(name: str | None = None, engine: str | None = None) -> Transcriber:
-    """Loads a model for a process that lives long: where no engine is named, on onnx on a CPU, graphs built if need be.
-
-    With eight windows in a batch its decoder takes less than half of torch's time there. Errors as for `load`.
-    """
-    if engine or os.environ.get("LAB_BACKEND") or has_accelerator_driver() or not is_installed("onnxruntime"):
-        return load(name, engine=engine)
-    return load_onnx(name)
 
 
 def load_onnx(name: str | None, **options) -> Transcriber:

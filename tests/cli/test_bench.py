@@ -8,7 +8,10 @@ from lab_command import invoke
 
 from labsupport.base.paths import ROOT
 
-TIMED = ("kv_caches", "graph_rewrites", "engines", "twins", "quantization", "long_audio", "serving", "bark_attention")
+TIMED = (
+    "kv_caches", "graph_rewrites", "engines", "engine_pieces", "twins", "quantization", "long_audio", "serving",
+    "bark_attention",
+)  # fmt: skip
 
 
 BENCHMARKS = (*TIMED, "bark", "invented_text")

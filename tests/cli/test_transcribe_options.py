@@ -115,13 +115,24 @@ def test_what_cannot_be_done_is_an_error_before_the_work(fake, wrong, message):
     assert fake.seconds == []
 
 
-@pytest.mark.parametrize("option", [(), ("--engine", "onnx"), ("--backend", "torch")])
-def test_an_engine_is_chosen_only_where_none_is_asked_for(fake, monkeypatch, option):
-    def fail(*arguments, **options):
-        raise AssertionError(arguments)
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [((), (None, "auto")), (("--engine", "onnx"), (None, "onnx")), (("--backend", "torch"), ("torch", "auto"))],
+)
+def test_the_model_is_loaded_as_the_options_ask(fake, monkeypatch, options, asked):
+    given = []
 
-    monkeypatch.setattr("labsupport.whisper.load_default" if option else "labsupport.whisper.load", fail)
-    assert invoke("transcribe", JFK, *option).output == "One. Two.\n"
+    def load(name, backend, engine, report):
+        given.append((backend, engine))
+        report("Engine steam: it was there.")
+        return fake
+
+    monkeypatch.setattr("labsupport.engine.loading.load_for_command", load)
+    quiet, told = invoke("transcribe", JFK, *options), invoke("transcribe", JFK, "-v", *options)
+    assert given == [asked] * 2
+    assert quiet.stdout == told.stdout == "One. Two.\n"
+    assert "Engine steam" not in quiet.stderr
+    assert "Engine steam: it was there." in told.stderr
 
 
 def test_limits_are_lifted_by_the_option_that_the_error_names(fake, tmp_path):

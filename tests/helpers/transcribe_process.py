@@ -12,8 +12,8 @@ COMMAND = """
 import os, signal, sys
 from dataclasses import replace
 from fake_transcriber import TWO, FakeTranscriber
-import labsupport.whisper
 from labsupport import cli
+from labsupport.engine import loading
 
 class Speaker(FakeTranscriber):
     def transcribe(self, samples, **options):
@@ -22,7 +22,7 @@ class Speaker(FakeTranscriber):
         return super().transcribe(samples, **options)
 
 model = Speaker(replace(TWO, text="\\u00e9 \\u65e5\\u672c"))
-labsupport.whisper.load_default = lambda name, report: model
+loading.load_for_command = lambda name, backend, engine, report: model
 sys.argv = ["lab", "transcribe", *sys.argv[1:]]
 cli.main()
 """

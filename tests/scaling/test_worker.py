@@ -25,8 +25,7 @@ def model(monkeypatch):
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     fake = FakeTranscriber()
-    monkeypatch.setattr("labsupport.whisper.load_default", lambda name: fake)
-    monkeypatch.setattr("labsupport.whisper.load", lambda name, backend, engine: fake)
+    monkeypatch.setattr("labsupport.engine.loading.load_for_command", lambda name, backend, engine: fake)
     return fake
 
 
@@ -73,10 +72,10 @@ def test_options_reach_the_model(model):
 
 
 def test_what_is_wrong_with_the_model_is_fatal(monkeypatch, model):
-    def refuse(name):
+    def refuse(name, backend, engine):
         raise CheckpointError("It is damaged.", where="there", hint="Fetch it again.")
 
-    monkeypatch.setattr("labsupport.whisper.load_default", refuse)
+    monkeypatch.setattr("labsupport.engine.loading.load_for_command", refuse)
     assert call(SETTINGS, JFK) == {"fatal": {"what": "It is damaged.", "where": "there", "hint": "Fetch it again."}}
 
 
@@ -119,12 +118,10 @@ def test_a_name_that_no_file_can_have_is_a_row(model):
 
 def test_the_engine_asked_for_is_loaded(monkeypatch, model):
     asked = []
-    monkeypatch.setattr("labsupport.whisper.load", lambda name, **how: asked.append((name, how)))
-    worker.load(Settings("base", engine="onnx"))
-    worker.load(Settings("base", backend="torch"))
-    assert asked == [
-        ("base", {"backend": None, "engine": "onnx"}), ("base", {"backend": "torch", "engine": None}),
-    ]  # fmt: skip
+    monkeypatch.setattr("labsupport.engine.loading.load_for_command", lambda *how: asked.append(how))
+    for options in ({}, {"engine": "onnx"}, {"backend": "torch"}):
+        worker.load(Settings("base", **options))
+    assert asked == [("base", None, "auto"), ("base", None, "onnx"), ("base", "torch", "auto")]
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])

@@ -9,14 +9,12 @@ from importlib.resources import files
 import pytest
 from safetensors.numpy import save_file
 from small_folder import change, write
-from small_whisper import SMALL
 
 from labsupport import whisper
 from labsupport.base.errors import CheckpointError, LabError, NotAvailable, WhisperError
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.hf_settings import write_settings
 from labsupport.checkpoints.random_weights import random_tensors
-from labsupport.whisper import loading, onnx_model
 from labsupport.whisper.loading import choose_engine
 
 
@@ -42,69 +40,6 @@ def test_a_missing_runtime_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(NotAvailable, match="not installed"):
         whisper.load("tiny.en", engine="onnx")
-
-
-# --- what a command loads to which no engine was given ----------------------------------------------------------------
-
-
-@pytest.fixture
-def cpu(monkeypatch):
-    """A CPU with ONNX Runtime and the graphs in the cache; what would load a model gives the engine's name instead."""
-    monkeypatch.delenv("LAB_BACKEND", raising=False)
-    replaced = {
-        "has_accelerator_driver": lambda: False,
-        "is_installed": lambda package: True,
-        "find_checkpoint": lambda name: SMALL,
-        "Tokenizer": lambda folder: None,
-        "make_transcriber": lambda checkpoint, model, tokenizer: model,
-        "load_model": lambda checkpoint: "a framework",
-        "load": lambda name, engine=None: engine or "what load chooses",
-    }
-    for name, replacement in replaced.items():
-        monkeypatch.setattr(loading, name, replacement)
-    monkeypatch.setattr(type(SMALL), "folder", None)
-    monkeypatch.setattr(onnx_model, "is_built", lambda checkpoint, tokenizer: True)
-    monkeypatch.setattr(onnx_model, "load_model", lambda checkpoint, tokenizer: "onnx")
-    return monkeypatch
-
-
-def load_default() -> tuple[str, list[str]]:
-    hints: list[str] = []
-    return loading.load_default("small", hints.append), hints
-
-
-def test_a_command_takes_onnx_where_its_graphs_are_built(cpu):
-    assert load_default() == ("onnx", [])
-
-
-def test_without_the_graphs_it_takes_a_framework_and_says_once_how_to_build_them(cpu):
-    cpu.setattr(onnx_model, "is_built", lambda checkpoint, tokenizer: False)
-    loaded, hints = load_default()
-    assert loaded == "a framework"
-    assert len(hints) == 1
-    assert "--engine onnx" in hints[0]
-
-
-def test_who_chose_a_backend_gets_it(cpu):
-    cpu.setenv("LAB_BACKEND", "torch")
-    assert load_default() == ("what load chooses", [])
-
-
-@pytest.mark.parametrize(
-    ("name", "replacement"), [("has_accelerator_driver", lambda: True), ("is_installed", lambda package: False)]
-)
-def test_an_accelerator_or_a_missing_runtime_leaves_the_choice_to_load(cpu, name, replacement):
-    cpu.setattr(loading, name, replacement)
-    assert load_default() == ("what load chooses", [])
-    assert loading.load_for_service("small") == "what load chooses"
-
-
-def test_a_service_takes_onnx_and_builds_its_graphs(cpu):
-    cpu.setattr(onnx_model, "is_built", lambda checkpoint, tokenizer: False)
-    assert loading.load_for_service("small") == "onnx"
-    assert loading.load_for_service("small", engine="torch") == "torch"
-    cpu.setenv("LAB_BACKEND", "torch")
-    assert loading.load_for_service("small") == "what load chooses"
 
 
 # --- folders of strangers ---------------------------------------------------------------------------------------------

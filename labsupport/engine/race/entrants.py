@@ -11,6 +11,9 @@ from labsupport.base.errors import EngineError
 OURS = "labsupport.engine.race.ours:open_ours"
 PEERS = "labsupport.engine.race.peers:"
 NO_TIMES = "without timestamps"
+GROUP = "race"  # of the rows
+TIME = "transcription"  # what the row of an entrant's time begins with
+DOES_NOT_COUNT = "does not count"  # in the note of one that did not do the work
 SHORT = "short sound is not filled up to 30 s"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from labsupport.base.tables import drop_empty_columns, format_seconds, text_table
 from labsupport.checkpoints.config import Config
 from labsupport.engine.race.contest import Alone, Contest
-from labsupport.engine.race.entrants import Entrant
+from labsupport.engine.race.entrants import DOES_NOT_COUNT, GROUP, TIME, Entrant
 from labsupport.engine.race.environment import find_environment
 from labsupport.engine.race.judging import Score, find_fault, find_impossible, score, set_bar
 from labsupport.engine.race.ours import PARTS, encoder_flops, linear_flops
@@ -27,7 +27,6 @@ from labsupport.speech.text import Tokenizer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GROUP = "race"
 WINDOW_SECONDS = WINDOW_FRAMES * FRAME_SECONDS
 
 
@@ -245,7 +244,7 @@ def record(outcome: Outcome, model: str, config: Config, limits: Roofline) -> No
         against = pair[1] if pair and each is pair[0] else reference
         if each is not against and each.fault is None:
             measured |= {"gain": interval(outcome.gain(each, against)), "against": against.entrant.name}
-        rows.record(f"transcription: {name}", timed.median, "s", **measured, **shared)
+        rows.record(f"{TIME}: {name}", timed.median, "s", **measured, **shared)
         if each is not reference and each.fault is None:
             value, low, high = interval(outcome.gain(each, reference))
             rows.record(f"as fast as {outcome.reference}: {name}", value, "times", low=low, high=high, **shared)
@@ -284,5 +283,5 @@ def describe(result: Result) -> str:
         version = environment.versions(entrant.package).get(entrant.package)
     else:
         version = installed_version(entrant.package)
-    fault = f"does not count: {result.fault}" if result.fault else ""
+    fault = f"{DOES_NOT_COUNT}: {result.fault}" if result.fault else ""
     return "; ".join(filter(None, [f"{entrant.package} {version or ''}".strip(), entrant.differs, fault]))
