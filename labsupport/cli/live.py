@@ -25,7 +25,7 @@ def live(
     ] = 1.0,
 ) -> None:
     """Write down what is said while it is said. Printed text is stable; Ctrl-C ends it."""
-    from labsupport.engine import loading
+    from labsupport.engine.choosing import load_for_command
     from labsupport.machine.backend import let_threads_sleep
     from labsupport.speech import audio, live_sound
     from labsupport.whisper.language import find_code
@@ -34,5 +34,5 @@ def live(
     let_threads_sleep()
     pieces = live_sound.record(step) if file is None else live_sound.play(audio.read_blocks(file), step, speed)
     with StopSignals() as stop:
-        loaded = loading.load_for_command(model, None, engine, reporter(why))
+        loaded = load_for_command(model, None, engine, reporter(why))
         show_live(loaded, pieces, speed if file else 1.0, language and find_code(language), out, errors, stop)

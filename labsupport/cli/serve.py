@@ -40,7 +40,7 @@ def serve(
 
     Its texts are those of `lab transcribe` with the same beams, and with a batch of more than 1.
     """
-    from labsupport.engine import loading
+    from labsupport.engine.choosing import load_for_command
     from labsupport.machine.backend import let_threads_sleep, use_threads
     from labsupport.results.memory import take_fresh_blocks
     from labsupport.serving import server
@@ -57,4 +57,4 @@ def serve(
         batch=batch, active=batch, queue=queue, beams=beams, request_seconds=timeout, audio_seconds=max_minutes * 60,
         upload_bytes=round(max_megabytes * 2**20), spool_bytes=8 * round(max_megabytes * 2**20),
     )  # fmt: skip
-    server.serve(lambda: loading.load_for_command(model, None, engine, reporter(why)), host, port, settings, tokens)
+    server.serve(lambda: load_for_command(model, None, engine, reporter(why)), host, port, settings, tokens)

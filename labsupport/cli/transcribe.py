@@ -148,7 +148,7 @@ def transcribe(
     """
     with StopSignals() as stop:
         from labsupport import whisper
-        from labsupport.engine import loading
+        from labsupport.engine.choosing import load_for_command
         from labsupport.machine.backend import let_threads_sleep, loaded_framework, use_threads
         from labsupport.speech.audio import Limits
         from labsupport.whisper.file_progress import TerminalWatcher
@@ -161,7 +161,7 @@ def transcribe(
             use_threads(threads)
 
         def load() -> whisper.Transcriber:
-            loaded = loading.load_for_command(model, backend, engine, reporter(why))
+            loaded = load_for_command(model, backend, engine, reporter(why))
             if threads and loaded_framework() == "mindspore":
                 raise MachineError("MindSpore itself decides on its threads.", hint="Leave --threads out.")
             return loaded

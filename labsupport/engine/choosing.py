@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from labsupport.checkpoints.resolve import DEFAULT_MODEL
+from labsupport.engine.loading import load
 from labsupport.engine.race.entrants import DOES_NOT_COUNT, ENTRANTS, GROUP, TIME
 from labsupport.machine.backend import FRAMEWORKS, choose_backend, has_accelerator_driver, is_installed
 from labsupport.machine.description import name_cpu_machine
 from labsupport.results import rows
 from labsupport.results.rows import Row
+from labsupport.whisper import Transcriber
 
+AUTO = "auto"
 MEASURED_ON = ("x86_64", "AMD64")  # processors that the fast engine has been measured on
 NEEDS = {"fast": "openvino", "onnx": "onnxruntime"}  # engine -> its package
 ENTERED = {f"{TIME}: {each.name}": each.settings["engine"] for each in ENTRANTS if each.is_ours}  # row -> engine
@@ -25,6 +29,21 @@ class Choice:
 
     def __str__(self) -> str:
         return f"Engine {self.engine}: {self.reason}."
+
+
+def load_for_command(
+    name: str | None, backend: str | None, engine: str, report: Callable[[str], None] = lambda text: None
+) -> Transcriber:
+    """As `load`, for a command's options: the engine "auto" is what `choose` gives, unless a backend is named.
+
+    Args:
+        report: takes why that engine was chosen.
+    """
+    if engine != AUTO or backend:
+        return load(name, backend=backend, engine=None if engine == AUTO else engine)
+    choice = choose(name or DEFAULT_MODEL)
+    report(str(choice))
+    return load(name, engine=choice.engine)
 
 
 def choose(model: str) -> Choice:

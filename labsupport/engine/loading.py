@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from labsupport import whisper
@@ -13,8 +12,6 @@ from labsupport.engine.runtime import require_openvino
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper import Transcriber
 from labsupport.whisper.loading import make_transcriber
-
-AUTO = "auto"
 
 
 def load(name: str | None = None, backend: str | None = None, engine: str | None = None, **options) -> Transcriber:
@@ -27,28 +24,12 @@ def load(name: str | None = None, backend: str | None = None, engine: str | None
     return load_fast(name)
 
 
-def load_for_command(
-    name: str | None, backend: str | None, engine: str, report: Callable[[str], None] = lambda text: None
-) -> Transcriber:
-    """As `load`, for a command's options: the engine "auto" is chosen by `choosing`, unless a backend is named.
-
-    Args:
-        report: takes why that engine was chosen.
-    """
-    if engine != AUTO or backend:
-        return load(name, backend=backend, engine=None if engine == AUTO else engine)
-    from labsupport.engine.choosing import choose
-
-    choice = choose(name or DEFAULT_MODEL)
-    report(str(choice))
-    return load(name, engine=choice.engine)
-
-
-def load_fast(name: str | None = None, rounding: Rounding = FAST) -> Transcriber:
+def load_fast(name: str | None = None, rounding: Rounding = FAST, short_context: bool = True) -> Transcriber:
     """Loads a model on OpenVINO; its graphs are compiled on first use, and no framework is imported.
 
     Args:
         rounding: what is rounded; less than in `FAST` is for comparison.
+        short_context: see `Transcriber`; off is for comparison.
 
     Raises:
         CheckpointError: no such model, or it is damaged.
@@ -60,4 +41,4 @@ def load_fast(name: str | None = None, rounding: Rounding = FAST) -> Transcriber
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
     model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint, rounding), rounding))
-    return replace(make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder)), short_context=True)
+    return replace(make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder)), short_context=short_context)

@@ -130,9 +130,9 @@ class Worker:
 
 def load(settings: Settings):
     """The transcriber, as `lab transcribe` loads it."""
-    from labsupport.engine import loading
+    from labsupport.engine.choosing import load_for_command
 
-    return loading.load_for_command(settings.model, settings.backend, settings.engine)
+    return load_for_command(settings.model, settings.backend, settings.engine)
 
 
 def describe_transcript(voices: Voices, file: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from labsupport.base.paths import AUDIO
 def fake(monkeypatch):
     model = FakeTranscriber()
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # transcribe leaves the caller's choice, and this process, as it is
-    monkeypatch.setattr("labsupport.engine.loading.load_for_command", lambda name, backend, engine, report: model)
+    monkeypatch.setattr("labsupport.engine.choosing.load_for_command", lambda name, backend, engine, report: model)
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lab_command import invoke
 
-from labsupport.engine.race import environment, run
+from labsupport.engine.race import environment, ladder, run
 from labsupport.engine.race.environment import Environment
 
 
@@ -19,10 +19,19 @@ def raced(monkeypatch) -> list:
 def test_options_are_passed_on(raced, tmp_path):
     options = ["--model", "tiny.en", "--clips", "jfk,short", "--entrants", "ours, onnx", "--rounds", "3"]
     assert invoke("race", *options, "--threads", "1", "--plot", tmp_path / "a.svg").exit_code == 0
-    model, sounds, entrants, rounds, threads, _, plot = raced
+    model, sounds, entrants, rounds, threads, _, plot, on_ladder = raced
+    assert not on_ladder
     assert (model, rounds, threads, plot) == ("tiny.en", 3, 1, tmp_path / "a.svg")
     assert [sound.name for sound in sounds] == ["jfk", "16 short"]
     assert [entrant.name for entrant in entrants] == ["ours, onnx"]
+
+
+def test_the_ladder_has_entrants_of_its_own(raced):
+    assert invoke("race", "--ladder").exit_code == 0
+    assert [entrant.name for entrant in raced[2]] == [each.name for each in (*ladder.rungs(), *ladder.ablations())]
+    assert raced[-1] is True
+    shown = invoke("race", "--ladder", "--list", "--entrants", "without short").output
+    assert shown == "without short windows (without timestamps)\n"
 
 
 def test_the_list_names_everyone(raced):

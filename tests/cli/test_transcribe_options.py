@@ -127,7 +127,7 @@ def test_the_model_is_loaded_as_the_options_ask(fake, monkeypatch, options, aske
         report("Engine steam: it was there.")
         return fake
 
-    monkeypatch.setattr("labsupport.engine.loading.load_for_command", load)
+    monkeypatch.setattr("labsupport.engine.choosing.load_for_command", load)
     quiet, told = invoke("transcribe", JFK, *options), invoke("transcribe", JFK, "-v", *options)
     assert given == [asked] * 2
     assert quiet.stdout == told.stdout == "One. Two.\n"

@@ -53,7 +53,7 @@ def test_a_second_of_speech_is_a_few_words(engines, tmp_path):
 
 @pytest.mark.parametrize("options", [DEFAULTS, {"batch": 8, "vad": True}], ids=["one by one", "in batches"])
 def test_clips_have_no_more_errors_than_the_plain_engine_gives(engines, options):
-    """As one text: in a clip of a dozen words a single word is 8 % already; eight bits cost tiny.en up to four words."""
+    """As one text: in a clip of a dozen words a single word is 8 % already; int8 costs tiny.en up to four words."""
     clips = [audio.clip(name) for name in ("jfk", "narration")]
     spoken = " ".join(clip.text for clip in clips)
     texts = [" ".join(each.transcribe(audio.read(clip.path), **options).text for clip in clips) for each in engines]

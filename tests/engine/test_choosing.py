@@ -8,7 +8,7 @@ import pytest
 
 from labsupport.base.paths import DATA
 from labsupport.engine import choosing
-from labsupport.engine.choosing import ENTERED, choose
+from labsupport.engine.choosing import ENTERED, Choice, choose
 from labsupport.machine.description import describe_machine, name_cpu_machine
 from labsupport.results import rows
 
@@ -135,3 +135,23 @@ def test_a_machine_without_accelerators_has_the_name_of_its_processor():
     machine = describe_machine()
     assert machine.name.startswith(name_cpu_machine())
     assert (machine.name == name_cpu_machine()) == (not machine.accelerators)
+
+
+@pytest.mark.parametrize(
+    ("backend", "engine", "expected"),
+    [("torch", "auto", ("torch", None)), (None, "onnx", (None, "onnx")), ("torch", "fast", ("torch", "fast"))],
+)
+def test_what_an_option_names_is_loaded_and_nothing_is_chosen(monkeypatch, backend, engine, expected):
+    said = []
+    monkeypatch.setattr(choosing, "load", lambda name, backend, engine: (backend, engine))
+    monkeypatch.setattr(choosing, "choose", None)
+    assert choosing.load_for_command("base", backend, engine, said.append) == expected
+    assert said == []
+
+
+def test_auto_loads_what_is_chosen_for_the_model_and_says_why(monkeypatch):
+    said = []
+    monkeypatch.setattr(choosing, "load", lambda name, engine: (name, engine))
+    monkeypatch.setattr(choosing, "choose", lambda model: Choice(f"best for {model}", "it is"))
+    assert choosing.load_for_command(None, None, "auto", said.append) == (None, "best for tiny.en")
+    assert said == ["Engine best for tiny.en: it is."]

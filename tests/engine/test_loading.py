@@ -10,7 +10,6 @@ import pytest
 from labsupport.base.errors import CheckpointError, NotAvailable
 from labsupport.base.paths import AUDIO, ROOT
 from labsupport.engine import loading, runtime
-from labsupport.engine.choosing import Choice
 
 CODE = """
 import sys
@@ -36,26 +35,6 @@ def test_without_openvino_the_error_says_what_to_do(monkeypatch):
     with pytest.raises(NotAvailable, match="OpenVINO is not installed") as raised:
         loading.load("tiny.en", engine="fast")
     assert "--engine onnx" in raised.value.hint
-
-
-@pytest.mark.parametrize(
-    ("backend", "engine", "expected"),
-    [("torch", "auto", ("torch", None)), (None, "onnx", (None, "onnx")), ("torch", "fast", ("torch", "fast"))],
-)
-def test_what_an_option_names_is_loaded_and_nothing_is_chosen(monkeypatch, backend, engine, expected):
-    said = []
-    monkeypatch.setattr(loading, "load", lambda name, backend, engine: (backend, engine))
-    monkeypatch.setattr("labsupport.engine.choosing.choose", None)
-    assert loading.load_for_command("base", backend, engine, said.append) == expected
-    assert said == []
-
-
-def test_auto_loads_what_is_chosen_for_the_model_and_says_why(monkeypatch):
-    said = []
-    monkeypatch.setattr(loading, "load", lambda name, engine: (name, engine))
-    monkeypatch.setattr("labsupport.engine.choosing.choose", lambda model: Choice(f"best for {model}", "it is"))
-    assert loading.load_for_command(None, None, "auto", said.append) == (None, "best for tiny.en")
-    assert said == ["Engine best for tiny.en: it is."]
 
 
 def test_an_unknown_model_is_refused():

@@ -13,7 +13,7 @@ import os, signal, sys
 from dataclasses import replace
 from fake_transcriber import TWO, FakeTranscriber
 from labsupport import cli
-from labsupport.engine import loading
+from labsupport.engine import choosing
 
 class Speaker(FakeTranscriber):
     def transcribe(self, samples, **options):
@@ -22,7 +22,7 @@ class Speaker(FakeTranscriber):
         return super().transcribe(samples, **options)
 
 model = Speaker(replace(TWO, text="\\u00e9 \\u65e5\\u672c"))
-loading.load_for_command = lambda name, backend, engine, report: model
+choosing.load_for_command = lambda name, backend, engine, report: model
 sys.argv = ["lab", "transcribe", *sys.argv[1:]]
 cli.main()
 """

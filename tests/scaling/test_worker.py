@@ -25,7 +25,7 @@ def model(monkeypatch):
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     fake = FakeTranscriber()
-    monkeypatch.setattr("labsupport.engine.loading.load_for_command", lambda name, backend, engine: fake)
+    monkeypatch.setattr("labsupport.engine.choosing.load_for_command", lambda name, backend, engine: fake)
     return fake
 
 
@@ -75,7 +75,7 @@ def test_what_is_wrong_with_the_model_is_fatal(monkeypatch, model):
     def refuse(name, backend, engine):
         raise CheckpointError("It is damaged.", where="there", hint="Fetch it again.")
 
-    monkeypatch.setattr("labsupport.engine.loading.load_for_command", refuse)
+    monkeypatch.setattr("labsupport.engine.choosing.load_for_command", refuse)
     assert call(SETTINGS, JFK) == {"fatal": {"what": "It is damaged.", "where": "there", "hint": "Fetch it again."}}
 
 
@@ -118,7 +118,7 @@ def test_a_name_that_no_file_can_have_is_a_row(model):
 
 def test_the_engine_asked_for_is_loaded(monkeypatch, model):
     asked = []
-    monkeypatch.setattr("labsupport.engine.loading.load_for_command", lambda *how: asked.append(how))
+    monkeypatch.setattr("labsupport.engine.choosing.load_for_command", lambda *how: asked.append(how))
     for options in ({}, {"engine": "onnx"}, {"backend": "torch"}):
         worker.load(Settings("base", **options))
     assert asked == [("base", None, "auto"), ("base", None, "onnx"), ("base", "torch", "auto")]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labsupport.checkpoints.config import Config
 from labsupport.engine.race.running import Answer, Clips, Running, in_batches
+
+if TYPE_CHECKING:
+    from labsupport.whisper import Transcriber
 
 PARTS = ("encode", "project_cross_kv", "prefill", "decode_step")  # of `whisper.protocol.WhisperModel`
 
@@ -18,16 +21,10 @@ PARTS = ("encode", "project_cross_kv", "prefill", "decode_step")  # of `whisper.
 def open_ours(
     folder: Path, threads: int, multilingual: bool, name: str, engine: str, batch: int = 1, vad: bool = False, **options
 ) -> Running:
-    """Any engine of `loading.load`; name: the packaged model's. options: for `loading.load`."""
-    from labsupport.engine import loading
+    """Any engine of `loading.load`; name: the packaged model's. options: for `load`."""
     from labsupport.whisper.guards import NO_GUARDS
 
-    if engine == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        options = {"device": "cpu", **options}
-    transcriber = loading.load(name, engine=engine, **options)
+    transcriber = load(name, engine, threads, **options)
 
     def transcribe(clips: Clips) -> Answer:
         if batch > 1 and len(clips) > 1:
@@ -41,6 +38,31 @@ def open_ours(
         return measure_split(transcriber.model, lambda: transcribe(clips))
 
     return Running(transcribe, split if all(hasattr(transcriber.model, part) for part in PARTS) else None)
+
+
+def load(name: str, engine: str, threads: int, off: Sequence[str] = (), **options: Any) -> Transcriber:
+    """A transcriber.
+
+    Args:
+        off: what the fast engine does without: fields of `Rounding`, and "short_context".
+        options: for torch as `whisper.load` takes them; compiled: with a static cache.
+    """
+    from labsupport.engine import loading
+    from labsupport.engine.rounding import Rounding
+
+    if engine == "fast":
+        rounding = Rounding(**{field.name: field.name not in off for field in fields(Rounding)})
+        return loading.load_fast(name, rounding, "short_context" not in off)
+    if engine == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+        options = {"device": "cpu", **options}
+    if options.get("compiled"):
+        from labsupport.optim.kv_cache import StaticCache
+
+        options["cache"] = StaticCache
+    return loading.load(name, engine=engine, **options)
 
 
 def transcribe_together(transcriber: Any, clips: Clips) -> list[str]:

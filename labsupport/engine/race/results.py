@@ -229,7 +229,7 @@ def draw(outcome: Outcome, model: str) -> Figure:
     return plots.bars(seconds, "seconds", f"{model}, {sound.name}: {sound.seconds:.0f} s of sound", spreads)
 
 
-def record(outcome: Outcome, model: str, config: Config, limits: Roofline) -> None:
+def record(outcome: Outcome, model: str, config: Config, limits: Roofline, group: str = GROUP) -> None:
     """A row for each number of each entrant; of one that did not do the work the note says why.
 
     Our fastest brings its gain against the fastest peer, every other its gain against the reference entrant.
@@ -238,7 +238,7 @@ def record(outcome: Outcome, model: str, config: Config, limits: Roofline) -> No
     load = outcome.contest.load or Load(None, None)
     for each in outcome.results:
         name, timed = each.entrant.name, each.timed
-        shared = {"group": GROUP, "model": model, "clip": outcome.contest.sound.name, "note": describe(each)}
+        shared = {"group": group, "model": model, "clip": outcome.contest.sound.name, "note": describe(each)}
         measured: dict[str, Any] = {"spread": timed.spread, "runs": len(timed.wall), "peak_bytes": each.alone.peak}
         measured |= {"load_before": load.before, "load_during": load.during}
         against = pair[1] if pair and each is pair[0] else reference

@@ -8,8 +8,8 @@ from pathlib import Path
 from labsupport.base.errors import EngineError, LabError
 from labsupport.base.paths import atomic_write, using_folder
 from labsupport.checkpoints.resolve import PACKAGED, find_checkpoint
-from labsupport.engine.race import contest, results
-from labsupport.engine.race.entrants import Entrant
+from labsupport.engine.race import contest, ladder, results
+from labsupport.engine.race.entrants import GROUP, Entrant
 from labsupport.engine.race.environment import SETUP, require_environment
 from labsupport.engine.race.limits import find_limits
 from labsupport.engine.race.results import Outcome
@@ -23,12 +23,13 @@ Say = Callable[[str], None]
 
 def run(
     model: str, sounds: Sequence[Sound], entrants: Sequence[Entrant], rounds: int, threads: int, say: Say,
-    plot: Path | None = None,
+    plot: Path | None = None, on_ladder: bool = False,
 ) -> list[Outcome]:  # fmt: skip
     """Races the entrants over each sound; prints and records what came out.
 
     Args:
         say: shows a line of progress.
+        on_ladder: the entrants are those of `ladder`, whose gains over each other are recorded too.
         plot: a file to write, .png or .svg; with several sounds, one for each, named after it.
 
     Raises:
@@ -48,7 +49,9 @@ def run(
         outcome = results.judge(held, entrants, tokenizer, checkpoint.config, limits)
         if outcome is None:
             raise EngineError("No entrant finished.", where="\n".join(f"{n}: {e}" for n, e in held.errors.items()))
-        results.record(outcome, model, checkpoint.config, limits)
+        results.record(outcome, model, checkpoint.config, limits, ladder.GROUP if on_ladder else GROUP)
+        if on_ladder:
+            ladder.record(outcome, model)
         parts = (
             results.time_table(outcome),
             results.cost_table(outcome),
