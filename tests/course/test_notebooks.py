@@ -1,6 +1,6 @@
 """The notebooks that are written for MindSpore run there from top to bottom, as `lab run` does it.
 
-A run of all tests takes half of them, drawn anew each time, for each takes a minute or two; soak takes all. On torch
+A run of all tests takes a quarter of them, drawn anew each time, for each takes minutes; soak takes all. On torch
 nbval runs every notebook, in a session of its own, and compares what they show.
 """
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.mindspore, pytest.mark.slow, pytest.mark.weights]
 PATHS = [path for path in runner.find_notebooks() if "mindspore" in runner.read(path)["metadata"]["lab"]["backends"]]
 
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID")  # the same in all processes of a run, which must collect the same tests
-DRAWN = sorted(random.Random(RUN).sample(PATHS, len(PATHS) // 2))
+DRAWN = sorted(random.Random(RUN).sample(PATHS, max(1, len(PATHS) // 4)))
 
 
 def run_on_mindspore(path, monkeypatch):
