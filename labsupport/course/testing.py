@@ -1,8 +1,8 @@
 """What `./lab test` runs: checks of the code, pytest once for each framework, and the notebooks' stored outputs.
 
 A process has one backend, so tests of two frameworks need two sessions of pytest. torch's session takes the notebooks
-too, executed by nbval, which compares what they show; MindSpore's executes a random quarter of those that are written for
-it, by papermill (tests/course/test_notebooks.py); the soak tests execute all of them.
+too, executed by nbval, which compares what they show; MindSpore's executes a random quarter of those that are written
+for it, by papermill (tests/course/test_notebooks.py); the soak tests execute all of them.
 
 Tests come in three tiers: "quick" ones, "all" but those that take minutes each, and these, "soak", alone.
 """

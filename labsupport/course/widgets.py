@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+
 import ipywidgets
 from IPython.display import HTML, display
 
 from labsupport.base import plots
+from labsupport.base.errors import LabError
 from labsupport.base.plots import is_static_page
 from labsupport.base.tables import html_table
 from labsupport.checkpoints.config import SIZES
@@ -46,6 +49,47 @@ def timeline_filter(profile: Profile) -> ipywidgets.VBox:
         control.observe(redraw, "value")
     redraw()
     return ipywidgets.VBox([ipywidgets.HBox([phase, kind, op]), picture])
+
+
+def try_switches(labels: Mapping[str, str], measure: Callable[[Collection[str]], str]) -> None:
+    """Shows a switch for each label, and a button that measures with those that are on.
+
+    Args:
+        labels: name of a switch -> what stands beside it.
+        measure: the names that are on -> a line of text.
+
+    On a static page the result with all of them on.
+    """
+    if is_static_page():
+        print(f"All on: {measure(list(labels))}")
+    else:
+        display(switchboard(labels, measure))
+
+
+def switchboard(labels: Mapping[str, str], measure: Callable[[Collection[str]], str]) -> ipywidgets.VBox:
+    """The switches, the button, and a line for each measurement, the latest last."""
+    switches = {
+        name: ipywidgets.Checkbox(value=True, description=label, indent=False) for name, label in labels.items()
+    }
+    button = ipywidgets.Button(description="measure")
+    page = ipywidgets.HTML()
+    lines = [("off", "measured")]
+
+    def press(_button=None):
+        on = [name for name, switch in switches.items() if switch.value]
+        button.disabled = True  # a second press would measure beside the first
+        try:
+            found = measure(on)
+        except LabError as error:
+            found = str(error)
+        finally:
+            button.disabled = False
+        off = ", ".join(label for name, label in labels.items() if name not in on)
+        lines.append((off or "nothing", found))
+        page.value = html_table(lines, left=2)
+
+    button.on_click(press)
+    return ipywidgets.VBox([*switches.values(), button, page])
 
 
 def size_memory() -> None:

@@ -61,7 +61,9 @@ def choose(model: str) -> Choice:
     if race := find_race(model, able):
         return fastest(race)
     if "fast" in able and platform.machine() in MEASURED_ON:
-        return Choice("fast", "no accelerator, and no race is stored for this machine; `./lab race` measures it")
+        return Choice(
+            "fast", "no accelerator, and no race between our engines is stored for this machine; `./lab race` holds one"
+        )
     if "onnx" in able:
         lack = "OpenVINO is not installed" if "fast" not in able else f"{platform.machine()} was never measured with it"
         return Choice("onnx", f"no accelerator, and the fast engine is out of the question: {lack}")

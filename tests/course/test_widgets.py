@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from labsupport.base.errors import NotAvailable
 from labsupport.course import widgets
 
 
@@ -36,3 +37,37 @@ def test_a_static_page_gets_the_picture_and_a_group_of_rows_changes_nothing(monk
     monkeypatch.setattr("labsupport.course.widgets.display", displayed.append)
     widgets.size_memory()
     assert [type(thing).__name__ for thing in displayed] == [shown]
+
+
+def press(board):
+    board.children[-2].click()
+    return re.sub(r' style="[^"]*"', "", board.children[-1].value)
+
+
+def test_the_switchboard_measures_with_what_is_on_and_keeps_a_line_of_each():
+    given = []
+    board = widgets.switchboard({"a": "first", "b": "second"}, lambda on: given.append(list(on)) or f"{len(on)} s")
+    assert "<td>nothing</td><td>2 s</td>" in press(board)
+    board.children[0].value = False
+    shown = press(board)
+    assert given == [["a", "b"], ["b"]]
+    assert shown.index("<td>nothing</td><td>2 s</td>") < shown.index("<td>first</td><td>1 s</td>")
+
+
+def test_an_error_of_the_lab_is_shown_and_the_button_works_again():
+    def fail(on):
+        if on:
+            raise NotAvailable("OpenVINO is not installed.")
+        return "0 s"
+
+    board = widgets.switchboard({"a": "first"}, fail)
+    assert "OpenVINO is not installed." in press(board)
+    assert not board.children[-2].disabled
+    board.children[0].value = False
+    assert "<td>first</td><td>0 s</td>" in press(board)
+
+
+def test_on_a_static_page_the_switches_are_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("LAB_STATIC_PAGE", "1")
+    widgets.try_switches({"a": "first"}, lambda on: f"{len(on)} s")
+    assert capsys.readouterr().out == "All on: 1 s\n"

@@ -60,7 +60,7 @@ def test_the_environments_word_comes_first(cpu):
     ("missing", "machine", "engine", "reason"),
     [
         ((), "x86_64", "fast", "lab race"),
-        ((), "AMD64", "fast", "no race is stored"),
+        ((), "AMD64", "fast", "is stored for this machine"),
         ((), "aarch64", "onnx", "aarch64 was never measured"),
         (("openvino",), "x86_64", "onnx", "OpenVINO is not installed"),
         (("openvino", "onnxruntime"), "x86_64", "torch", "neither"),

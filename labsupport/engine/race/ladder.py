@@ -21,7 +21,10 @@ SWITCHES = {  # what the fast engine can do without -> its rung
     "batch": "windows side by side",
     "short_context": "short windows",
 }
-FIRST = "torch, attention written out"
+FRAMEWORK = {  # the rungs before any engine, plain first: what `whisper.load` is given
+    "torch, attention written out": {"attn_implementation": "eager"},
+    "torch, fused attention": {},
+}
 GRAPHS = "own graphs on OpenVINO"
 WHOLE = f"+ {SWITCHES['short_context']}"  # the last rung
 
@@ -29,8 +32,7 @@ WHOLE = f"+ {SWITCHES['short_context']}"  # the last rung
 def rungs() -> list[Entrant]:
     """Each as the one before with one change."""
     entrants = [
-        ours(FIRST, "torch", attn_implementation="eager"),
-        ours("torch, fused attention", "torch"),
+        *(ours(name, "torch", **how) for name, how in FRAMEWORK.items()),
         ours("torch, static cache, compiled", "torch", compiled=True),
         ours("ONNX graphs on ONNX Runtime", "onnx"),
         fast(GRAPHS, ()),
