@@ -242,7 +242,8 @@ def onnxruntime_work(piece: Products | Attention, form: str) -> Work | None:
 
 def onnx_products(piece: Products, form: str) -> tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A graph's text, its weights and its inputs."""
-    lines, weights = [], {}
+    lines: list[str] = []
+    weights: dict[str, np.ndarray] = {}
     for number, weight in enumerate(piece.weights):
         if form == "int8":
             rounded = quantize(weight)
