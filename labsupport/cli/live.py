@@ -18,11 +18,11 @@ def live(
     step: Annotated[
         float, typer.Option(min=0.2, max=10, help="seconds of new sound before the text is made again")
     ] = 1.0,
-    engine: Engine = "auto",
-    why: Why = False,
     speed: Annotated[
         float, typer.Option(min=0.1, max=100, help="of a file: how many times as fast it is played")
     ] = 1.0,
+    engine: Engine = "auto",
+    why: Why = False,
 ) -> None:
     """Write down what is said while it is said. Printed text is stable; Ctrl-C ends it."""
     from labsupport.engine.choosing import load_for_command

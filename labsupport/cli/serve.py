@@ -16,9 +16,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="a packaged name, a folder or a hub id")] = None,
     engine: Engine = "auto",
     why: Why = False,
-    threads: Annotated[
-        int, typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine")
-    ] = 0,
+    threads: Annotated[int, typer.Option(metavar="N", min=0, max=4096, help="CPU threads; 0: by the machine")] = 0,
     beams: Annotated[int, typer.Option(metavar="N", min=1, max=100, help="1 is greedy: quicker, less exact")] = 1,
     batch: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="windows of 30 s at once")] = 8,
     queue: Annotated[int, typer.Option(metavar="N", min=0, max=10_000, help="requests that wait; more get 429")] = 32,

@@ -46,7 +46,7 @@ def transcribe(
     why: Why = False,
     threads: Annotated[
         int,
-        typer.Option(metavar="N", min=0, max=4096, help="CPU threads, for torch and onnx; 0: by the machine", **MODEL),
+        typer.Option(metavar="N", min=0, max=4096, help="CPU threads; 0: by the machine", **MODEL),
     ] = 0,
     form: Annotated[
         list[str] | None,

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from labsupport.base.cached_folder import cached_folder, find_damage, hash_files, recall_hash, remove_outdated
+from labsupport.base.cached_folder import cached_folder, hash_files, recall_hash, remove_outdated
 from labsupport.base.errors import GraphError
 from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.resolve import Checkpoint
@@ -46,13 +46,6 @@ def find_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> Pat
         write_graphs(part, checkpoint, start, languages)
 
     return cached_folder(folder, f"ONNX graphs of {checkpoint.label}", 1000, write)
-
-
-def has_graphs(checkpoint: Checkpoint, start: int, languages: list[int]) -> bool:
-    """Whether `find_graphs` would find them whole, and so build none; arguments as there."""
-    if not any(checkpoint_folder(checkpoint).glob(f"{hash_builders()[:8]}-*")):
-        return False  # without a look at the weights, whose hash may take seconds
-    return find_damage(locate_graphs(checkpoint, start, languages)) is None
 
 
 def checkpoint_folder(checkpoint: Checkpoint) -> Path:

@@ -16,7 +16,7 @@ from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.graphs.loop_cache import LoopCache
 from labsupport.graphs.loop_interface import read_interface
 from labsupport.graphs.session import as_value, open_session, run_bound, to_numpy
-from labsupport.graphs.store import find_graphs, has_graphs, read_stored_interface
+from labsupport.graphs.store import find_graphs, read_stored_interface
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper.protocol import Heads, check_heads
 
@@ -144,11 +144,6 @@ def load_model(
     The tokenizer says which tokens are languages; without it the model cannot detect one.
     """
     return Whisper(checkpoint.config, find_graphs(checkpoint, *language_tokens(checkpoint, tokenizer)), loop)
-
-
-def is_built(checkpoint: Checkpoint, tokenizer: Tokenizer) -> bool:
-    """Whether `load_model` would find the graphs in the cache."""
-    return has_graphs(checkpoint, *language_tokens(checkpoint, tokenizer))
 
 
 def language_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> tuple[int, list[int]]:

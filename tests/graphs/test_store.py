@@ -119,16 +119,6 @@ def test_undamaged_graphs_are_not_built_again(folder, monkeypatch):
     assert store.find_graphs(SMALL, 7, [50]) == folder
 
 
-def test_whether_graphs_are_there_is_known_without_building_them(folder, monkeypatch):
-    assert store.has_graphs(SMALL, 7, [50])
-    assert not store.has_graphs(SMALL, 7, [50, 51])
-    (folder / "loop.onnx").write_bytes(b"damaged")
-    assert not store.has_graphs(SMALL, 7, [50])
-    monkeypatch.setattr(store, "hash_builders", lambda: "another source")
-    monkeypatch.setattr(store, "identify", None)  # large weights are not hashed where nothing was ever built
-    assert not store.has_graphs(SMALL, 7, [50])
-
-
 def test_graphs_of_other_options_stand_beside_and_those_of_other_code_are_replaced(folder, monkeypatch):
     other = store.find_graphs(SMALL, 7, [50, 51])
     assert other != folder
