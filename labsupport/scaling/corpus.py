@@ -64,11 +64,13 @@ class Pool:
     workers: processes, each with the model in memory.
     gpus: that Ray reserves for each, such as 0.5; with 0 nothing is reserved, and all of them see what is there.
     address: of a cluster, whose machines see the same files and have the same packages; None starts Ray here.
+    in_flight: files that a worker is given at once, so that it need not wait; with it, all of them die.
     """
 
     workers: int = 1
     gpus: float = 0
     address: str | None = None
+    in_flight: int = 2
 
 
 class Reporter(Protocol):
@@ -205,8 +207,10 @@ def work_off(
         with stop.interruptible():
             stack.enter_context(ray_session(pool.workers, pool.address))
         check_gpus(pool)
-        for _ in range(ROUNDS):
+        for _ in range(1, ROUNDS):
             take_rows(waiting, settings, recorder, stop, pool, worker)
+        # at last each file alone, so that none fails for what another does
+        take_rows(waiting, settings, recorder, stop, replace(pool, in_flight=1), worker)
     for item in waiting.values():
         recorder.add(finish(describe_death(settings), item))
 
@@ -247,7 +251,7 @@ def stream_rows(
 
     inputs = [{"number": number, "file": os.fsencode(item.file)} for number, item in items.items()]
     data = ray.data.from_items(inputs, override_num_blocks=min(len(inputs), BLOCKS))
-    actors = ray.data.ActorPoolStrategy(size=min(pool.workers, len(inputs)), max_tasks_in_flight_per_actor=2)
+    actors = ray.data.ActorPoolStrategy(size=min(pool.workers, len(inputs)), max_tasks_in_flight_per_actor=pool.in_flight)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the last two, which have no other name yet
         rows = data.map(

@@ -142,11 +142,10 @@ def test_the_port_of_ray_itself_passes(two_workers):
 # --- nothing lost, nothing doubled -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(corpus.ROUNDS, marks=pytest.mark.soak)])
-def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, capsys, monkeypatch, rounds):
+@pytest.mark.parametrize("retries", [0, pytest.param(corpus.RETRIES, marks=pytest.mark.soak)])
+def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, capsys, monkeypatch, retries):
     """One is killed at its first try of a file; another file kills whoever tries it, in each round."""
-    monkeypatch.setattr(corpus, "ROUNDS", rounds)
-    monkeypatch.setattr(corpus, "RETRIES", 1)  # each takes a worker's start: seconds
+    monkeypatch.setattr(corpus, "RETRIES", retries)  # each takes a worker's start: seconds
     source = write_sounds(tmp_path / "in", 10, killer="once", poison="always")
     summary = run(source, tmp_path / "out")
     rows = rows_of(tmp_path / "out")
@@ -158,7 +157,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(two_workers, tmp_path, 
     assert {name: row["text"] for name, row in rows.items()} == {name: (source / name).read_text() for name in rows}
     assert len({row["worker"] for row in rows.values()}) >= 2
     assert died["error_kind"] == DIED
-    assert f"in {rounds} rounds" in died["error"]
+    assert f"in {corpus.ROUNDS} rounds" in died["error"]
     assert capsys.readouterr().out == ""
 
 
