@@ -189,28 +189,70 @@ def openvino_attention(piece: Attention, form: str) -> Work:
 
 
 def openvino_fixed_attention(piece: Attention, form: str) -> Work:
-    """Keys and values are variables of the graph, as in the engine's decoder."""
+    """Keys and values are given once: as the engine's decoder has them, or in eight bits, as variables of the graph."""
+    if form == "int8":
+        return openvino_variables(piece)
+    import openvino as ov
+    from openvino import opset15 as ops
+
+    from labsupport.engine.decoder import attend_windows
+    from labsupport.engine.runtime import compile_graph, computed_type
+
+    stored, (rows, heads, _, head_dim) = computed_type(rounding(form)), piece.q.shape
+    q = ops.parameter([rows, 1, heads * head_dim], np.float32)
+    k, v = (ops.parameter(piece.k.shape, getattr(ov.Type, stored)) for _ in "kv")
+    attended, _ = attend_windows(q, ops.convert(k, "f32"), ops.convert(v, "f32"), heads, head_dim)
+    request = compile_graph(ov.Model([attended], [q, k, v]), rounding(form)).create_infer_request()
+    request.set_input_tensor(0, ov.Tensor(piece.q.reshape(rows, 1, heads * head_dim)))
+    given = [convert(array, stored, form) for array in (piece.k, piece.v)]
+    for number, each in enumerate(given, start=1):
+        request.set_input_tensor(number, each.get_output_tensor())
+
+    def work() -> np.ndarray:
+        request.infer()
+        return request.get_output_tensor().data.reshape(piece.q.shape)
+
+    return work
+
+
+def convert(array: np.ndarray, stored: str, form: str):
+    """A request whose output is the array in another type: NumPy has no bfloat16."""
+    import openvino as ov
+    from openvino import opset15 as ops
+
+    from labsupport.engine.runtime import compile_graph
+
+    given = ops.parameter(array.shape, np.float32)
+    request = compile_graph(ov.Model([ops.convert(given, stored)], [given]), rounding(form)).create_infer_request()
+    request.infer([array])
+    return request
+
+
+def openvino_variables(piece: Attention) -> Work:
+    """In eight bits the plugin holds them in variables alone, to which each step appends: here a row that is hidden."""
     import openvino as ov
     from openvino import opset15 as ops
 
     from labsupport.engine.decoder import Variables
-    from labsupport.engine.model import cross_mask
     from labsupport.engine.runtime import compile_graph
+    from labsupport.engine.step_cache import HIDDEN
 
     rows, heads, _, head_dim = piece.q.shape
-    q, mask = ops.parameter([-1, heads, 1, head_dim], np.float32), ops.parameter([1, 1, 1, -1], np.float32)
-    indices = ops.parameter([-1], np.int32)
+    q, indices = ops.parameter(piece.q.shape, np.float32), ops.parameter([-1], np.int32)
+    new, mask = ops.parameter(piece.q.shape, np.float32), ops.parameter([1, 1, 1, -1], np.float32)
     variables = Variables(heads, head_dim, indices)
-    graph = ov.Model([ops.result(variables.attend_fixed("cross", q, mask))], variables.assigned, [q, indices, mask])
-    request = compile_graph(graph, rounding(form)).create_infer_request()
+    k, v = (variables.append(name, new) for name in "kv")
+    attended = ops.scaled_dot_product_attention(q, k, v, mask, causal=False)
+    graph = ov.Model([ops.result(attended)], variables.assigned, [q, indices, new, mask])
+    request = compile_graph(graph, rounding("int8")).create_infer_request()
     for state in request.query_state():
-        state.state = ov.Tensor(piece.k if state.name == "cross_k" else piece.v)
-    frames, appended = piece.k.shape[2], 0
+        state.state = ov.Tensor(piece.k if state.name == "k" else piece.v)
+    hidden = np.zeros(piece.k.shape[2], np.float32)
 
     def work() -> np.ndarray:
-        nonlocal appended
-        appended += 1
-        given = [piece.q, np.arange(rows, dtype=np.int32), cross_mask(frames, appended, 1)]
+        nonlocal hidden
+        hidden = np.append(hidden, HIDDEN)
+        given = [piece.q, np.arange(rows, dtype=np.int32), np.zeros_like(piece.q), hidden[None, None, None]]
         return request.infer(given, share_inputs=True, share_outputs=True)[0]
 
     return work

@@ -1,9 +1,9 @@
-"""The decoder as an OpenVINO graph whose keys and values stay inside it: a step takes tokens and gives logits.
+"""The decoder as an OpenVINO graph: a step takes tokens and gives logits.
 
 Self-attention's cache is a variable of the graph to which each step appends; the plugin fuses that with attention, and
-writes in place. Cross-attention's keys and values are variables of the same kind, given once for a window, so that the
-plugin stores them in eight bits and reads them with the same fused kernel. That kernel appends in every step: here a
-row of zeros, which a mask hides.
+writes in place. Cross-attention's keys and values come from outside, once computed for a window: all texts of a window
+read them in one product, and where the processor multiplies bfloat16, they are stored so. A variable of eight bits, as
+self-attention has it, is half as large and takes twice as long (`./lab bench engine_pieces`).
 
 Source: article A, section 3.3 (static cache); article C, section 3.2 (int8).
 """
@@ -35,7 +35,6 @@ INPUTS = {
     "positions": ([-1], np.int64),
     "rows": ([-1], np.int32),
     "self_mask": ([1, 1, -1, -1], np.float32),
-    "cross_mask": ([1, 1, -1, -1], np.float32),
     "kept": ([-1], np.int64),
 }
 
@@ -53,7 +52,7 @@ class TextLayers:
         raise NotImplementedError
 
     def attend_sound(self, name: str, q: Node) -> Node:
-        """(rows, heads, length, head_dim) -> the same shape"""
+        """(rows, length, d_model) -> the same shape"""
         raise NotImplementedError
 
     def embed(self, tokens: Node, positions: Node) -> Node:
@@ -83,8 +82,8 @@ class TextLayers:
         attended = merge_heads(self.attend_text(name, q, k, v), self.config.d_model)
         x = ops.add(x, linear(attended, self.layers(f"{name}.out")))
         h = self.norm(f"{name}.encoder_attn_layer_norm", x)
-        attended = self.attend_sound(name, self.heads(linear(h, self.layers(f"{name}.cross_q"))))
-        x = ops.add(x, linear(merge_heads(attended, self.config.d_model), self.layers(f"{name}.cross_out")))
+        attended = self.attend_sound(name, linear(h, self.layers(f"{name}.cross_q")))
+        x = ops.add(x, linear(attended, self.layers(f"{name}.cross_out")))
         h = ops.gelu(linear(self.norm(f"{name}.final_layer_norm", x), self.layers(f"{name}.fc1")), "erf")
         return ops.add(x, linear(h, self.layers(f"{name}.fc2")))
 
@@ -122,22 +121,36 @@ class Variables:
         sizes = [size_of(self.rows, 0), integers(self.heads), length, integers(self.head_dim)]
         return ops.broadcast(constant(np.float32(0)), ops.concat(sizes, 0))
 
-    def attend_fixed(self, name: str, q: Node, mask: Node) -> Node:
-        """Attention to keys and values that are given from outside, once: the kernel appends even so, here zeros.
 
-        (rows, heads, length, head_dim) -> the same shape; mask hides what was appended, see `build_decoder`
-        """
-        nothing = self.zeros(size_of(q, 2))
-        k, v = (self.append(f"{name}_{part}", nothing) for part in "kv")
-        return ops.scaled_dot_product_attention(q, k, v, mask, causal=False)
+def attend_windows(q: Node, k: Node, v: Node, heads: int, head_dim: int) -> tuple[Node, Node]:
+    """Attention of texts to their windows' sound, those of one window in one product.
+
+    q (rows, length, d_model), each window's rows together; k and v (windows, heads, frames, head_dim).
+
+    Returns:
+        what is attended to (rows, length, d_model), and the weights (windows, heads, rows / windows * length, frames)
+    """
+    size = ops.concat([size_of(k, 0), integers(-1, heads, head_dim)], 0)
+    together = ops.transpose(ops.reshape(q, size, False), integers(0, 2, 1, 3))  # (windows, heads, queries, head_dim)
+    scores = ops.matmul(ops.multiply(together, constant(np.float32(head_dim**-0.5))), k, False, True)
+    weights = ops.softmax(scores, -1)
+    attended = ops.transpose(ops.matmul(weights, v, False, False), integers(0, 2, 1, 3))
+    return ops.reshape(attended, ops.concat([size_of(q, 0), integers(-1, heads * head_dim)], 0), False), weights
+
+
+def cross_names(config: Config) -> list[str]:
+    """Of the step's inputs for cross-attention, layer by layer."""
+    return [f"decoder.layers.{number}.cross_{part}" for number in range(config.decoder_layers) for part in "kv"]
 
 
 class StepLayers(TextLayers):
     """The layers of a step; see `build_decoder`."""
 
-    def __init__(self, config: Config, layers: Layers, norms: Norms):
+    def __init__(self, config: Config, layers: Layers, norms: Norms, stored: str):
         super().__init__(config, layers, norms)
         self.inputs = {name: ops.parameter(shape, dtype, name=name) for name, (shape, dtype) in INPUTS.items()}
+        shape = ov.PartialShape([-1, config.heads, -1, config.head_dim])
+        self.cross = {name: ops.parameter(shape, getattr(ov.Type, stored), name=name) for name in cross_names(config)}
         self.variables = Variables(config.heads, config.head_dim, self.inputs["rows"])
 
     def build(self) -> ov.Model:
@@ -146,38 +159,42 @@ class StepLayers(TextLayers):
             x = self.layer(x, f"decoder.layers.{number}")
         x = ops.gather(self.norm("decoder.layer_norm", x), self.inputs["kept"], ops.constant(np.int64(1)))
         outputs = [ops.result(self.project_vocabulary(x))]
-        return ov.Model(outputs, self.variables.assigned, list(self.inputs.values()), "decoder")
+        inputs = [*self.inputs.values(), *self.cross.values()]
+        return ov.Model(outputs, self.variables.assigned, inputs, "decoder")
 
     def attend_text(self, name: str, q: Node, k: Node, v: Node) -> Node:
         k, v = self.variables.append(f"{name}.k", k), self.variables.append(f"{name}.v", v)
         return ops.scaled_dot_product_attention(q, k, v, self.inputs["self_mask"], causal=False)
 
     def attend_sound(self, name: str, q: Node) -> Node:
-        return self.variables.attend_fixed(f"{name}.cross", q, self.inputs["cross_mask"])
+        k, v = (ops.convert(self.cross[f"{name}.cross_{part}"], "f32") for part in "kv")
+        return attend_windows(q, k, v, self.config.heads, self.config.head_dim)[0]
 
 
-def build_decoder(config: Config, layers: Layers, norms: Norms) -> ov.Model:
+def build_decoder(config: Config, layers: Layers, norms: Norms, stored: str) -> ov.Model:
     """A step of any number of rows and tokens, after those in the variables.
 
     Inputs: tokens (rows, length) int64; positions (length,) int64; rows (rows,) int32, which row of the step before
-    each goes on from; self_mask (1, 1, length, past + length) and cross_mask (1, 1, length, frames + past + length)
-    float32, added to the scores; kept (kept,) int64, of which tokens the logits are wanted. Output: logits (rows, kept,
-    vocab) float32. Variables: decoder.layers.N.k, .v, .cross_k and .cross_v, (rows, heads, length, head_dim) float32,
-    of which the last two must be given the window's before the first step.
+    each goes on from; self_mask (1, 1, length, past + length) float32, added to the scores; kept (kept,) int64, of
+    which tokens the logits are wanted; `cross_names`, (windows, heads, frames, head_dim) as they are `stored`, of which
+    each window's rows follow one another. Output: logits (rows, kept, vocab) float32. Variables: decoder.layers.N.k and
+    .v, (rows, heads, length, head_dim) float32.
+
+    Args:
+        stored: OpenVINO's name of the type that cross-attention's keys and values have: "bf16", "f32".
     """
-    return StepLayers(config, layers, norms).build()
+    return StepLayers(config, layers, norms, stored).build()
 
 
-def build_cross_kv(config: Config, layers: Layers, number: int) -> ov.Model:
-    """encoder_out (windows, frames, d_model) -> a layer's cross_k and cross_v (2, windows, heads, frames, head_dim)
+def build_cross_kv(config: Config, layers: Layers, stored: str) -> ov.Model:
+    """encoder_out (windows, frames, d_model) -> `cross_names`, (windows, heads, frames, head_dim) each
 
-    Both in one output: the plugin would split channels by copying everything into another layout, and back.
+    Keys and values by a product each: of one product for both, the plugin would copy everything to split it.
     """
     encoder_out = ops.parameter([-1, -1, config.d_model], np.float32, name="encoder_out")
-    both = linear(encoder_out, layers(f"decoder.layers.{number}.cross_kv"))
-    parted = ops.reshape(both, integers(0, 0, 2, config.heads, config.head_dim), True)
-    outputs = [ops.result(ops.transpose(parted, integers(2, 0, 3, 1, 4)))]
-    return ov.Model(outputs, [encoder_out], f"cross_kv_{number}")
+    projected = [linear(encoder_out, layers(name)) for name in cross_names(config)]
+    outputs = [ops.convert(split_heads(each, config.heads, config.head_dim), stored) for each in projected]
+    return ov.Model([ops.result(each) for each in outputs], [encoder_out], "cross_kv")
 
 
 class AlignmentLayers(TextLayers):
@@ -201,11 +218,10 @@ class AlignmentLayers(TextLayers):
         return ops.scaled_dot_product_attention(q, k, v, causal=True)
 
     def attend_sound(self, name: str, q: Node) -> Node:
-        both = ops.split(linear(self.encoder_out, self.layers(f"{name}.cross_kv")), ops.constant(np.int64(2)), 2)
-        k, v = (self.heads(both.output(i)) for i in range(2))
-        scores = ops.multiply(ops.matmul(q, k, False, True), constant(np.float32(self.config.head_dim**-0.5)))
-        self.weights.append(ops.softmax(scores, -1))  # (1, heads, length, frames)
-        return ops.matmul(self.weights[-1], v, False, False)
+        k, v = (self.heads(linear(self.encoder_out, self.layers(f"{name}.cross_{part}"))) for part in "kv")
+        attended, weights = attend_windows(q, k, v, self.config.heads, self.config.head_dim)
+        self.weights.append(weights)  # (1, heads, length, frames)
+        return attended
 
 
 def build_alignment(config: Config, layers: Layers, norms: Norms, last: int) -> ov.Model:

@@ -9,61 +9,8 @@ import openvino as ov
 
 from labsupport.base.errors import OptimError
 from labsupport.checkpoints.config import Config
-from labsupport.engine.decoder import INPUTS
+from labsupport.engine.step_cache import StepCache
 from labsupport.whisper.protocol import Heads, check_heads
-
-HIDDEN = np.float32(-1e9)  # a mask's value for what may not be attended to: its softmax is 0
-
-
-class StepCache:
-    """One batch's variables in a request of the decoder's graph.
-
-    length: tokens in it. frames: of the encoder. rows: for each row of the next step, the row that it goes on from.
-    """
-
-    def __init__(self, request: ov.InferRequest):
-        self.request = request
-        self.length = self.frames = 0
-        self.rows = np.zeros(0, np.int32)
-
-    def fill_cross(self, number: int, keys_values: np.ndarray) -> None:
-        """One layer's: (2, windows, heads, frames, head_dim) float32"""
-        variables = {state.name: state for state in self.request.query_state()}
-        for name, array in zip(("cross_k", "cross_v"), keys_values, strict=True):
-            variables[f"decoder.layers.{number}.{name}"].state = ov.Tensor(array, shared_memory=True)
-        _, windows, _, self.frames, _ = keys_values.shape
-        self.rows = np.arange(windows, dtype=np.int32)
-
-    def run(self, tokens: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """(rows, length) int64 tokens, (kept,) int64 places in them -> (rows, kept, vocab) float32 logits"""
-        length = tokens.shape[1]
-        arrays = {
-            "tokens": tokens,
-            "positions": np.arange(self.length, self.length + length),
-            "rows": self.rows,
-            "self_mask": causal_mask(self.length, length),
-            "cross_mask": cross_mask(self.frames, self.length + length, length),
-            "kept": kept,
-        }
-        for i, name in enumerate(INPUTS):
-            self.request.set_input_tensor(i, ov.Tensor(np.ascontiguousarray(arrays[name])))
-        self.request.infer()
-        self.length += length
-        self.rows = np.arange(len(tokens), dtype=np.int32)
-        return self.request.get_output_tensor(0).data.copy()  # the next step writes there
-
-
-def causal_mask(past: int, length: int) -> np.ndarray:
-    """(1, 1, length, past + length) float32: no token attends to those after it"""
-    new = np.triu(np.full((length, length), HIDDEN), 1)
-    return np.concatenate([np.zeros((length, past), np.float32), new], axis=1)[None, None]
-
-
-def cross_mask(frames: int, appended: int, length: int) -> np.ndarray:
-    """(1, 1, length, frames + appended) float32: hides the zeros that were appended, see `decoder`"""
-    mask = np.zeros((1, 1, length, frames + appended), np.float32)
-    mask[..., frames:] = HIDDEN
-    return mask
 
 
 class Whisper:
@@ -90,15 +37,18 @@ class Whisper:
         return StepCache(self.graph("decoder").create_infer_request())
 
     def project_cross_kv(self, encoder_out: np.ndarray, cache: StepCache) -> None:
-        """(windows, frames, d_model), into the cache, through one array: all layers' take 37 MB a window of base."""
+        """(windows, frames, d_model), into the cache, where the decoder's graph reads it; a window at a time"""
+        graph = self.graph("cross_kv")
         windows, frames, _ = encoder_out.shape
-        keys_values = np.empty((2, windows, self.config.heads, frames, self.config.head_dim), np.float32)
-        for number in range(self.config.decoder_layers):
-            request = self.graph(f"cross_kv_{number}").create_infer_request()
-            request.set_input_tensor(ov.Tensor(np.ascontiguousarray(encoder_out), shared_memory=True))
-            request.set_output_tensor(ov.Tensor(keys_values, shared_memory=True))
+        stored, request = graph.output(0).element_type, graph.create_infer_request()
+        shape = (windows, self.config.heads, frames, self.config.head_dim)
+        cross_kv = [np.empty(shape, np.float32 if stored == ov.Type.f32 else np.uint16) for _ in graph.outputs]
+        for window in range(windows):
+            request.set_input_tensor(ov.Tensor(np.ascontiguousarray(encoder_out[window : window + 1])))
+            for i, array in enumerate(cross_kv):
+                request.set_output_tensor(i, ov.Tensor(array[window], ov.Shape((1, *shape[1:])), stored))
             request.infer()
-            cache.fill_cross(number, keys_values)
+        cache.fill(cross_kv)
 
     def prefill(self, tokens: np.ndarray, cache: StepCache, logits_to_keep: int = 0) -> np.ndarray:
         """(rows, length) int64 tokens after those in the cache -> (rows, length, vocab) logits, see `protocol`"""
@@ -114,10 +64,10 @@ class Whisper:
         """Raises OptimError where a text would be longer than the decoder's positions, or rows do not fit."""
         rows, length = tokens.shape
         self.check_length(cache.length, length)
-        if not cache.frames:
+        if not cache.cross_kv:
             raise OptimError("The cache holds no window of sound.", hint="Call `model.project_cross_kv` first.")
-        if rows != len(cache.rows):
-            raise OptimError(f"{rows} texts for a cache of {len(cache.rows)}.", hint="See `select_rows`.")
+        if rows != cache.rows:
+            raise OptimError(f"{rows} texts for a cache of {cache.rows}.", hint="See `select_rows`.")
 
     def check_length(self, past: int, new: int) -> None:
         if past + new > self.config.text_positions:
@@ -125,11 +75,11 @@ class Whisper:
 
     def reorder_beams(self, rows: np.ndarray, cache: StepCache) -> None:
         """Row i goes on from the text of row `rows[i]`; the next step reads them so, and nothing is copied."""
-        self.select_rows(rows, cache)
+        cache.select_rows(rows)
 
     def select_rows(self, rows: np.ndarray, cache: StepCache) -> None:
         """Keeps or repeats rows: texts that end, windows that become beams."""
-        cache.rows = cache.rows[rows]
+        cache.select_rows(rows)
 
     def cross_attention(self, tokens: np.ndarray, encoder_out: np.ndarray, heads: Heads) -> np.ndarray:
         """(1, length) int64 tokens, (1, frames, d_model) -> (heads, length, frames) float32 weights of these heads"""

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 class Rounding:
     """Every field is off in `EXACT`, which computes in float32 throughout, and on in `FAST`.
 
-    bfloat16: arithmetic in bfloat16, where the processor multiplies it.
+    bfloat16: arithmetic in bfloat16, where the processor multiplies it, and so cross-attention's keys and values.
     encoder_weights: the encoder's weights in eight bits.
     encoder_inputs: the inputs of its layers, too, and its output where the decoder's cross-attention reads it, by
         calibration: then products are of integers.
     decoder_weights: the decoder's weights in eight bits.
-    cache: keys and values of both attentions in eight bits.
+    cache: self-attention's keys and values in eight bits.
     """
 
     bfloat16: bool = True

@@ -41,13 +41,18 @@ def can_multiply_bfloat16() -> bool:
     return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
+def computed_type(rounding: Rounding) -> str:
+    """OpenVINO's name of the type that graphs compute floats in: "bf16", "f32"."""
+    return "bf16" if rounding.bfloat16 and can_multiply_bfloat16() else "f32"
+
+
 def options(rounding: Rounding) -> dict[str, object]:
     """How graphs run: one request at a time, on all threads."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": count_threads(),
-        "INFERENCE_PRECISION_HINT": "bf16" if rounding.bfloat16 and can_multiply_bfloat16() else "f32",
+        "INFERENCE_PRECISION_HINT": computed_type(rounding),
         "KV_CACHE_PRECISION": "u8" if rounding.cache else "f32",
     }
 

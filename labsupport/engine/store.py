@@ -17,7 +17,7 @@ from labsupport.base.paths import cache_dir
 from labsupport.checkpoints.config import Config
 from labsupport.checkpoints.resolve import Checkpoint
 from labsupport.engine.rounding import FAST, Rounding
-from labsupport.engine.runtime import compile_graph, describe_runtime, import_graph
+from labsupport.engine.runtime import compile_graph, computed_type, describe_runtime, import_graph
 from labsupport.graphs.store import identify
 from labsupport.speech import corpus, features
 from labsupport.speech.audio import SAMPLE_RATE
@@ -68,20 +68,19 @@ def hash_builders() -> str:
 def build_graphs(checkpoint: Checkpoint, rounding: Rounding) -> Iterator[tuple[str, openvino.Model]]:
     """All graphs by name, one at a time: each holds its weights."""
     from labsupport.engine.calibration import calibrate
-    from labsupport.engine.decoder import build_alignment, build_cross_kv, build_decoder
+    from labsupport.engine.decoder import build_alignment, build_cross_kv, build_decoder, cross_names
     from labsupport.engine.encoder import build_encoder
     from labsupport.engine.weights import Weights, read_tensors
 
     config, tensors = checkpoint.config, read_tensors(checkpoint)
+    stored = computed_type(rounding)
     encoder = Weights(tensors, int8=rounding.encoder_weights)
     decoder = Weights(tensors, int8=rounding.decoder_weights)
     if rounding.encoder_inputs:
         encoder.tensors, encoder.ranges = calibrate(config, tensors, list(calibration_windows(config)))
-        cross_kv = [f"decoder.layers.{number}.cross_kv" for number in range(config.decoder_layers)]
-        decoder.ranges = dict.fromkeys(cross_kv, encoder.ranges["encoder_out"])
-    yield "decoder", build_decoder(config, decoder.layer, tensors)
-    for number in range(config.decoder_layers):
-        yield f"cross_kv_{number}", build_cross_kv(config, decoder.layer, number)
+        decoder.ranges = dict.fromkeys(cross_names(config), encoder.ranges["encoder_out"])
+    yield "decoder", build_decoder(config, decoder.layer, tensors, stored)
+    yield "cross_kv", build_cross_kv(config, decoder.layer, stored)
     yield "alignment", build_alignment(config, decoder.layer, tensors, config.decoder_layers - 1)
     yield "encoder", build_encoder(config, encoder.layer, encoder.tensors)
 

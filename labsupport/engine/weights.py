@@ -1,6 +1,6 @@
 """A checkpoint's weights as the engine's graphs want them: products that share their inputs fused, eight bits a weight.
 
-Names are those of the checkpoint without "model.", but for the fused layers: "….qkv", "….cross_kv".
+Names are those of the checkpoint without "model.", but for those of `PARTS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ PARTS = {  # the engine's layer: those of the checkpoint, one under the other
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.out_proj",),
     "cross_q": ("encoder_attn.q_proj",),
-    "cross_kv": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
+    "cross_k": ("encoder_attn.k_proj",),
+    "cross_v": ("encoder_attn.v_proj",),
     "cross_out": ("encoder_attn.out_proj",),
     "fc1": ("fc1",),
     "fc2": ("fc2",),

@@ -251,7 +251,8 @@ def stream_rows(
 
     inputs = [{"number": number, "file": os.fsencode(item.file)} for number, item in items.items()]
     data = ray.data.from_items(inputs, override_num_blocks=min(len(inputs), BLOCKS))
-    actors = ray.data.ActorPoolStrategy(size=min(pool.workers, len(inputs)), max_tasks_in_flight_per_actor=pool.in_flight)
+    workers = min(pool.workers, len(inputs))
+    actors = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=pool.in_flight)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the last two, which have no other name yet
         rows = data.map(

@@ -11,7 +11,6 @@ from small_whisper import SMALL
 
 from labsupport.base.errors import OptimError
 from labsupport.engine import loading
-from labsupport.engine.model import causal_mask, cross_mask
 from labsupport.speech import audio, text
 from labsupport.whisper import torch_model
 
@@ -54,11 +53,6 @@ def test_two_texts_at_once_do_not_disturb_each_other(small):
     caches = [start_cache(model, encoded[i : i + 1]) for i in range(2)]
     pieces = [[model.prefill(TEXT[i : i + 1, part], caches[i]) for i in range(2)] for part in (slice(2), slice(2, 7))]
     assert error(np.concatenate([np.concatenate(piece) for piece in pieces], axis=1), together) < 1e-5
-
-
-def test_masks_hide_later_tokens_and_appended_zeros():
-    assert (causal_mask(2, 3)[0, 0] == 0).tolist() == [[True] * n + [False] * (5 - n) for n in (3, 4, 5)]
-    assert (cross_mask(4, 2, 3)[0, 0] == 0).tolist() == [[True] * 4 + [False] * 2] * 3
 
 
 def test_too_long_a_text_and_a_wrong_batch_are_refused(small):

@@ -17,7 +17,7 @@ SWITCHES = {  # what the fast engine can do without -> its rung
     "encoder_weights": "int8 weights in the encoder",
     "encoder_inputs": "int8 inputs in the encoder",
     "decoder_weights": "int8 weights in the decoder",
-    "cache": "uint8 keys and values",
+    "cache": "uint8 keys and values of the text",
     "batch": "windows side by side",
     "short_context": "short windows",
 }

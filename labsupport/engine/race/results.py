@@ -27,6 +27,7 @@ from labsupport.speech.text import Tokenizer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CROSS_KV = {"int8": "bfloat16"}  # how an engine keeps cross-attention's keys and values whose weights are so
 WINDOW_SECONDS = WINDOW_FRAMES * FRAME_SECONDS
 
 
@@ -114,7 +115,8 @@ def least_seconds(speech: float, config: Config, limits: Roofline) -> float:
 def fractions(result: Result, config: Config, limits: Roofline) -> dict[str, float]:
     """Part -> the fraction of the roofline that it reached: encoder and decode steps, by the entrant's arithmetic.
 
-    A step reads at least the decoder's weights once, and each text's cross-attention keys and values, in as many bits.
+    A step reads at least the decoder's weights once, in as many bits, and each text's cross-attention keys and values,
+    in sixteen if those are fewer.
     """
     split, arithmetic = result.alone.split or {}, result.entrant.arithmetic
     found = {}
@@ -123,10 +125,10 @@ def fractions(result: Result, config: Config, limits: Roofline) -> dict[str, flo
         found["encode"] = limits.fraction(encode["seconds"], flops=work, dtype=arithmetic)
     if (step := split.get("decode_step")) and step["calls"]:
         moved, windows = step_bytes(config, 0), step["places"] / config.audio_positions
-        share = BITS[arithmetic] / BITS["float32"]
-        found["decode_step"] = limits.fraction(
-            step["seconds"], bytes=share * (step["calls"] * moved["weights"] + windows * moved["cross_kv"])
-        )
+        weights = BITS[arithmetic] / BITS["float32"] * moved["weights"]
+        cross_kv = BITS[CROSS_KV.get(arithmetic, arithmetic)] / BITS["float32"] * moved["cross_kv"]
+        read = step["calls"] * weights + windows * cross_kv
+        found["decode_step"] = limits.fraction(step["seconds"], bytes=read)
     return found
 
 

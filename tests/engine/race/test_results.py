@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from planted_engines import planted
@@ -128,6 +129,9 @@ def test_fractions_of_the_roofline_follow_from_the_shape(held, entrants):
     moved = step_bytes(CONFIG, 0)
     assert near["encode"] == pytest.approx(0.5)
     assert near["decode_step"] == pytest.approx((10 * moved["weights"] + 10 * moved["cross_kv"]) / 10e9 / 0.5)
+    eight_bits = replace(outcome.find("ours"), entrant=ours("ours", "fast", arithmetic="int8"))
+    read = 10 * moved["weights"] / 4 + 10 * moved["cross_kv"] / 2
+    assert results.fractions(eight_bits, CONFIG, LIMITS)["decode_step"] == pytest.approx(read / 10e9 / 0.5)
     assert "50%" in results.split_table(outcome, CONFIG, LIMITS)
     assert results.fractions(outcome.find("reference"), CONFIG, LIMITS) == {}
 
