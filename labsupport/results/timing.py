@@ -170,7 +170,8 @@ def compare(
         check: called after each round with the first variant's result and each other's; False or an AssertionError
             means that they differ, so `operator.eq` and `numpy.testing.assert_allclose` both do.
 
-    `LAB_MOST_RUNS` caps `runs`, and leaves the warm-up out, where notebooks are tested, not measured.
+    `LAB_MOST_RUNS` caps `runs`, counts the run for the memory as one of them, and leaves the warm-up out, where
+    notebooks are tested, not measured.
 
     MeasureError: no variants, too few runs, a variant that raised, or one whose result `check` finds different.
     """
@@ -178,8 +179,9 @@ def compare(
         raise MeasureError("There is nothing to measure.", hint="Give at least one variant: {name: function}.")
     if runs < 2 or warmup < 0:
         raise MeasureError(f"{runs} runs after {warmup} to warm up cannot be measured.", hint="Take 2 runs or more.")
-    if most := os.environ.get("LAB_MOST_RUNS"):
-        runs, warmup = min(runs, int(most)), 0
+    most = os.environ.get("LAB_MOST_RUNS")
+    if most:
+        runs, warmup = min(runs, int(most)) - 1, 0
     with collector_off():
         for name, work in variants.items():
             for _ in range(warmup):
@@ -187,11 +189,12 @@ def compare(
         before, start = look_before(), take_snapshot()
         times = time_in_turns(variants, runs, check)
         during = share_of_others(start, take_snapshot())
-        peaks = {name: find_peak(name, work) for name, work in variants.items()}
+        last = {name: run_for_peak(name, work) for name, work in variants.items() if most or can_measure_peak()}
     measured = {}
     for name in variants:
-        wall, cpu = zip(*times[name], strict=True)
-        measured[name] = Measurement(name, wall, cpu, peaks[name], audio_seconds, items)
+        peak, seconds = last.get(name, (None, None))
+        wall, cpu = zip(*[*times[name], seconds] if most else times[name], strict=True)
+        measured[name] = Measurement(name, wall, cpu, peak, audio_seconds, items)
     return Comparison(measured, Load(before, during))
 
 
@@ -200,11 +203,18 @@ def load_fields(load: Load | None) -> dict[str, float | None]:
     return {"load_before": load.before, "load_during": load.during} if load else {}
 
 
-def find_peak(name: str, work: Callable[[], object]) -> int | None:
-    """Peak memory of one run in bytes; None under MindSpore on a CPU, whose pool never gives memory back."""
-    if loaded_framework() == "mindspore" and not on_ascend():
-        return None
-    return peak_memory(lambda: call(name, work))[1]
+def can_measure_peak() -> bool:
+    """Not under MindSpore on a CPU, whose pool never gives memory back."""
+    return loaded_framework() != "mindspore" or on_ascend()
+
+
+def run_for_peak(name: str, work: Callable[[], object]) -> tuple[int | None, tuple[float, float]]:
+    """Peak memory of one run in bytes, where it can be measured, and its wall and CPU seconds."""
+    if not can_measure_peak():
+        return None, time_once(name, work)[:2]
+    timed: list[tuple[float, float]] = []
+    _, peak = peak_memory(lambda: timed.append(time_once(name, work)[:2]))
+    return peak, timed[0]
 
 
 def time_in_turns(variants: Mapping, runs: int, check: Callable | None) -> dict[str, list[tuple[float, float]]]:
