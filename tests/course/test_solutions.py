@@ -90,6 +90,13 @@ def test_the_model_accepts_the_solution_and_every_variant(exercise, seed):
 
 
 @each_in_the_model
+def test_the_model_refuses_a_mistake_drawn_at_random(exercise, seed):
+    mistake = random.Random(f"{seed} {exercise.id}").choice(exercise.mistakes)
+    assert assess(exercise, mistake.function, seed).status == "wrong", mistake.hint
+
+
+@pytest.mark.soak
+@each_in_the_model
 def test_the_model_refuses_every_mistake(exercise, seed):
     for mistake in exercise.mistakes:
         assert assess(exercise, mistake.function, seed).status == "wrong", mistake.hint
