@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from labsupport.engine.race.entrants import NO_TIMES, Entrant, ours
 from labsupport.engine.race.results import Outcome, interval
+from labsupport.machine.backend import choose_backend
 from labsupport.results import rows
 
 GROUP = "ladder"
@@ -25,12 +26,19 @@ FRAMEWORK = {  # the rungs before any engine, plain first: what `whisper.load` i
     "torch, attention written out": {"attn_implementation": "eager"},
     "torch, fused attention": {},
 }
+MINDSPORE = {  # its ladder
+    "MindSpore, operation by operation": {"compiled": False},
+    "MindSpore, each step one graph": {},
+    "MindSpore, static cache": {"compiled": True},
+}
 GRAPHS = "own graphs on OpenVINO"
 WHOLE = f"+ {SWITCHES['short_context']}"  # the last rung
 
 
 def rungs() -> list[Entrant]:
-    """Each as the one before with one change."""
+    """Each as the one before with one change; under LAB_BACKEND=mindspore MindSpore's."""
+    if choose_backend() == "mindspore":
+        return [ours(name, "mindspore", **how) for name, how in MINDSPORE.items()]
     entrants = [
         *(ours(name, "torch", **how) for name, how in FRAMEWORK.items()),
         replace(ours("torch, static cache, compiled", "torch", compiled=True), warmup=3),  # new shapes compile
@@ -42,7 +50,9 @@ def rungs() -> list[Entrant]:
 
 
 def ablations() -> list[Entrant]:
-    """The whole engine without one of its parts."""
+    """The whole engine without one of its parts; none beside MindSpore's rungs."""
+    if choose_backend() == "mindspore":
+        return []
     return [fast(f"without {label}", set(SWITCHES) - {name}) for name, label in SWITCHES.items()]
 
 

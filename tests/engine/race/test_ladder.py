@@ -45,6 +45,13 @@ def test_an_ablation_lacks_one_thing_of_the_whole():
     assert len(names) == len(set(names))
 
 
+def test_mindspore_has_a_ladder_of_its_own(monkeypatch):
+    monkeypatch.setattr(ladder, "choose_backend", lambda: "mindspore")
+    assert [each.name for each in ladder.rungs()] == list(ladder.MINDSPORE)
+    assert {each.settings["engine"] for each in ladder.rungs()} == {"mindspore"}
+    assert ladder.ablations() == []
+
+
 @pytest.mark.parametrize(
     ("off", "expected"),
     [
@@ -67,6 +74,8 @@ def test_compiled_means_a_static_cache(monkeypatch):
         "engine": "torch", "device": "cpu", "compiled": True, "cache": StaticCache,
     }  # fmt: skip
     assert ours.load("base", "onnx", 1) == {"engine": "onnx"}
+    assert ours.load("base", "mindspore", 1, compiled=False) == {"engine": "mindspore", "compiled": False}
+    assert ours.load("base", "mindspore", 1, compiled=True)["cache"] is StaticCache
 
 
 @pytest.fixture
