@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from labsupport.base.errors import FolderError
+from labsupport.base.paths import how_to_mend
 from labsupport.base.records import read_json
 
 LOCK_SECONDS = 600  # how long another process may be making it
@@ -48,7 +49,7 @@ def cached_folder(
         what = f"Another process has been making the {what} for {minutes} minutes."
         raise FolderError(what, where=folder, hint="Wait until it is done, or end it.") from error
     except OSError as error:
-        hint = f"Free {megabytes} MB there, or set LAB_CACHE to a folder that you may write to."
+        hint = how_to_mend(error, "LAB_CACHE", f"{megabytes} MB")
         raise FolderError(f"The {what} cannot be stored: {error}.", where=folder.parent, hint=hint) from error
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
 AUDIO = DATA / "audio"
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows may have no quotas
 
 
 def cache_dir() -> Path:
@@ -63,8 +65,14 @@ def using_folder(folder: Path, variable: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"The folder cannot be used: {error.strerror or error}."
-        hint = f"Free some space there, or set {variable} to a folder that you may write to."
-        raise FolderError(what, where=error.filename or folder, hint=hint) from error
+        raise FolderError(what, where=error.filename or folder, hint=how_to_mend(error, variable)) from error
+
+
+def how_to_mend(error: OSError, variable: str, room: str = "some space") -> str:
+    """The hint where a folder cannot be written: to free `room` helps only where the disk is full."""
+    if error.errno in FULL:
+        return f"Free {room} there, or set {variable} to a folder that you may write to."
+    return f"Set {variable} to a folder that you may write to."
 
 
 def read_toml(path: Path) -> dict:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from labsupport.base.cached_folder import LOCK_SECONDS, hash_file
 from labsupport.base.errors import CheckpointError, FolderError, printable
-from labsupport.base.paths import cache_dir
+from labsupport.base.paths import cache_dir, how_to_mend
 from labsupport.checkpoints.safetensors_files import INDEX, find_weights, no_safetensors
 from labsupport.checkpoints.settings import is_whole
 
@@ -294,7 +294,7 @@ def fetch_folder(client: httpx.Client, hub_id: str, files: list[RemoteFile], fol
                 fetch(client, f"{endpoint()}/{hub_id}/resolve/{folder.name}/{file.name}", file, part)
             part.rename(folder)
     except OSError as error:
-        hint = "Free some space there, or set LAB_CACHE to a folder that you may write to."
+        hint = how_to_mend(error, "LAB_CACHE")
         raise FolderError(f"The model {hub_id} cannot be stored: {error}.", where=folder.parent, hint=hint) from error
 
 
