@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from labsupport.engine.race.entrants import NO_TIMES, Entrant, ours
 from labsupport.engine.race.results import Outcome, interval
@@ -26,7 +27,7 @@ FRAMEWORK = {  # the rungs before any engine, plain first: what `whisper.load` i
     "torch, attention written out": {"attn_implementation": "eager"},
     "torch, fused attention": {},
 }
-MINDSPORE = {  # its ladder
+MINDSPORE: dict[str, dict[str, Any]] = {  # its ladder
     "MindSpore, operation by operation": {"compiled": False},
     "MindSpore, each step one graph": {},
     "MindSpore, static cache": {"compiled": True},
