@@ -232,7 +232,8 @@ def test_a_number_put_anywhere_into_the_prose_of_a_real_page_is_found(data):
     places = [index for index, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "markdown"]
     index = data.draw(st.sampled_from(places))
     text = "".join(notebook["cells"][index]["source"])
-    gaps = [gap.start() for gap in re.finditer(r"(?<=\w[.:?]) (?=[A-Z])|(?<=\w) (?=\w)", mask(text))]
+    # not behind a figure: "630 100" is one number
+    gaps = [gap.start() for gap in re.finditer(r"(?<=\w[.:?]) (?=[A-Z])|(?<=[^\W\d]) (?=\w)", mask(text))]
     gap = data.draw(st.sampled_from([*gaps, len(text)]))
     number = data.draw(st.decimals(1, 9999, places=3).filter(lambda n: n % 1)).normalize()
     form = data.draw(st.sampled_from(["{} times faster", "{} %", "about {} MB", "{}x", "({} s)", "**{}**"]))
