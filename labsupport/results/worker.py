@@ -45,7 +45,11 @@ def serve(module: str, *arguments: str) -> None:
 
 
 def answer(stream: TextIO, content: object) -> None:
-    print(json.dumps(content), file=stream, flush=True)
+    """Writes the answer; where nobody reads it any more, this process ends: who asked was ended, and has said so."""
+    try:
+        print(json.dumps(content), file=stream, flush=True)
+    except BrokenPipeError:
+        os._exit(1)  # at an ordinary end Python would try once more to write what `stream` still holds
 
 
 def time_task(task: Callable[[], object]) -> tuple[float, float, object]:
@@ -93,7 +97,11 @@ class Worker:
                 children.guarded(command), cwd=ROOT, env=children.environment(**(environment or {})),
                 text=True, stdin=-1, stdout=-1, stderr=messages,
             )  # fmt: skip
-        self.tasks: list[str] = self.read()
+        try:
+            self.tasks: list[str] = self.read()
+        except BaseException:  # such as Ctrl-C while it still loads; no `with` block has begun that would end it
+            self.process.kill()
+            raise
 
     def __enter__(self) -> Worker:
         return self

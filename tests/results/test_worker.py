@@ -10,6 +10,7 @@ import pytest
 from stand_ins import script
 
 from labsupport.base.errors import BenchError
+from labsupport.machine import children
 from labsupport.results import rows, worker
 from labsupport.results.worker import Worker
 
@@ -75,6 +76,28 @@ def test_a_worker_whose_task_goes_on_is_ended_by_an_error_of_ours():
         raise KeyboardInterrupt
     assert one.process.returncode != 0
     assert time.monotonic() - begin < 60
+
+
+def test_a_worker_that_still_loads_is_ended_by_an_error_of_ours(monkeypatch):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **named: started.append(popen(*args, **named)) or started[0])
+    monkeypatch.setattr(Worker, "read", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Worker("loads", [sys.executable, "-c", "import time; time.sleep(300)"])
+    assert started[0].wait(timeout=10) != 0
+
+
+def test_a_worker_whose_answer_nobody_reads_ends_without_a_word(tmp_path):
+    (tmp_path / "nothing_to_do.py").write_text("def make_tasks():\n    input()\n    return {'nothing': None}\n")
+    process = subprocess.Popen(
+        children.python_code(worker.SERVE, "nothing_to_do"), env=children.environment(PYTHONPATH=str(tmp_path)),
+        stdin=-1, stdout=-1, stderr=-1,
+    )  # fmt: skip
+    process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 1)
+    process.stderr.close()
 
 
 def test_a_worker_imports_nothing_from_the_folder_where_it_is_started(planted, tmp_path, monkeypatch):
