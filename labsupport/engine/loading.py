@@ -12,6 +12,7 @@ from labsupport.engine.runtime import require_openvino
 from labsupport.speech.text import Tokenizer
 from labsupport.whisper import Transcriber
 from labsupport.whisper.loading import make_transcriber
+from labsupport.whisper.windows import shortest_context
 
 
 def load(name: str | None = None, backend: str | None = None, engine: str | None = None, **options) -> Transcriber:
@@ -29,7 +30,7 @@ def load_fast(name: str | None = None, rounding: Rounding = FAST, short_context:
 
     Args:
         rounding: what is rounded; less than in `FAST` is for comparison.
-        short_context: see `Transcriber`; off is for comparison.
+        short_context: with the one that suits the model, see `windows.shortest_context`; off is for comparison.
 
     Raises:
         CheckpointError: no such model, or it is damaged.
@@ -41,4 +42,5 @@ def load_fast(name: str | None = None, rounding: Rounding = FAST, short_context:
 
     checkpoint = find_checkpoint(name or DEFAULT_MODEL)
     model = Whisper(checkpoint.config, open_graphs(find_compiled(checkpoint, rounding), rounding))
-    return replace(make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder)), short_context=short_context)
+    shortest = shortest_context(checkpoint.config) if short_context else 0
+    return replace(make_transcriber(checkpoint, model, Tokenizer(checkpoint.folder)), short_context=shortest)

@@ -49,8 +49,8 @@ class Transcriber:
     label: the checkpoint's name, as result rows give it.
     alignment_heads: (layer, head) pairs of cross-attention that follow the sound, see `word_timestamps`.
     origin: what tells these weights from others of the same label.
-    short_context: encode a window's speech and some silence after it rather than 30 s, and let windows in a batch be
-        shorter, see `decode_windows`: for a model whose encoder takes windows of any length.
+    short_context: encode a window's speech and some silence after it rather than 30 s, at least so many frames, and let
+        windows in a batch be shorter, see `stack_mels`: for a model whose encoder takes any length. 0: always 30 s.
     """
 
     model: WhisperModel
@@ -59,7 +59,7 @@ class Transcriber:
     label: str
     alignment_heads: Sequence[tuple[int, int]] = ()
     origin: str = ""
-    short_context: bool = False
+    short_context: int = 0
 
     def transcribe(
         self,
@@ -191,7 +191,7 @@ def decode_sequentially(
     encode: Callable[[Span], EncoderOut],
     previous: list[int],
     pauses: Sequence[int] = (),
-    short: bool = False,
+    short: int = 0,
 ) -> Iterator[Decoded]:
     """Window by window: each begins where the last complete segment of the one before ended.
 
@@ -200,7 +200,7 @@ def decode_sequentially(
         encode: window -> (1, 1500, d_model).
         previous: tokens that the first window is given as the text before it.
         pauses: frames at which a window begins rather than near them.
-        short: encode what is said alone, see `decode_windows`.
+        short: encode what is said alone, see `stack_mels`.
     """
     seek = part.start
     while seek < part.end:
@@ -223,13 +223,13 @@ def decode_in_batches(
     encode: Callable[[Span], EncoderOut],
     previous: list[int],
     seek: int = 0,
-    short: bool = False,
+    short: int = 0,
 ) -> Iterator[Decoded]:
     """Windows of at most 30 s side by side, `batch` at a time, without timestamps; each of them is given `previous`.
 
     Args:
         seek: batches up to this frame are left out: they are done.
-        short: windows of at most 15 s, of which what is said alone is encoded, see `decode_windows`.
+        short: windows of at most 15 s, of which what is said alone is encoded, see `stack_mels`; 0: whole ones.
     """
     untimed = decoder.without_timestamps()
     windows = batch_windows(recording, short)
@@ -246,7 +246,7 @@ def decode_in_batches(
             yield replace(last, at=Checkpoint(window.end, previous) if window is group[-1] else None)
 
 
-def batch_windows(recording: Recording, short: bool) -> list[Span]:
+def batch_windows(recording: Recording, short: int) -> list[Span]:
     """What batches decode, none of it blank: windows of at most 30 s; `short`: 15 s.
 
     Twice as many rows at once take half as many steps, and a step costs little more for them: a half of the encoder's
@@ -256,10 +256,13 @@ def batch_windows(recording: Recording, short: bool) -> list[Span]:
     return [window for window in windows if not recording.is_blank(window)]
 
 
-def stack_mels(windows: Sequence[tuple[Recording, Span]], short: bool) -> np.ndarray:
-    """(windows, mels, 3000) float32; `short`: only the frames that the longest of them has, and `SILENCE` after it"""
+def stack_mels(windows: Sequence[tuple[Recording, Span]], short: int) -> np.ndarray:
+    """(windows, mels, 3000) float32
+
+    short: only the frames that the longest of them has, and `SILENCE` after it; so many at least. 0: all.
+    """
     longest = max(window.end - window.start for _, window in windows)
-    frames = count_frames(longest * FRAME_SECONDS) if short else WINDOW_FRAMES
+    frames = max(short, count_frames(longest * FRAME_SECONDS)) if short else WINDOW_FRAMES
     return np.stack([recording.window(window)[:, :frames] for recording, window in windows])
 
 
@@ -269,7 +272,7 @@ def decode_windows(
     group: Sequence[Span],
     encode: Callable[[Span], EncoderOut],
     previous: list[int],
-    short: bool,
+    short: int,
 ) -> list[tuple[EncoderOut, Hypothesis]]:
     """Each window's encoder output (1, frames, d_model) and its text.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from labsupport.checkpoints.config import SIZES, Config
 from labsupport.speech.features import WINDOW_FRAMES
 from labsupport.speech.recording import FRAME_SECONDS
 from labsupport.speech.segments import Span
@@ -17,12 +18,19 @@ FRAMES_PER_TIMESTAMP = 2
 ROUGHNESS = 100  # frames by which the model's times may be wrong: it likes whole seconds
 SHORT_FRAMES = 1500  # speech in a window whose encoder sees no more than that; with less, sentences lose their context
 SILENCE = 2.0  # seconds after the speech in such a window: with less, Whisper repeats itself
+SHORTEST = 1000  # frames that such an encoder sees at least: with less, base makes more errors than with whole windows
+SHORTEST_TINY = 1500  # with 10 s, tiny.en repeats itself without end
 Cut = tuple[int, int, list[int]]  # a segment: start and end in timestamp tokens from the window's beginning, tokens
 
 
 def count_frames(seconds: float, silence: float = SILENCE) -> int:
     """Log-mel frames for so many seconds of speech and the silence after it: even, and not more than a window has."""
     return min(WINDOW_FRAMES, 2 * round((seconds + silence) / FRAME_SECONDS / 2))
+
+
+def shortest_context(config: Config) -> int:
+    """Log-mel frames that the encoder must see so that short clips have no more errors than with whole windows."""
+    return SHORTEST_TINY if config.d_model <= SIZES["tiny"].d_model else SHORTEST
 
 
 def cut_segments(tokens: list[int], rules: TokenRules, frames: int) -> tuple[list[Cut], int]:

@@ -100,11 +100,11 @@ def test_requests_together_get_the_texts_that_each_gets_alone(bench, transcriber
 
 def test_with_a_short_context_they_get_the_same_texts_too(sounds, jfk, narration):
     """Almost: the longest window of a batch decides how much silence the others are encoded with."""
-    short = replace(whisper.load("tiny.en", engine="torch"), short_context=True)
+    short = replace(whisper.load("tiny.en", engine="torch"), short_context=1)
     bench = Bench(short)
     jobs = {name: bench.add(sounds[name]) for name in ("jfk", "narration", "noise")}
     bench.run()
-    windows = sum(len(batch_windows(sounds[name], short=True)) for name in jobs)
+    windows = sum(len(batch_windows(sounds[name], short=1)) for name in jobs)
     assert windows >= 5  # of the narration's 45 s at least three
     assert f"lab_batch_windows_sum {windows:.1f}".encode() in bench.scheduler.metrics.render()
     expected = {"jfk": jfk, "narration": narration[: 16_000 * 45]}

@@ -200,15 +200,24 @@ def test_a_short_context_that_fails_the_guards_is_decoded_again_whole(monkeypatc
 
     if timestamps:
         windows = [transcribe.Span(2000, 3100)]
-        found = transcribe.decode_windows(decoder, recording, windows, encode, [], short=True)
+        found = transcribe.decode_windows(decoder, recording, windows, encode, [], short=1)
         lengths = [encoder_out.shape[1] for encoder_out, _ in found]
         bad = bad if bad and bad[0][0] == 0 else ()
     else:
-        found = list(decode_in_batches(decoder, recording, 4, encode, [], short=True))
+        found = list(decode_in_batches(decoder, recording, 4, encode, [], short=1))
         assert [(each.window.start, each.window.end) for each in found] == [(0, 1100), (1100, 2200), (2200, 3100)]
         lengths = [each.encoder_out.shape[1] for each in found]
     assert lengths == [1500 if (i, 650) in bad else 650 for i in range(len(found))]
     assert decoder.asked == [(0.0, len(found), 650)] + [(0.0, 1, 1500)] * len(bad)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "short", "frames"), [(3, 0, 3000), (3, 1, 500), (3, 1000, 1000), (12, 1000, 1400), (29, 1000, 3000)]
+)
+def test_a_short_window_has_its_speech_some_silence_and_never_too_little(seconds, short, frames):
+    recording = analyse(np.ones(seconds * audio.SAMPLE_RATE, np.float32), 80, vad=False)
+    mels = transcribe.stack_mels([(recording, transcribe.Span(0, 100 * seconds))], short)
+    assert mels.shape == (1, 80, frames)
 
 
 def test_a_whole_window_that_fails_takes_the_next_temperature_at_once():
@@ -217,7 +226,7 @@ def test_a_whole_window_that_fails_takes_the_next_temperature_at_once():
     recording = analyse(np.ones(29 * audio.SAMPLE_RATE, np.float32), 80, vad=False)
     window = transcribe.Span(0, 2900)
     encoder_out = decoder.model.encode(recording.window(window)[None])
-    transcribe.decode_windows(decoder, recording, [window], lambda span: encoder_out, [], short=True)
+    transcribe.decode_windows(decoder, recording, [window], lambda span: encoder_out, [], short=1)
     assert decoder.asked == [(0.0, 1, 1500), (0.2, 1, 1500)]
 
 
