@@ -136,8 +136,9 @@ class Starter:
         }  # fmt: skip
         python = str(require_environment().python) if entrant.home == "race" else None
         log = self.folder / f"{entrant.name}.log"
+        backend = "mindspore" if entrant.settings.get("engine") == "mindspore" else "torch"
         return worker.start(
-            entrant.name, RUNNING, json.dumps(order), backend="torch", python=python, log=log,
+            entrant.name, RUNNING, json.dumps(order), backend=backend, python=python, log=log,
             OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads), HF_HUB_OFFLINE="1",
             TOKENIZERS_PARALLELISM="false",
         )  # fmt: skip

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from labsupport.checkpoints.config import SIZES
 from labsupport.engine import loading
-from labsupport.engine.race import ladder, ours, results
+from labsupport.engine.race import contest, entrants, ladder, ours, results
 from labsupport.engine.race.contest import Alone, Contest
 from labsupport.engine.race.ladder import SWITCHES
 from labsupport.engine.rounding import EXACT, FAST, Rounding
 from labsupport.machine.roofline import Roofline
-from labsupport.results import rows
+from labsupport.results import rows, worker
 
 LIMITS = Roofline("planted", 10e9, 10e9, {"float32": 1e15})
 
@@ -76,6 +77,18 @@ def test_compiled_means_a_static_cache(monkeypatch):
     assert ours.load("base", "onnx", 1) == {"engine": "onnx"}
     assert ours.load("base", "mindspore", 1, compiled=False) == {"engine": "mindspore", "compiled": False}
     assert ours.load("base", "mindspore", 1, compiled=True)["cache"] is StaticCache
+
+
+def test_each_rung_s_process_computes_with_its_own_framework(monkeypatch, checkpoint, tmp_path):
+    """A process has one: what it imports first, such as a cache, would choose another."""
+    started = {}
+    monkeypatch.setattr(worker, "start", lambda name, *order, backend, **how: started.update({name: backend}))
+    monkeypatch.setattr(contest, "find_form", lambda *form: SimpleNamespace(folder=tmp_path))
+    start = contest.Starter(checkpoint, [], tmp_path, 1)
+    for entrant in [*ladder.rungs(), *(entrants.ours(name, "mindspore") for name in ladder.MINDSPORE)]:
+        start(entrant)
+    own = {each.name: "torch" for each in ladder.rungs()} | dict.fromkeys(ladder.MINDSPORE, "mindspore")
+    assert started == own
 
 
 @pytest.fixture
