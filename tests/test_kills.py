@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="nothing watches on Windows"),
 ]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID")  # the same in all processes of a run, which must collect the same tests
 SECONDS = 5  # after which nothing may be left
 LAB = {"promise": "A test.", "minutes": 1, "needs": [], "backends": ["torch"], "articles": []}
 # A process that computes, as notebook 01 starts them; then native code, which no thread of the kernel's own interrupts.
@@ -33,9 +35,11 @@ SPIN = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'while T
 BUSY = f"{SPIN}\nimport ctypes; ctypes.PyDLL(None).sleep(600)"
 
 
-def kill_and(other: int) -> list:
-    """SIGKILL and one other; the rest in soak, for `StopSignals`, which has tests of its own, treats them alike."""
-    return [pytest.param(each, marks=[] if each in (signal.SIGKILL, other) else pytest.mark.soak) for each in SIGNALS]
+def any_signal(name: str) -> list:
+    """A signal drawn for this test in each run, SIGKILL in every second; soak takes all."""
+    rng = random.Random(f"{RUN} {name}")
+    drawn = rng.choice([signal.SIGKILL, rng.choice(SIGNALS[1:])])
+    return [pytest.param(each, marks=[] if each == drawn else pytest.mark.soak) for each in SIGNALS]
 
 
 class Command:
@@ -93,7 +97,7 @@ def write_notebook(folder: Path, name: str, *sources: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("number", kill_and(signal.SIGTERM))
+@pytest.mark.parametrize("number", any_signal("run"))
 def test_a_run_leaves_no_kernel_and_nothing_that_a_kernel_started(tmp_path, number):
     notebooks = [write_notebook(tmp_path, "01_a", "1"), write_notebook(tmp_path, "02_b", BUSY)]
     run = Command("run", *notebooks, home=tmp_path / "lab")
@@ -134,7 +138,7 @@ def read_results(home: Path) -> dict[str, str]:
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("number", kill_and(signal.SIGTERM))
+@pytest.mark.parametrize("number", any_signal("benchmark"))
 def test_a_benchmark_leaves_no_worker(tmp_path, number):
     bench = Command("bench", "engines", "--model", "tiny.en", "--runs", "1000", home=tmp_path / "lab")
     bench.wait_for("results.worker")
@@ -145,7 +149,7 @@ def test_a_benchmark_leaves_no_worker(tmp_path, number):
         assert (code, "Stopped. The rows" in printed, "Traceback" in printed) == (128 + number, True, False)
 
 
-@pytest.mark.parametrize("number", kill_and(signal.SIGINT))
+@pytest.mark.parametrize("number", any_signal("test"))
 def test_tests_leave_no_pytest_no_worker_and_no_check(tmp_path, number):
     test = Command("test", "tests/test_kills.py", "-k", "sleeper", "-n", "2", home=tmp_path / "lab")
     test.wait_for("-m pytest", "sleep 600")
@@ -159,7 +163,7 @@ def test_sleeper():
     subprocess.run(["sleep", "600"], check=True)
 
 
-@pytest.mark.parametrize("number", kill_and(signal.SIGHUP))
+@pytest.mark.parametrize("number", any_signal("open"))
 def test_jupyterlab_leaves_no_server_no_kernel_and_nothing_that_a_kernel_started(tmp_path, number):
     start_up = tmp_path / "profile_default" / "startup"
     start_up.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -125,11 +126,14 @@ class Stop(Exception):
     ],
     ids=["conditioned", "in batches", "seek"],
 )
-def test_broken_off_after_any_window_the_text_is_that_of_an_unbroken_run(tiny, jfk, options):
+@pytest.mark.parametrize("breaks", [1, pytest.param(99, marks=pytest.mark.soak)], ids=["a window", "any window"])
+def test_broken_off_after_windows_drawn_at_random_the_text_is_that_of_an_unbroken_run(tiny, jfk, options, breaks):
     sound = np.concatenate([np.tile(np.concatenate([jfk, np.zeros(40_000, np.float32)]), 3), jfk[:70_000]])
     journal = Journal()
     whole = tiny.ours.transcribe(sound, journal=journal, **options)
-    for most in range(1, journal.windows + 1):
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    for most in random.Random(seed).sample(range(1, journal.windows + 1), min(breaks, journal.windows)):
         with StoredJournal("a.wav", None, IDENTITY) as stored:
             steps = []
 

@@ -26,17 +26,16 @@ from labsupport.whisper.search import Hypothesis
 from labsupport.whisper.transcribe import decode_in_batches
 
 
-@pytest.fixture(scope="module")
-def transcripts(tiny, base, narration) -> dict:
-    """Both models' transcripts of the narration, made once."""
-    return {name: pair.ours.transcribe(narration) for name, pair in (("tiny.en", tiny), ("base", base))}
-
-
 @pytest.mark.weights
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most"), [("tiny.en", 0.08), ("base", 0.04)])
-def test_long_form_segments_equal_transformers(request, transcripts, narration, name, most):
-    pair, found = request.getfixturevalue(name.removesuffix(".en")), transcripts[name]
+@pytest.mark.parametrize(
+    ("name", "seconds", "most"),
+    [("tiny.en", 91, 0.08), ("base", 40, None), pytest.param("base", 91, 0.04, marks=pytest.mark.soak)],
+)
+def test_long_form_segments_equal_transformers(request, narration, name, seconds, most):
+    narration = narration[: seconds * audio.SAMPLE_RATE]
+    pair = request.getfixturevalue(name.removesuffix(".en"))
+    found = pair.ours.transcribe(narration)
     inputs = pair.processor(
         narration, sampling_rate=16_000, return_tensors="pt", truncation=False, padding="longest",
         return_attention_mask=True,
@@ -50,7 +49,8 @@ def test_long_form_segments_equal_transformers(request, transcripts, narration, 
     assert [s.start for s in found.segments] == pytest.approx([float(s["start"]) for s in theirs], abs=0.011)
     ends = [min(float(s["end"]), found.duration) for s in theirs]  # ours lie within the file
     assert [s.end for s in found.segments] == pytest.approx(ends, abs=0.011)
-    assert text.wer(audio.clip("narration").text, found.text) <= most
+    if most is not None:  # a part has no text of its own to compare with
+        assert text.wer(audio.clip("narration").text, found.text) <= most
 
 
 @pytest.mark.weights
