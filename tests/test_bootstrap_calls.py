@@ -222,9 +222,17 @@ def test_bytecode_is_stored_in_the_labs_own_environment_alone(lab, tmp_path, mon
     assert ["PYTHONDONTWRITEBYTECODE" in environment for environment in environments] == [False, True]
 
 
-def test_asking_for_help_installs_nothing(lab):
-    done = call_lab(lab, "--help")
+@pytest.mark.parametrize("argv", [["--help"], ["setup", "--help"], ["run", "-h"], ["--without", "mindspore", "--help"]])
+def test_asking_for_help_installs_nothing(lab, argv):
+    done = call_lab(lab, *argv)
     assert (done.returncode, "./lab setup" in done.stdout, lab.VENV.exists()) == (0, True, False)
+
+
+def test_help_for_setup_changes_nothing_in_a_ready_environment(lab):
+    plant_venv(lab, wish_for(lab))
+    done = call_lab(lab, "setup", "--help")
+    assert (done.returncode, "check and repair it" in done.stdout, done.stderr) == (0, True, "")
+    assert call_lab(lab, "run", "--help").stdout.strip().endswith("|-m labsupport run --help")
 
 
 def test_a_prepared_environment_is_used_as_it_is(lab, tmp_path):

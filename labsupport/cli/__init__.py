@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -15,10 +16,16 @@ from labsupport.cli import bench, corpus, course, doctor, live, race, serve, sop
 from labsupport.cli.file_command import SPELLED_AS_WHISPERS, FileCommand
 from labsupport.cli.printing import out, print_error
 
+# What `./lab` itself understands, before a command: it makes the environment that this program runs in.
+BEFORE = (
+    "`./lab` takes these before a command, and remembers them: --without mindspore, --with mindspore, "
+    "--accelerator cuda, --accelerator cpu."
+)
+
 app = typer.Typer(
     help="Make Whisper and Bark fast and small, and measure every step on your own machine.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog=BEFORE,
     pretty_exceptions_enable=False,
 )
 
@@ -31,10 +38,16 @@ def main() -> None:
     if sys.stderr:
         sys.stderr = MaskedStream(sys.stderr)  # libraries log there, tracebacks end there
     try:
-        app()
+        app(prog_name=program_name())
     except LabError as error:
         print_error(error)
         sys.exit(1)
+
+
+def program_name() -> str | None:
+    """What the help calls this program: `./lab`, if that started it. A shell's completion goes by the last part."""
+    completes = "_LAB_COMPLETE" in os.environ or any("-completion" in argument for argument in sys.argv[1:2])
+    return "lab" if completes else os.environ.get("LAB_PROGRAM")
 
 
 def print_version(wanted: bool) -> None:
@@ -54,6 +67,8 @@ def lab(
 app.command()(course.run)
 app.command(context_settings=course.FURTHER_ARGUMENTS)(course.test)
 app.command(name="open")(course.open_lab)
+app.command()(course.setup)
+app.command()(course.update)
 app.command()(doctor.doctor)
 app.command(cls=FileCommand, context_settings=SPELLED_AS_WHISPERS)(transcribe.transcribe)
 app.command()(live.live)

@@ -1,4 +1,4 @@
-"""`lab run`, `test`, `open`, `report` and `progress`: the course around the notebooks."""
+"""`lab run`, `test`, `open`, `setup`, `update`, `report` and `progress`: the course around the notebooks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from labsupport.base.errors import NotAvailable
 from labsupport.cli.options import check_finite
 from labsupport.cli.printing import end, out, print_line, stoppable
 
@@ -81,18 +82,58 @@ def open_lab(
     raise typer.Exit(jupyter.serve(browser, port, allow_root))
 
 
-def report() -> None:
+def setup() -> None:
+    """Make the environment, or check and repair it. `./lab` itself does this, before anything is installed."""
+    hint = "`./lab setup` in the course's folder makes and repairs its own."
+    raise NotAvailable("This environment was made in another way, or is in use.", hint=hint)
+
+
+def update(
+    local: Annotated[bool, typer.Option("--local", help="fetch nothing: merge what the course's folder holds")] = False,
+) -> None:
+    """Fetch the course's new version, and merge its pages into your copy. Your own changes stay."""
+    from labsupport.course import updates, working_copy
+
+    if not local:
+        updates.fetch()  # and then this command, in the new version
+    changed = working_copy.update()
+    for page in changed:
+        print_line(f"{page.name}: {page.status}")
+        for cell in page.conflicts:
+            print_line(f"  cell {cell}: changed by you and by the course; yours stays")
+    print_line(f"Your notebooks: {working_copy.folder()}" + ("" if changed else ", up to date"))
+
+
+def report(
+    show: Annotated[bool, typer.Option("--open", help="show it in a browser")] = False,
+) -> None:
     """Write the report of what was run and measured so far, one HTML file."""
     from labsupport.course import report as pages
 
-    out.print(f"report: {pages.write()}", highlight=False)
+    path = pages.write()
+    out.print(f"report: {path}", highlight=False)
+    if show:
+        typer.launch(path.as_uri())
 
 
-def progress() -> None:
+def progress(
+    notebook: Annotated[str | None, typer.Argument(help="a name or number; all when none is given")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="forget what was tried and solved")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before --reset")] = False,
+) -> None:
     """List the exercises, and which of them you have solved."""
-    from labsupport.course import console, exercises
+    from labsupport.course import attempts, console, exercises, runner
 
     everything = exercises.progress()
+    if notebook:
+        (path,) = runner.find_notebooks([notebook])
+        everything = {path.stem: everything.get(path.stem, [])}
+    ids = [exercise.id for items in everything.values() for exercise, _ in items]
+    if reset:
+        if not yes:
+            typer.confirm(f"Forget what was tried and solved of {notebook or 'all notebooks'}?", abort=True)
+        attempts.reset(ids)
+        everything = {name: [(exercise, False) for exercise, _ in items] for name, items in everything.items()}
     out.print(console.progress_table(everything))
     done = [solved for items in everything.values() for _, solved in items]
     out.print(f"{sum(done)} of {len(done)} exercises solved", highlight=False)

@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import filelock
@@ -26,7 +27,9 @@ def solved() -> dict[str, str]:
         CourseError: when the progress file is damaged.
     """
     stored = _stored(_solved_path())
-    found = {name: date for name, date in stored.items() if re.fullmatch(r"\d+\.\d+", name) and isinstance(date, str)}
+    found = {
+        name: date for name, date in stored.items() if re.fullmatch(r"\d+[a-z]?\.\d+", name) and isinstance(date, str)
+    }
     if others := sorted(set(stored) - set(found)):
         names = printable(", ".join(others))
         log.warning("%s: %d entries are of another version of the lab: %.200s", _solved_path(), len(others), names)
@@ -37,6 +40,13 @@ def record_solved(exercise_id: str) -> None:
     """Notes that the exercise is solved today; the first date stays."""
     today = datetime.date.today().isoformat()
     _change(_solved_path(), lambda entries: {exercise_id: today} | entries)
+
+
+def reset(exercise_ids: Collection[str]) -> None:
+    """Forgets that these exercises were tried and solved."""
+    for path in (_solved_path(), _attempts_path()):
+        if path.exists():
+            _change(path, lambda entries: {name: each for name, each in entries.items() if name not in exercise_ids})
 
 
 def counts(exercise_id: str) -> tuple[int, int]:

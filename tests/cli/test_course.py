@@ -5,8 +5,9 @@ import re
 import pytest
 from lab_command import invoke
 
-from labsupport.course import jupyter, report, runner, testing
+from labsupport.course import attempts, jupyter, report, runner, testing, updates, working_copy
 from labsupport.course.outcomes import NotebookResult, Summary
+from labsupport.course.working_copy import Update
 
 
 @pytest.fixture
@@ -79,5 +80,57 @@ def test_report_says_where_it_is(monkeypatch, tmp_path):
     assert invoke("report").output == f"report: {tmp_path / 'report.html'}\n"
 
 
-def test_progress_counts_the_solved_exercises():
+def test_report_opens_in_a_browser_where_that_is_asked_for(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(report, "write", lambda: tmp_path / "report.html")
+    monkeypatch.setattr("typer.launch", shown.append)
+    invoke("report")
+    assert shown == []
+    invoke("report", "--open")
+    assert shown == [(tmp_path / "report.html").as_uri()]
+
+
+@pytest.fixture
+def own_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+
+
+def test_progress_counts_the_solved_exercises(own_progress):
     assert re.search(r"0 of \d+ exercises solved", invoke("progress").output)
+    attempts.record_solved("0.1")
+    assert re.search(r"1 of \d\d+ exercises solved", invoke("progress").output)
+    assert "1 of 2 exercises solved" in invoke("progress", "00").output
+    assert invoke("progress", "99").exit_code != 0
+
+
+@pytest.mark.parametrize(("answer", "solved"), [("y", {"3.1", "00b.1"}), ("n", {"0.1", "3.1", "00b.1"})])
+def test_progress_of_one_notebook_can_be_reset_after_a_question(own_progress, answer, solved):
+    for name in ("0.1", "3.1", "00b.1"):
+        attempts.record_solved(name)
+        attempts.record_wrong(name)
+    assert "00" in invoke("progress", "00", "--reset", input=answer).output
+    assert set(attempts.solved()) == solved
+    assert {name for name in ("0.1", "3.1", "00b.1") if attempts.counts(name)[0]} == solved
+    assert re.search(r"0 of \d\d+ exercises", invoke("progress", "--reset", "--yes").output)
+    assert attempts.solved() == {}
+
+
+def test_update_says_what_became_of_each_page(monkeypatch, tmp_path):
+    calls, pages = [], [Update("01_a", "new"), Update("02_b", "merged", ("cell1",))]
+    monkeypatch.setattr(updates, "fetch", lambda: calls.append("fetch"))
+    monkeypatch.setattr(working_copy, "update", lambda: calls.append("merge") or pages)
+    monkeypatch.setattr(working_copy, "folder", lambda: tmp_path)
+    done = invoke("update")
+    assert calls == ["fetch", "merge"]
+    assert done.output.splitlines()[:3] == [
+        "01_a: new", "02_b: merged", "  cell cell1: changed by you and by the course; yours stays",
+    ]  # fmt: skip
+    pages.clear()
+    assert "up to date" in invoke("update", "--local").output
+    assert calls == ["fetch", "merge", "merge"]
+
+
+def test_setup_without_the_bootstrap_says_what_to_call():
+    done = invoke("setup")
+    assert done.exit_code != 0
+    assert "`./lab setup`" in str(done.exception.hint)

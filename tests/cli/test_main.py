@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +15,8 @@ from labsupport import cli
 from labsupport.base.paths import ROOT
 
 COMMANDS = (
-    "run", "test", "open", "doctor", "transcribe", "live", "corpus", "serve", "report", "progress", "sophon", "race",
-    "bench",
+    "run", "test", "open", "setup", "update", "doctor", "transcribe", "live", "corpus", "serve", "report", "progress",
+    "sophon", "race", "bench",
 )  # fmt: skip
 
 
@@ -27,6 +28,31 @@ def test_help_names_every_command_in_order_and_loads_no_framework():
     assert tuple(commands) == COMMANDS
     assert re.findall(rf"^│ ({'|'.join(COMMANDS)}) ", shown, re.M) == list(COMMANDS)
     assert invoke("--version").output.startswith("Speech Inference Lab 0")
+
+
+def test_help_calls_the_program_as_it_was_started_and_says_what_the_bootstrap_takes():
+    command = [sys.executable, "-m", "labsupport", "--help"]
+    env = {**os.environ, "LAB_PROGRAM": "./lab", "COLUMNS": "200"}
+    shown = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    assert "Usage: ./lab [OPTIONS] COMMAND" in shown
+    for option in ("--without mindspore", "--with mindspore", "--accelerator cuda", "--accelerator cpu"):
+        assert option in shown
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_a_shell_completes_commands_and_options():
+    """In a real bash, with the script that `./lab --show-completion` prints."""
+    lab = f"env LAB_PROGRAM=./lab {sys.executable} -m labsupport"
+    code = f"""
+        lab() {{ {lab} "$@"; }}; export -f lab
+        script=$(_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1 lab --show-completion bash); eval "$script"
+        COMP_WORDS=(lab transcribe --lang); COMP_CWORD=2
+        COMPREPLY=($(env COMP_WORDS="${{COMP_WORDS[*]}}" COMP_CWORD=2 _LAB_COMPLETE=complete_bash {lab}))
+        echo "${{COMPREPLY[@]}}"; complete -p lab
+    """
+    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "--language" in done.stdout.split()
+    assert "_lab_completion lab" in done.stdout
 
 
 @pytest.mark.parametrize(
