@@ -160,7 +160,7 @@ def map_table(course: Sequence[Lesson]) -> str:
     heading = ("Notebook", "You will", "Runs on", "Article", "Minutes")
     lines = [
         (
-            f"[{lesson.name[:2]} {lesson.title}](notebooks/{lesson.name}.ipynb)",
+            f"[{lesson.number} {lesson.title}](notebooks/{lesson.name}.ipynb)",
             re.split("[,;:.]", lesson.promise)[0],
             ", ".join(lesson.backends) + "".join(f"; needs {need}" for need in lesson.needs),
             ", ".join(lesson.articles) or "-",

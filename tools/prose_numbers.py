@@ -95,9 +95,9 @@ NO_FIGURES = [
         (r"\$\$.+?\$\$|\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d)|\\\(.+?\\\)", re.DOTALL),
         (r"<!--.*?-->|<[A-Za-z/][^>]*>", re.DOTALL),
         (r"\]\([^)\s]*\)|\bhttps?://\S+", 0),
-        (r"\[\d\d (?=[A-Z])", 0),  # a link's text "01 Measure a baseline"
+        (r"\[\d\d[a-z]? (?=[A-Z])", 0),  # a link's text "01 Measure a baseline"
         (r"^#+ +(?:\d+(?:\.\d+)+\b|\d+\.? (?=[A-Z]))|^\s*\d+[.)](?= )", re.MULTILINE),
-        (rf"\b(?:{LABELS}) \d+(?:\.\d+)*(?:(?:,| and| to| or) \d+(?:\.\d+)*{NO_MEASURE})*{NO_MEASURE}", re.IGNORECASE),
+        (rf"\b(?:{LABELS}) \d+[a-z]?(?:\.\d+)*(?:(?:,| and| to| or) \d+(?:\.\d+)*{NO_MEASURE})*{NO_MEASURE}", re.I),
         (rf"\b(?:{PRODUCTS})(?:'s)? \d+(?:\.\d+)*(?:(?:,| and| to| or) \d+(?:\.\d+)+{NO_MEASURE})*{NO_MEASURE}", 0),
         (r"(?<![A-Za-z0-9.])\d+\.\d+\.\d+(?:\.\d+)*\b|\b\d{4}-\d\d-\d\d\b", 0),  # versions and dates
         (r"\bO\([^)\n]*\)", 0),

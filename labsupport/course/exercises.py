@@ -46,7 +46,7 @@ class Exercise:
     """One exercise, defined in `notebooks/solutions/NN_name.py`, in that file's list `EXERCISES`.
 
     Args:
-        id: notebook number and exercise number, "1.2"; without the leading zero.
+        id: notebook number and exercise number, "1.2", without the leading zero; "00b.2" where the number has a letter.
         title: what the learner writes, briefly.
         hints: three, from a direction to nearly the answer.
         solution: the reference; it has the name and the parameters of the notebook's stub.
@@ -283,5 +283,5 @@ def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool
     done = attempts.solved()
     return {
         path.stem: [(exercise, exercise.id in done) for exercise in load(path)]
-        for path in sorted(solutions.glob("[0-9][0-9]_*.py"))
+        for path in sorted(solutions.glob("[0-9][0-9]*_*.py"))
     }

@@ -103,7 +103,7 @@ def last_results() -> list[NotebookResult]:
         FolderError: when the folder cannot be looked into.
     """
     with using_folder(runs_dir(), "LAB_HOME"):
-        found = [_read_result(path) for path in sorted(runs_dir().glob("[0-9][0-9]_*.json"))]
+        found = [_read_result(path) for path in sorted(runs_dir().glob("[0-9][0-9]*_*.json"))]
     return [result for result in found if result]
 
 

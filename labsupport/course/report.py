@@ -44,6 +44,11 @@ class Lesson:
     articles: list[str]
     backends: list[str]
 
+    @property
+    def number(self) -> str:
+        """What its name begins with: "03", or "00b" where a page came between two others."""
+        return self.name.partition("_")[0]
+
 
 @dataclass(frozen=True)
 class Ladder:

@@ -94,7 +94,7 @@ def find_notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[
     Raises:
         CourseError: when a name fits no notebook, or there is none at all.
     """
-    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    every = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
     if not names and not every:
         raise CourseError("There are no notebooks here.", where=folder)
     return [_find_notebook(name, every) for name in names] if names else every

@@ -183,7 +183,7 @@ def comparable_notebooks(say: Say) -> Iterator[str]:
         return runner.read(path)["metadata"].get("lab", {}).get("minutes", 0)
 
     for path in sorted(runner.find_notebooks(), key=minutes, reverse=True):
-        _, reason = runner.backend_for(runner.read(path))
+        _, reason = runner.backend_for(runner.read(path), "torch")
         if reason:
             say(f"not compared with its stored output: {path.name}: {reason}")
         else:

@@ -23,8 +23,9 @@ from labsupport.course.calls import call
 from labsupport.course.comparison import difference
 from labsupport.course.exercises import assess
 
-FILES = sorted(exercises.SOLUTIONS.glob("[0-9][0-9]_*.py"))
+FILES = sorted(exercises.SOLUTIONS.glob("[0-9][0-9]*_*.py"))
 ALL = [exercise for path in FILES for exercise in exercises.load(path)]
+PAGES = sorted(NOTEBOOKS / f"{path.stem}.ipynb" for path in FILES)
 WITH_CASES = [exercise for exercise in ALL if exercise.draw]
 IN_THE_MODEL = [exercise for exercise in ALL if exercise.trial]
 SEED = random.randrange(10**6)
@@ -36,6 +37,12 @@ each_in_the_model = pytest.mark.parametrize(
     [pytest.param(each, marks=[pytest.mark.slow, pytest.mark.weights]) for each in IN_THE_MODEL],
     ids=lambda exercise: exercise.id,
 )
+
+
+def number_of(path):
+    """The part of an exercise's id before the point: "3" of 03_name, "00b" of 00b_name."""
+    number = path.stem.partition("_")[0]
+    return str(int(number)) if number.isdigit() else number
 
 
 @pytest.fixture(autouse=True)
@@ -115,8 +122,8 @@ def test_the_expected_values_differ_from_case_to_case(exercise, seed):
 @each_with_cases
 def test_no_mutant_of_the_solution_is_accepted(exercise, seed):
     """Those that compute the same are named in tests/data/equivalent_mutants, with the reason."""
-    path = next(path for path in FILES if int(path.stem[:2]) == int(exercise.id.split(".")[0]))
-    equivalent = equivalent_mutants(path.stem[:2])
+    path = next(path for path in FILES if number_of(path) == exercise.id.split(".")[0])
+    equivalent = equivalent_mutants(path.stem.partition("_")[0])
     accepted = {
         text
         for text, function in mutate_source.build(path, exercise.solution.__name__)
@@ -223,17 +230,17 @@ def test_the_notebook_s_stub_matches_the_solution_and_is_unsolved(exercise):
     assert assess(exercise, scope[name]).status == "not attempted"
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda path: path.stem)
 def test_every_check_in_a_notebook_has_its_solution_and_the_reverse(path):
     trees = [ast.parse(source) for source in sources(path) if "check(" in source]
     checked = set(itertools.chain.from_iterable(map(checks_in, trees)))
-    number = str(int(path.stem[:2]))
+    number = number_of(path)
     assert checked == {exercise.id for exercise in ALL if exercise.id.split(".")[0] == number}
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_a_stored_page_prints_no_hint(path):
-    number = str(int(path.stem[:2]))
+    number = number_of(path)
     page = path.read_text(encoding="utf-8")
     hints = [hint for exercise in ALL if exercise.id.split(".")[0] == number for hint in exercise.hints]
     assert hints
@@ -261,7 +268,7 @@ def python_on(path):
                 yield ast.parse(piece)
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda path: path.stem)
 def test_a_stored_page_shows_no_solution_s_formula(path):
     shown = {renamed(node) for tree in python_on(path) for node in ast.walk(tree) if isinstance(node, ast.expr)}
     for exercise in (each for each in ALL if notebook_of(each) == path):

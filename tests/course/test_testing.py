@@ -65,6 +65,15 @@ def test_the_longest_notebooks_come_first(monkeypatch):
     assert [path[-7] for path in testing.comparable_notebooks(print)] == ["b", "c", "a"]
 
 
+def test_a_page_for_mindspore_alone_is_left_to_its_session(monkeypatch):
+    page = {"metadata": {"lab": {"minutes": 1, "backends": ["mindspore"]}}}
+    monkeypatch.setattr(runner, "find_notebooks", lambda: [ROOT / "notebooks" / "01_a.ipynb"])
+    monkeypatch.setattr(runner, "read", lambda path: page)
+    said = []
+    assert list(testing.comparable_notebooks(said.append)) == []
+    assert said == ["not compared with its stored output: 01_a.ipynb: written for mindspore; this run uses torch"]
+
+
 def test_quick_is_torch_without_notebooks(one_notebook):
     assert testing.plan_sessions([], "quick", print) == [testing.Session("torch", ("tests",))]
 

@@ -21,7 +21,7 @@ def test_ledger_covers_the_four_articles():
 
 def test_every_claim_is_complete_and_in_our_words():
     for claim in LEDGER:
-        assert re.fullmatch(r"(\d\d_[a-z0-9_]+)?", claim.notebook), claim.id
+        assert re.fullmatch(r"(\d\d[a-z]?_[a-z0-9_]+)?", claim.notebook), claim.id
         assert set(claim.needs) <= NEEDS, claim.id
         assert claim.text.endswith("."), claim.id
         assert claim.unit, claim.id
