@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import statistics
 import sys
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labsupport.base.errors import ClaimError, CourseError
-from labsupport.base.paths import atomic_write
+from labsupport.base.paths import NOTEBOOKS, atomic_write
+from labsupport.course import runner
 from labsupport.course.notebook import SKIP_MIME, canonical, code_cells, dump, joined, parameters, parse, tags, title
 from labsupport.machine.doctor import NEEDS
 from labsupport.results import claims, sources
@@ -22,6 +24,9 @@ MAX_BYTES = 500_000
 MAX_LINES = 15
 SOFT_LINES = 4
 PARAMETERS = {"backend", "model", "clip", "fast"}
+LEVELS = ("first steps", "core", "advanced")
+LEVEL_HEAD = "**Level**: "  # what the paragraph about the level and what to read before begins with
+COURSE_MAP = "[course map](../README.md#the-course)"
 IGNORE_OUTPUT = "nbval-ignore-output"
 # Calls whose printed result differs from run to run or from machine to machine.
 MEASURING = {
@@ -38,15 +43,17 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(home|Users|root|tmp|work|opt|mnt|usr|var
 DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=\s]+")
 
 
-def check(text: str) -> tuple[str, list[str]]:
+def check(text: str, name: str = "") -> tuple[str, list[str]]:
     """The canonical text of a notebook, and a list of the problems in `text`.
 
     Whatever rewriting alone repairs is one problem, "not canonical"; the others need the author.
 
+    name: of the course's page, without `.ipynb`, which then ends in links to the pages around it.
+
     Raises:
         CourseError: when `text` is no notebook of format 4.
     """
-    notebook = with_sources(canonical(parse(text)))
+    notebook = with_links(with_head(canonical(parse(text))), name)
     result = dump(notebook)
     problems = ["not canonical: rewrite it with --fix"] if result != text else []
     problems += [problem for rule in RULES for problem in rule(notebook)]
@@ -55,14 +62,53 @@ def check(text: str) -> tuple[str, list[str]]:
     return result, problems
 
 
-def with_sources(notebook: dict) -> dict:
-    """The same notebook, its first cell ending in the paragraph of the sources that `metadata.lab` names."""
-    paragraph, _ = _source_paragraph(notebook)
-    if not paragraph or not notebook["cells"]:
+def with_head(notebook: dict) -> dict:
+    """The same notebook, its first cell ending in the paragraphs on level and sources, both out of `metadata.lab`."""
+    paragraphs = [each for each in (level_paragraph(notebook), _source_paragraph(notebook)[0]) if each]
+    if not paragraphs or not notebook["cells"]:
         return notebook
-    text = joined(notebook["cells"][0]["source"]).partition(f"\n\n{sources.HEAD}")[0]
-    first = {**notebook["cells"][0], "source": f"{text}\n\n{paragraph}"}
+    text = joined(notebook["cells"][0]["source"])
+    for head in (LEVEL_HEAD, sources.HEAD):
+        text = text.partition(f"\n\n{head}")[0]
+    first = {**notebook["cells"][0], "source": "\n\n".join([text, *paragraphs])}
     return {**notebook, "cells": [first, *notebook["cells"][1:]]}
+
+
+def level_paragraph(notebook: dict) -> str:
+    """The page's level, and the pages to read before it; nothing where the metadata do not say."""
+    lab = notebook["metadata"].get("lab")
+    if (
+        not isinstance(lab, dict)
+        or lab.get("level") not in LEVELS
+        or not set(lab.get("after", ())) <= set(page_titles())
+    ):
+        return ""
+    before = ", ".join(map(page_link, lab.get("after", ()))) or "nothing"
+    return f"{LEVEL_HEAD}{lab['level']}. **Read before it**: {before}."
+
+
+def with_links(notebook: dict, name: str) -> dict:
+    """The same notebook, its last cell ending in links to the page before it, the map, and the page after it."""
+    names = list(page_titles())
+    if name not in names or notebook["cells"][-1]["cell_type"] != "markdown":
+        return notebook
+    place = names.index(name)
+    links = [f"\N{LEFTWARDS ARROW} {page_link(names[place - 1])}"] if place else []
+    links += [COURSE_MAP, *(f"{page_link(after)} \N{RIGHTWARDS ARROW}" for after in names[place + 1 : place + 2])]
+    paragraphs = joined(notebook["cells"][-1]["source"]).split("\n\n")
+    paragraphs = [each for each in paragraphs if COURSE_MAP not in each]
+    last = {**notebook["cells"][-1], "source": "\n\n".join([*paragraphs, " | ".join(links)])}
+    return {**notebook, "cells": [*notebook["cells"][:-1], last]}
+
+
+@functools.cache
+def page_titles() -> dict[str, str]:
+    """Name -> title of the course's pages, in order."""
+    return {path.stem: title(runner.read(path)) for path in runner.find_notebooks()}
+
+
+def page_link(name: str) -> str:
+    return f"[{name.partition('_')[0]} {page_titles()[name]}]({name}.ipynb)"
 
 
 def _source_paragraph(notebook: dict) -> tuple[str, str]:
@@ -118,6 +164,15 @@ def _metadata_problems(notebook: dict) -> Iterator[str]:
             yield f"metadata.lab.{key} must be a list out of {sorted(known)}, it is {values!r}"
     if not lab.get("backends"):
         yield "metadata.lab.backends names no backend"
+
+
+def _level_problems(notebook: dict) -> Iterator[str]:
+    lab = notebook["metadata"].get("lab")
+    if isinstance(lab, dict):
+        if lab.get("level") not in LEVELS:
+            yield f"metadata.lab.level must be one of {', '.join(LEVELS)}"
+        if unknown := set(lab.get("after", ())) - set(page_titles()):
+            yield f"metadata.lab.after names no page of the course: {sorted(unknown)}"
 
 
 def _source_problems(notebook: dict) -> Iterator[str]:
@@ -201,6 +256,7 @@ def _called_names(source: str) -> set[str]:
 RULES = (
     _title_problems,
     _metadata_problems,
+    _level_problems,
     _source_problems,
     _parameter_problems,
     _execution_problems,
@@ -217,12 +273,12 @@ RULES = (
 
 def check_file(path: Path, fix: bool) -> list[str]:
     """Problems of the notebook at `path`; with `fix`, it is rewritten first and only what is left comes back."""
-    text = path.read_text(encoding="utf-8")
-    result, problems = check(text)
+    text, name = path.read_text(encoding="utf-8"), path.stem if path.resolve().parent == NOTEBOOKS else ""
+    result, problems = check(text, name)
     if fix and result != text:
         with atomic_write(path) as part:
             part.write_text(result, encoding="utf-8", newline="\n")
-        problems = check(result)[1]
+        problems = check(result, name)[1]
     return problems
 
 

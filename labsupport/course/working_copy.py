@@ -55,7 +55,7 @@ def update(notebooks: Path = NOTEBOOKS) -> list[Update]:
         folder().mkdir(parents=True, exist_ok=True)
         _origin("").parent.mkdir(parents=True, exist_ok=True)
         if folder().parent != ROOT:
-            link_data(folder().parent / "data")
+            link_course(folder().parent)
         for path in runner.find_notebooks(folder=notebooks):
             try:
                 found += update_page(path)
@@ -90,14 +90,15 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
-def link_data(place: Path) -> None:
-    """The pages link to the glossary in `../data`: a link to it, or a copy where the system allows no links."""
-    if not place.exists():
-        try:
-            place.symlink_to(ROOT / "data", target_is_directory=True)
-        except OSError:
-            place.mkdir()
-            shutil.copy(ROOT / "data" / "glossary.md", place)
+def link_course(place: Path) -> None:
+    """What the pages link to, `../data` and `../README.md`: links to it, or copies where the system allows none."""
+    for source in (ROOT / "data", ROOT / "README.md"):
+        link = place / source.name
+        if not link.exists():
+            try:
+                link.symlink_to(source, target_is_directory=source.is_dir())
+            except OSError:
+                shutil.copytree(source, link) if source.is_dir() else shutil.copy(source, link)
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------

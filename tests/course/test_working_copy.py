@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -107,7 +108,18 @@ def test_a_page_is_copied_updated_and_merged(course):
     assert (change.status, change.conflicts) == ("merged", ("b",))
     assert texts_in(mine) == [("a", "my answer"), ("b", "mine too"), ("own", "a note"), ("c", "3")]
     assert working_copy.update(course) == []
-    assert (working_copy.folder().parent / "data" / "glossary.md").is_file()  # where the pages link to
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_the_pages_link_to_lies_beside_the_copy(course, monkeypatch, links):
+    if not links:  # as on Windows without the right to make them
+        monkeypatch.setattr(Path, "symlink_to", lambda *target, **how: (_ for _ in ()).throw(OSError(1314)))
+    working_copy.update(course)
+    working_copy.update(course)
+    for name in ("data/glossary.md", "README.md"):
+        place = working_copy.folder().parent / name
+        assert place.read_bytes() == (ROOT / name).read_bytes()
+    assert (working_copy.folder().parent / "data").is_symlink() is links
 
 
 def test_a_damaged_copy_is_named_left_alone_and_holds_up_no_other_page(course):

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 
 import check_notebooks
 import pytest
@@ -12,6 +13,7 @@ from labsupport.course import notebook as notebook_format
 from labsupport.results.sources import HEAD, head_paragraph
 
 PARAMETERS = 'backend = ""\nmodel = "tiny.en"\nclip = "jfk"\nfast = True'
+LEVEL = "**Level**: core. **Read before it**: nothing."
 NOTEBOOK_PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
@@ -33,7 +35,8 @@ def shown(**data):
 def notebook():
     """A notebook with nothing wrong."""
     lab = {"promise": "You will add.", "minutes": 1, "needs": [], "backends": ["torch"], "articles": ["A"]}
-    head = f"# Adding\n\n**You will** add.\n\n{head_paragraph(['A'])}"
+    lab |= {"level": "core", "after": []}
+    head = f"# Adding\n\n**You will** add.\n\n{LEVEL}\n\n{head_paragraph(['A'])}"
     title = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": head}
     cells = [title, code(1, PARAMETERS, tags=["parameters"]), code(2, "print(1 + 1)", stream("2\n"))]
     metadata = {"kernelspec": notebook_format.KERNELSPEC, "language_info": {"name": "python"}, "lab": lab}
@@ -63,11 +66,40 @@ def test_rewriting_repairs_what_tools_leave_behind_and_says_so(notebook):
     assert found == ["not canonical: rewrite it with --fix"]
 
 
-@pytest.mark.parametrize("paragraph", ["", f"\n\n{HEAD}article A, somewhere."])
+@pytest.mark.parametrize(
+    "paragraph",
+    ["", f"\n\n{HEAD}article A, somewhere.", "\n\n**Level**: hard.", f"\n\n{LEVEL}", f"\n\n{HEAD}A.\n\n{LEVEL}"],
+)
 def test_a_head_without_its_sources_or_with_others_is_written_anew(notebook, paragraph):
     good = notebook_format.dump(notebook)
     notebook["cells"][0]["source"] = f"# Adding\n\n**You will** add.{paragraph}"
     assert check(notebook_format.dump(notebook)) == (good, ["not canonical: rewrite it with --fix"])
+
+
+def test_the_head_links_what_to_read_before(notebook):
+    notebook["metadata"]["lab"]["after"] = ["00_start_here", "06_static_kv_cache"]
+    head = json.loads(check(json.dumps(notebook))[0])["cells"][0]["source"]
+    links = "[00 Start here](00_start_here.ipynb), [06 A cache that never grows](06_static_kv_cache.ipynb)"
+    assert f"**Read before it**: {links}." in "".join(head)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("00_start_here", "", "00b_"), ("03_attention_modes", "02_", "04_"), ("15_put_it_together", "14_", "")],
+)
+def test_a_page_ends_in_links_to_those_around_it_and_to_the_map(notebook, name, before, after):
+    old = f"- One.\n\n\u2190 [99 Another](99.ipynb) | {check_notebooks.COURSE_MAP}"
+    notebook["cells"].append({"cell_type": "markdown", "id": "end", "metadata": {}, "source": old})
+    text, found = check(json.dumps(notebook), name)
+    assert found == ["not canonical: rewrite it with --fix"]
+    assert check(text, name) == (text, [])
+    end = "".join(json.loads(text)["cells"][-1]["source"])
+    links = re.findall(r"\]\((\S+)\)", end)
+    assert [link[: len(part)] for link, part in zip(links, (p for p in (before, "../", after) if p), strict=True)] == [
+        part for part in (before, "../", after) if part
+    ]
+    assert end.startswith("- One.\n\n")
+    assert (("\u2190" in end), ("\u2192" in end)) == (bool(before), bool(after))
 
 
 def test_missing_and_repeated_ids_are_replaced_by_stable_ones(notebook):
@@ -90,6 +122,8 @@ FAULTS = {
     "needs": lambda nb: nb["metadata"]["lab"].update(needs=["a telescope"]),
     "names no backend": lambda nb: nb["metadata"]["lab"].update(backends=[]),
     "articles": lambda nb: nb["metadata"]["lab"].update(articles=["E"]),
+    "level must be": lambda nb: nb["metadata"]["lab"].pop("level"),
+    "'99_no_such_page'": lambda nb: nb["metadata"]["lab"].update(after=["99_no_such_page"]),
     "'no-such-source'": lambda nb: nb["metadata"]["lab"].update(sources=["no-such-source"]),
     "sources must be a list": lambda nb: nb["metadata"]["lab"].update(sources="gptq"),
     "exactly one code cell": lambda nb: nb["cells"][1].update(metadata={}),
@@ -169,4 +203,4 @@ def test_a_shown_plot_has_alt_text_where_jupyterlab_keeps_it(notebook, monkeypat
 @pytest.mark.parametrize("path", NOTEBOOK_PATHS, ids=lambda path: path.stem)
 def test_the_committed_notebook_is_in_order(path):
     text = path.read_text(encoding="utf-8")
-    assert check(text)[1] == []
+    assert check(text, path.stem)[1] == []
