@@ -17,7 +17,7 @@ def read_cells(path, kind):
     """Texts of the page's cells up to its exercises, which one page has for both."""
     texts = [(cell["cell_type"], notebook_format.joined(cell["source"])) for cell in runner.read(path)["cells"]]
     kinds = [each for each, text in texts]
-    end = next(i for i, (_, text) in enumerate(texts) if re.search("^## (Exercises|What to remember)", text, re.M))
+    end = next(i for i, (_, text) in enumerate(texts) if re.search("^## (Exercises|Quiz|What to remember)", text, re.M))
     return [text for each, text in texts[:end] if each == kind], kinds
 
 
