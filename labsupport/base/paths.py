@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from labsupport.base.errors import FolderError
+from labsupport.base.errors import FolderError, NotAvailable
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -52,6 +52,17 @@ def chosen_folder(variable: str, default: Callable[[], Path]) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: no home, or links in a circle
         hint = f"Set {variable} to the full path of a folder that you may write to."
         raise FolderError(f"There is no such folder: {error}.", where=asked, hint=hint) from error
+
+
+def require_checkout(what: str) -> None:
+    """For what needs more than the package, such as the notebooks or the lock.
+
+    Raises:
+        NotAvailable: `labsupport` was installed as a package, and the repository's folder is not around it.
+    """
+    if not NOTEBOOKS.is_dir():
+        hint = "Clone or unpack the course's repository, and call `./lab` there."
+        raise NotAvailable(f"{what} is in the course's repository; this is its package alone.", hint=hint)
 
 
 @contextlib.contextmanager

