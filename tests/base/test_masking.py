@@ -130,7 +130,7 @@ def test_a_stream_and_a_notebook_are_masked(monkeypatch):
 COMMAND = """
 import logging
 from labsupport import cli
-def fail():
+def fail(**how):
     logging.getLogger("a library").warning("HEAD https://me:logged@hub.example")
     raise ConnectionError("https://me:raised@hub.example")
 cli.app = fail
