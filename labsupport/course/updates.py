@@ -15,17 +15,26 @@ BY_HAND = "Unpack the new version over this folder, or `git pull`; then `./lab u
 def fetch() -> None:
     """Pulls the new version, without a merge: what was changed in the course's folder is never overwritten.
 
-    If there is one, `./lab update --local` of that version takes the place of this process: it brings the environment
-    and the learner's pages up to date.
+    If there is one, its environment is made, and its `./lab update --local` goes on in place of this process: it brings
+    the learner's pages up to date.
 
     Raises:
-        NotAvailable: this folder is no clone, or git could not pull; git's own words say why.
+        NotAvailable: this folder is no clone, or git could not pull, which git's own words explain; or the new
+            version's environment could not be made, and the old version is back.
     """
     before = call_git("rev-parse", "HEAD")
     call_git("pull", "--ff-only")
     if call_git("rev-parse", "HEAD") != before:
-        lab = [sys.executable, "-I", str(ROOT / "lab"), "update", "--local"]
-        sys.exit(subprocess.run(children.guarded(lab), check=False).returncode)
+        if call_lab("setup"):
+            call_git("reset", "--keep", before)
+            raise NotAvailable("The new version could not be set up; the old one is back.", hint="It says why above.")
+        sys.exit(call_lab("update", "--local"))
+
+
+def call_lab(*arguments: str) -> int:
+    """The exit code of a command of the version that is here now."""
+    lab = [sys.executable, "-I", str(ROOT / "lab"), *arguments]
+    return subprocess.run(children.guarded(lab), check=False).returncode
 
 
 def call_git(*arguments: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from labsupport.base.errors import NotAvailable
 from labsupport.course import updates
 
-LAB = "import sys; print('the new one:', *sys.argv[1:]); sys.exit(3)\n"
+LAB = "import sys; print('the new one:', *sys.argv[1:], flush=True); sys.exit({setup} if 'setup' in sys.argv else 3)\n"
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org")
 
 
@@ -42,12 +42,25 @@ def test_without_a_new_version_nothing_is_started(published):
 
 
 def test_the_new_version_is_pulled_and_its_own_command_goes_on(published, capfd):
-    commit(published, lab=LAB, page="2")
+    commit(published, lab=LAB.format(setup=0), page="2")
     with pytest.raises(SystemExit) as ended:
         updates.fetch()
     assert ended.value.code == 3
-    assert capfd.readouterr().out == "the new one: update --local\n"
+    assert capfd.readouterr().out == "the new one: setup\nthe new one: update --local\n"
     assert (updates.ROOT / "page").read_text() == "2"
+
+
+def test_a_new_version_that_cannot_be_set_up_is_taken_back_and_changes_of_one_s_own_stay(published, capfd):
+    (updates.ROOT / "own").write_text("a note")
+    commit(published, lab=LAB.format(setup=1), page="2")
+    with pytest.raises(NotAvailable, match="the old one is back"):
+        updates.fetch()
+    assert capfd.readouterr().out == "the new one: setup\n"
+    assert ((updates.ROOT / "page").read_text(), (updates.ROOT / "own").read_text()) == ("1", "a note")
+    commit(published, lab=LAB.format(setup=0), page="3")
+    with pytest.raises(SystemExit):
+        updates.fetch()
+    assert (updates.ROOT / "page").read_text() == "3"
 
 
 def test_what_was_changed_in_the_course_s_folder_stays_and_git_says_why(published):
