@@ -90,7 +90,7 @@ def level_paragraph(notebook: dict) -> str:
 def with_links(notebook: dict, name: str) -> dict:
     """The same notebook, its last cell ending in links to the page before it, the map, and the page after it."""
     names = list(page_titles())
-    if name not in names or notebook["cells"][-1]["cell_type"] != "markdown":
+    if name not in names or not notebook["cells"] or notebook["cells"][-1]["cell_type"] != "markdown":
         return notebook
     place = names.index(name)
     links = [f"\N{LEFTWARDS ARROW} {page_link(names[place - 1])}"] if place else []

@@ -13,6 +13,7 @@ from labsupport.base.errors import FolderError, NotAvailable
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
+PAGE = "[0-9][0-9]*_*"  # how the file of a page is called: 03_name, or 00b_name where it came between two others
 DATA = ROOT / "data"
 AUDIO = DATA / "audio"
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows may have no quotas
@@ -54,13 +55,18 @@ def chosen_folder(variable: str, default: Callable[[], Path]) -> Path:
         raise FolderError(f"There is no such folder: {error}.", where=asked, hint=hint) from error
 
 
+def is_checkout() -> bool:
+    """Whether the course's repository is around the package."""
+    return NOTEBOOKS.is_dir()
+
+
 def require_checkout(what: str) -> None:
     """For what needs more than the package, such as the notebooks or the lock.
 
     Raises:
         NotAvailable: `labsupport` was installed as a package, and the repository's folder is not around it.
     """
-    if not NOTEBOOKS.is_dir():
+    if not is_checkout():
         hint = "Clone or unpack the course's repository, and call `./lab` there."
         raise NotAvailable(f"{what} is in the course's repository; this is its package alone.", hint=hint)
 

@@ -68,7 +68,7 @@ def draw_box(axes: Axes, number: int, name: str, result: str) -> None:
 
 def draw_arc(axes: Axes, start: int, end: int, label: str, side: int) -> None:
     """A line with corners from one box to another, above (side 1) or below (-1) those between them."""
-    edge = side * HALF_HEIGHT if side > 0 else -HALF_HEIGHT - 0.2
+    edge = HALF_HEIGHT if side > 0 else -HALF_HEIGHT - 0.2
     level = edge + side * ARC_HEIGHT * 0.7
     leaves, enters = start + ASIDE, end - ASIDE if end > start else end + ASIDE  # two arcs may meet at one box
     axes.plot([leaves, leaves, enters], [edge, level, level], color="0.35", linewidth=1)

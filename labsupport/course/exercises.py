@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from labsupport.base.errors import CourseError
-from labsupport.base.paths import NOTEBOOKS, require_checkout
+from labsupport.base.paths import NOTEBOOKS, PAGE, require_checkout
 from labsupport.course import attempts
 from labsupport.course.calls import Call, as_call, call, call_all, find_dependence, find_fault, settled
 from labsupport.course.comparison import as_text
@@ -285,5 +285,5 @@ def progress(solutions: Path = SOLUTIONS) -> dict[str, list[tuple[Exercise, bool
     done = attempts.solved()
     return {
         path.stem: [(exercise, exercise.id in done) for exercise in load(path)]
-        for path in sorted(solutions.glob("[0-9][0-9]*_*.py"))
+        for path in sorted(solutions.glob(f"{PAGE}.py"))
     }

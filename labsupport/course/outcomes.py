@@ -23,7 +23,7 @@ import filelock
 
 from labsupport.base.errors import CourseError
 from labsupport.base.masking import mask_all
-from labsupport.base.paths import NOTEBOOKS, ROOT, atomic_write, lab_dir, using_folder
+from labsupport.base.paths import NOTEBOOKS, PAGE, ROOT, atomic_write, lab_dir, using_folder
 from labsupport.base.records import from_fields, read_json
 from labsupport.course import notebook as notebook_format
 
@@ -103,7 +103,7 @@ def last_results() -> list[NotebookResult]:
         FolderError: when the folder cannot be looked into.
     """
     with using_folder(runs_dir(), "LAB_HOME"):
-        found = [_read_result(path) for path in sorted(runs_dir().glob("[0-9][0-9]*_*.json"))]
+        found = [_read_result(path) for path in sorted(runs_dir().glob(f"{PAGE}.json"))]
     return [result for result in found if result]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from labsupport.base.errors import CourseError, LabError, MachineError
-from labsupport.base.paths import NOTEBOOKS, atomic_write, require_checkout
+from labsupport.base.paths import NOTEBOOKS, PAGE, atomic_write, require_checkout
 from labsupport.course import notebook as notebook_format
 from labsupport.course import outcomes
 from labsupport.course.console import RunProgress, plain_text
@@ -96,7 +96,7 @@ def find_notebooks(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[
     """
     if folder == NOTEBOOKS:
         require_checkout("The course")
-    every = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
+    every = sorted(folder.glob(f"{PAGE}.ipynb"))
     if not names and not every:
         raise CourseError("There are no notebooks here.", where=folder)
     return [_find_notebook(name, every) for name in names] if names else every

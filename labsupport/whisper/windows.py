@@ -29,7 +29,7 @@ def count_frames(seconds: float, silence: float = SILENCE) -> int:
 
 
 def shortest_context(config: Config) -> int:
-    """Log-mel frames that the encoder must see so that short clips have no more errors than with whole windows."""
+    """Log-mel frames that the encoder must see so that short clips have hardly more errors than in whole windows."""
     return SHORTEST_TINY if config.d_model <= SIZES["tiny"].d_model else SHORTEST
 
 

@@ -37,8 +37,8 @@ def test_all_of_a_chain_is_drawn_and_told(number):
 
 @pytest.mark.parametrize("number", range(10))
 def test_nothing_lies_outside_the_picture_nor_on_another_text(number):
-    steps, *_ = arrows = draw_chain(random.Random(SEED + number))
-    drawn, _ = drawings.chain(steps, "A chain", {}, *arrows[2:])
+    steps, _, into, back = draw_chain(random.Random(SEED + number))
+    drawn, _ = drawings.chain(steps, "A chain", into=into, back=back)
     plots.to_png(drawn)  # places its texts
     texts = [text.get_window_extent() for text in drawn.axes[0].texts if text.get_text()]
     for box in texts:

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from labsupport.base.paths import NOTEBOOKS
+from labsupport.base.paths import NOTEBOOKS, PAGE
 from labsupport.course import exercises
 from labsupport.course import notebook as notebook_format
 from labsupport.course.calls import call
 from labsupport.course.comparison import difference
 from labsupport.course.exercises import assess
 
-FILES = sorted(exercises.SOLUTIONS.glob("[0-9][0-9]*_*.py"))
+FILES = sorted(exercises.SOLUTIONS.glob(f"{PAGE}.py"))
 ALL = [exercise for path in FILES for exercise in exercises.load(path)]
 PAGES = sorted(NOTEBOOKS / f"{path.stem}.ipynb" for path in FILES)
 WITH_CASES = [exercise for exercise in ALL if exercise.draw]
@@ -230,7 +230,7 @@ def test_the_notebook_s_stub_matches_the_solution_and_is_unsolved(exercise):
     assert assess(exercise, scope[name]).status == "not attempted"
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob(f"{PAGE}.ipynb")), ids=lambda path: path.stem)
 def test_every_check_in_a_notebook_has_its_solution_and_the_reverse(path):
     trees = [ast.parse(source) for source in sources(path) if "check(" in source]
     checked = set(itertools.chain.from_iterable(map(checks_in, trees)))
@@ -268,7 +268,7 @@ def python_on(path):
                 yield ast.parse(piece)
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob(f"{PAGE}.ipynb")), ids=lambda path: path.stem)
 def test_a_stored_page_shows_no_solution_s_formula(path):
     shown = {renamed(node) for tree in python_on(path) for node in ast.walk(tree) if isinstance(node, ast.expr)}
     for exercise in (each for each in ALL if notebook_of(each) == path):

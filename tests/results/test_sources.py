@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from labsupport.base.errors import ClaimError
-from labsupport.base.paths import NOTEBOOKS, ROOT
+from labsupport.base.paths import NOTEBOOKS, PAGE, ROOT
 from labsupport.course import notebook as notebook_format
 from labsupport.results import sources
 from labsupport.results.claims import ARTICLES
@@ -80,7 +80,7 @@ def test_an_unknown_id_is_named_with_the_known_ones():
         sources.head_paragraph(["A"], ["gtpq"])
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob(f"{PAGE}.ipynb")), ids=lambda path: path.stem)
 def test_every_notebook_s_head_links_its_articles(path):
     notebook = notebook_format.parse(path.read_text(encoding="utf-8"))
     head = notebook_format.joined(notebook["cells"][0]["source"])
