@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from labsupport.base.errors import CourseError
 from labsupport.course import runner, working_copy
 from labsupport.machine import children
+
+log = logging.getLogger(__name__)
 
 KERNEL_SECONDS = 2  # that the server, when it is ended, gives a kernel to end by itself
 SETTINGS = Path(__file__).parent / "templates" / "jupyter"  # the front end's own defaults, such as: ask for no news
@@ -26,7 +29,10 @@ def serve(browser: bool, port: int, allow_root: bool) -> int:
     if not allow_root and os.name != "nt" and os.geteuid() == 0:
         hint = "As another user, or `./lab open --allow-root` in a container whose only user is root."
         raise CourseError("JupyterLab does not run as root: every cell could change the whole system.", hint=hint)
-    working_copy.update()
+    try:
+        working_copy.update()
+    except CourseError as error:  # one damaged page keeps nobody from the others
+        log.warning("%s", error)
     first, root = runner.find_notebooks()[0], working_copy.folder().parent
     options = [f"--ServerApp.port={port}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}"]
     options += [f"--ServerApp.preferred_dir={working_copy.folder()}"]  # the root has the data that the pages link to

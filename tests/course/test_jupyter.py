@@ -63,3 +63,19 @@ def test_root_is_told_what_to_do_before_anything_starts(monkeypatch):
     with pytest.raises(CourseError, match="does not run as root") as raised:
         jupyter.serve(browser=False, port=18889, allow_root=False)
     assert "--allow-root" in raised.value.hint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process becomes another one there")
+def test_a_damaged_page_is_named_and_keeps_nobody_from_the_others(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_measure_a_baseline.ipynb").write_text("{")
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *command: started.append(command))
+    monkeypatch.setattr(os, "chdir", lambda folder: None)
+    monkeypatch.setattr(subprocess, "run", lambda *command, **how: subprocess.CompletedProcess(command, 0))
+    jupyter.serve(browser=False, port=18889, allow_root=True)
+    assert len(started) == 1
+    assert "no notebook" in caplog.text
+    assert "01_measure_a_baseline.ipynb" in caplog.text
+    assert (tmp_path / "notebooks" / "15_put_it_together.ipynb").is_file()
